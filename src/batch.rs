@@ -1,0 +1,187 @@
+//! What flows between the stages: events in, rows and rejects out.
+//!
+//! ```text
+//! source ─▶ EventBatch ─▶ decode ─▶ Decoded { batches, rejects } ─▶ sink
+//! ```
+//!
+//! An [`EventBatch`] holds events of one partition in ascending order of their sequence
+//! numbers. [`Decoded`] holds the bronze rows of such a batch, and what could not become a row.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use bytes::Bytes;
+
+use crate::checkpoint::PartitionKey;
+
+/// One event as its source delivered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub sequence_number: i64,
+    /// Opaque: a decimal on plain hubs, something else with geo-replication.
+    pub offset: String,
+    /// Epoch milliseconds, UTC.
+    pub enqueued_at: i64,
+    pub body: Bytes,
+    /// The content type of the AMQP message.
+    pub content_type: Option<String>,
+    /// Application properties in their canonical string form, in the order of arrival.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Event {
+    /// Roughly what the event holds in memory.
+    pub fn memory_bytes(&self) -> usize {
+        const FIXED: usize = size_of::<Event>();
+        FIXED
+            + self.body.len()
+            + self.offset.len()
+            + self.content_type.as_ref().map_or(0, String::len)
+            + self.properties.iter().map(|(key, value)| key.len() + value.len() + 48).sum::<usize>()
+    }
+
+    /// The value of an application property.
+    pub fn property(&self, name: &str) -> Option<&str> {
+        self.properties.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// By which path an event came; becomes the column `_origin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Live,
+    /// The URL of the capture blob.
+    Capture(Arc<str>),
+}
+
+impl Origin {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Live => "live",
+            Self::Capture(url) => url,
+        }
+    }
+}
+
+/// Events of one partition, ascending by sequence number.
+#[derive(Debug, Clone)]
+pub struct EventBatch {
+    pub partition: PartitionKey,
+    pub origin: Origin,
+    pub events: Vec<Event>,
+}
+
+impl EventBatch {
+    pub fn memory_bytes(&self) -> usize {
+        self.events.iter().map(Event::memory_bytes).sum()
+    }
+}
+
+/// Why an event could not become a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RejectClass {
+    /// No framing that the pipeline knows.
+    Framing,
+    /// The registry says that it has no such schema.
+    SchemaNotFound,
+    /// The schema itself can't be used.
+    SchemaUnusable,
+    /// The bytes aren't a datum of the schema.
+    Datum,
+}
+
+impl RejectClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Framing => "framing",
+            Self::SchemaNotFound => "schema_not_found",
+            Self::SchemaUnusable => "schema_unusable",
+            Self::Datum => "datum",
+        }
+    }
+}
+
+/// An event that could not become a row, with its bytes, position and reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    pub event: Event,
+    pub record_index: i32,
+    pub schema_id: Option<String>,
+    /// How the event was framed, as far as that was told.
+    pub framing: &'static str,
+    pub class: RejectClass,
+    pub text: String,
+}
+
+/// What decoding an [`EventBatch`] gave: each event is in exactly one of the two.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// Bronze rows: the payload's columns, then [`bronze::fields`]. One batch for each writer
+    /// schema that was met, so their schemas may differ; rows ascend by `_sequence_number`
+    /// within each.
+    pub batches: Vec<RecordBatch>,
+    pub rejects: Vec<Reject>,
+}
+
+/// The columns that every bronze table has beside the payload's.
+pub mod bronze {
+    use super::*;
+
+    pub const SOURCE: &str = "_source";
+    pub const PARTITION: &str = "_partition";
+    pub const SEQUENCE_NUMBER: &str = "_sequence_number";
+    pub const RECORD_INDEX: &str = "_record_index";
+    pub const OFFSET: &str = "_offset";
+    pub const ENQUEUED_AT: &str = "_enqueued_at";
+    pub const ENQUEUED_DATE: &str = "_enqueued_date";
+    pub const EVENT_ID: &str = "_event_id";
+    pub const EVENT_SOURCE: &str = "_event_source";
+    pub const EVENT_TYPE: &str = "_event_type";
+    pub const EVENT_TIME: &str = "_event_time";
+    pub const SCHEMA_ID: &str = "_schema_id";
+    pub const PROPERTIES: &str = "_properties";
+    pub const RESCUED: &str = "_rescued";
+    pub const ORIGIN: &str = "_origin";
+
+    /// Timestamps are microseconds, UTC: Delta's `timestamp`.
+    pub fn timestamp() -> DataType {
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+    }
+
+    /// `map<string, string>` with the field names that Delta's Arrow schema uses.
+    pub fn string_map() -> DataType {
+        let entries = Fields::from(vec![
+            Field::new("key", DataType::Utf8, false),
+            Field::new("value", DataType::Utf8, true),
+        ]);
+        DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
+    }
+
+    /// In the order in which they follow the payload's columns; all nullable.
+    pub fn fields() -> &'static [FieldRef] {
+        static FIELDS: LazyLock<Vec<FieldRef>> = LazyLock::new(|| {
+            [
+                (SOURCE, DataType::Utf8),
+                (PARTITION, DataType::Utf8),
+                (SEQUENCE_NUMBER, DataType::Int64),
+                (RECORD_INDEX, DataType::Int32),
+                (OFFSET, DataType::Utf8),
+                (ENQUEUED_AT, timestamp()),
+                (ENQUEUED_DATE, DataType::Date32),
+                (EVENT_ID, DataType::Utf8),
+                (EVENT_SOURCE, DataType::Utf8),
+                (EVENT_TYPE, DataType::Utf8),
+                (EVENT_TIME, timestamp()),
+                (SCHEMA_ID, DataType::Utf8),
+                (PROPERTIES, string_map()),
+                (RESCUED, DataType::Utf8),
+                (ORIGIN, DataType::Utf8),
+            ]
+            .into_iter()
+            .map(|(name, data_type)| Arc::new(Field::new(name, data_type, true)))
+            .collect()
+        });
+        &FIELDS
+    }
+}

@@ -1,0 +1,215 @@
+//! The declarations of a project, typed and defaulted: what every other stage works from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use chrono::{DateTime, Utc};
+
+/// A value that is never printed: not by `Debug`, not in an error, not in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one call that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A whole project: `sluice.toml` and every file under `pipelines/`.
+#[derive(Debug, Clone)]
+pub struct ProjectSpec {
+    /// Where `sluice.toml` lies; relative paths start here.
+    pub dir: PathBuf,
+    pub name: String,
+    pub teams: Vec<String>,
+    pub lake: LakeSpec,
+    pub state: StateSpec,
+    pub storage_azure: Option<AzureStorageSpec>,
+    pub event_hubs: Option<EventHubsSpec>,
+    pub registry: Option<RegistrySpec>,
+    pub pipelines: Vec<PipelineSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LakeSpec {
+    /// An absolute folder, or `abfss://…`, `az://…`; made absolute against the project's folder.
+    pub url: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateSpec {
+    /// Default `<lake>/_sluice`.
+    pub url: String,
+}
+
+/// Access to Azure storage; without key and SAS: Entra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureStorageSpec {
+    pub account_name: Option<String>,
+    pub account_key: Option<Secret>,
+    pub sas_token: Option<Secret>,
+    /// Another blob endpoint than the public one; plain `http` on loopback alone.
+    pub endpoint: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventHubsSpec {
+    pub access: EventHubsAccess,
+    /// The source id's first half, where the address doesn't give it.
+    pub id: Option<String>,
+    /// Another AMQP endpoint than the namespace's own, `amqps://host:port` (`amqp://` on loopback alone).
+    pub endpoint: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventHubsAccess {
+    ConnectionString(Secret),
+    /// Fully qualified namespace, with an Entra sign-in.
+    Namespace { namespace: String, credential: CredentialSpec },
+}
+
+/// How to sign in with Entra.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum CredentialSpec {
+    /// Workload identity where its variables are set, else managed identity, else developer tools.
+    #[default]
+    Default,
+    ManagedIdentity { client_id: Option<String> },
+    WorkloadIdentity,
+    ClientSecret { tenant_id: String, client_id: String, client_secret: Secret },
+    DeveloperTools,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistrySpec {
+    /// Azure Schema Registry; plain `http` endpoints on loopback alone, and without a credential there.
+    Azure { endpoint: String, credential: CredentialSpec },
+}
+
+#[derive(Debug, Clone)]
+pub struct PipelineSpec {
+    /// The file that declares it, relative to the project's folder.
+    pub file: PathBuf,
+    pub name: String,
+    pub owner: String,
+    pub source: EventHubsSourceSpec,
+    pub decode: DecodeSpec,
+    pub sink: SinkSpec,
+    /// Hex SHA-256 over what decides the rows: source, decode and sink, without secrets.
+    pub config_hash: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventHubsSourceSpec {
+    pub hub: String,
+    /// Default `$Default`.
+    pub consumer_group: String,
+    /// Default `earliest`.
+    pub start: Start,
+    /// Default true; false for hubs with log compaction, whose numbers have holes.
+    pub dense: bool,
+    pub generation: Option<GenerationSpec>,
+    /// The hub's retention, for `seconds_to_data_loss`: the service doesn't tell it.
+    pub retention: Option<Duration>,
+    pub max_events_per_second: Option<u32>,
+    /// Where the official SDKs' checkpoint blobs lie, to take over from and to publish to.
+    pub checkpoint_store: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Earliest,
+    Latest,
+    SequenceNumber(i64),
+    EnqueuedAt(DateTime<Utc>),
+}
+
+/// A hub that was made anew counts again from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationSpec {
+    pub name: String,
+    pub since: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeSpec {
+    pub format: Format,
+    /// The pinned reader schema: an `.avsc` file, absolute.
+    pub schema: Option<PathBuf>,
+    pub framing: Framing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    #[default]
+    Avro,
+    /// The body stays bytes, in a column `body`.
+    Raw,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// Content type, else bare where a schema is pinned.
+    #[default]
+    Auto,
+    ContentType,
+    Bare,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkSpec {
+    pub table: TableName,
+    /// Default 10 s.
+    pub commit_every: Duration,
+    /// Default 128 MiB of bodies as they lie in memory.
+    pub commit_bytes: ByteSize,
+    /// Default 256 MiB: events read and not yet committed, over the whole pipeline.
+    pub max_in_flight_bytes: ByteSize,
+    /// Default 5 min: how often coverage without rows is committed.
+    pub coverage_every: Duration,
+}
+
+/// `<schema>.<table>`, as in `bronze.leads`: lower case letters, digits, underscores.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableName {
+    pub schema: String,
+    pub table: String,
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.table)
+    }
+}
+
+impl std::str::FromStr for TableName {
+    type Err = String;
+
+    /// # Errors
+    /// Words for the user when the text isn't two names joined by a point.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("table `{text}` is not of the form `schema.table`, as in `bronze.leads`");
+        let (schema, table) = text.split_once('.').ok_or_else(wrong)?;
+        let fits = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_lowercase())
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        };
+        if !fits(schema) || !fits(table) {
+            return Err(wrong());
+        }
+        Ok(Self { schema: schema.to_owned(), table: table.to_owned() })
+    }
+}

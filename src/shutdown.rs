@@ -1,0 +1,1 @@
+//! Shutdown in two phases.
