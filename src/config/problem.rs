@@ -62,6 +62,44 @@ impl Problem {
     }
 }
 
+/// A text of the user's in backticks: shortened, and without characters that move a cursor.
+pub(super) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut shown: String = text.chars().take(LONGEST).flat_map(escaped).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    format!("`{shown}`")
+}
+
+/// A control character as its escape, any other as it is.
+fn escaped(c: char) -> Vec<char> {
+    if c.is_control() { c.escape_debug().collect() } else { vec![c] }
+}
+
+/// The nearest of the known names, where one is near enough to be a slip of the fingers.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Comparing costs the product of both lengths.
+    const LONGEST: usize = 64;
+    let name = &name.chars().take(LONGEST).collect::<String>().to_ascii_lowercase().replace('-', "_");
+    known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(name, &known.to_ascii_lowercase().replace('-', "_")), known))
+        .filter(|(distance, known)| *distance <= (known.len().max(name.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}
+
+/// "`a`, `b` or `c`".
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last: &str) -> String {
+    let names: Vec<String> = names.into_iter().map(quoted).collect();
+    match names.split_last() {
+        Some((only, [])) => only.clone(),
+        Some((end, rest)) => format!("{} {last} {end}", rest.join(", ")),
+        None => "none".to_owned(),
+    }
+}
+
 /// Every problem of a project, in the order of files and lines; never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors {
