@@ -23,14 +23,11 @@ fn main() -> ExitCode {
         Ok(command_line) => command_line,
         Err(shown) => return shown,
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_stack_size(WORKER_STACK_BYTES)
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return report::no_runtime(&error),
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(WORKER_STACK_BYTES).build() {
+            Ok(runtime) => runtime,
+            Err(error) => return report::no_runtime(&error),
+        };
     let exit = runtime.block_on(cli::run(command_line));
     runtime.shutdown_timeout(EXIT_GRACE);
     exit

@@ -19,8 +19,8 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 pub use output::{Output, OutputError};
 pub use report::Exit;
 
-use crate::config::{self, ConfigErrors, LoadOptions};
 use crate::config::spec::ProjectSpec;
+use crate::config::{self, ConfigErrors, LoadOptions};
 use crate::error::AnyError;
 use crate::telemetry::logging;
 

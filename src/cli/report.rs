@@ -90,7 +90,8 @@ fn words(error: &dyn Classify, color: bool) -> String {
         cause = error.source();
     }
     let hint = error.hint().or_else(|| {
-        (error.kind() == Kind::Internal).then(|| "this is a defect of sluice: please report it with what led to it".into())
+        (error.kind() == Kind::Internal)
+            .then(|| "this is a defect of sluice: please report it with what led to it".into())
     });
     if let Some(hint) = hint {
         let _ = write!(text, "\n{cyan}hint:{plain} {hint}");

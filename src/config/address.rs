@@ -126,10 +126,7 @@ mod tests {
         assert_eq!(at("/lake"), Ok("/lake".to_owned()));
         assert_eq!(at("file:///lake"), Ok("/lake".to_owned()));
         assert_eq!(at("az://c/p/"), Ok("az://c/p".to_owned()));
-        assert_eq!(
-            at("abfss://c@a.dfs.core.windows.net/p"),
-            Ok("abfss://c@a.dfs.core.windows.net/p".to_owned())
-        );
+        assert_eq!(at("abfss://c@a.dfs.core.windows.net/p"), Ok("abfss://c@a.dfs.core.windows.net/p".to_owned()));
         for text in ["", " ", "s3://b/p", "abfss://a.dfs.core.windows.net/p", "az://", "az://c?sig=x", "a://"] {
             assert!(at(text).is_err(), "{text}");
         }
@@ -142,7 +139,8 @@ mod tests {
         assert!(at("https://insurer.servicebus.windows.net").is_ok());
         assert!(at("http://127.0.0.1:10000/devstoreaccount1").is_ok());
         assert!(at("http://[::1]:1").is_ok());
-        for text in ["http://10.0.0.1", "http://localhost.example.com", "ftp://localhost", "localhost", "https://u:p@h"] {
+        for text in ["http://10.0.0.1", "http://localhost.example.com", "ftp://localhost", "localhost", "https://u:p@h"]
+        {
             assert!(at(text).is_err(), "{text}");
         }
         assert!(endpoint("amqp://127.0.0.1:5672", "amqps", "amqp").is_ok());

@@ -66,7 +66,8 @@ impl std::str::FromStr for ConnectionString {
         }
         let [endpoint, key_name, key, signature, entity_path, emulator] =
             values.map(|value| value.filter(|value| !value.is_empty()));
-        let required = |value: Option<&str>, name| value.map(str::to_owned).ok_or(ConnectionStringError::Missing { name });
+        let required =
+            |value: Option<&str>, name| value.map(str::to_owned).ok_or(ConnectionStringError::Missing { name });
 
         let endpoint = required(endpoint, "Endpoint")?;
         let address = endpoint.strip_prefix("sb://").ok_or(ConnectionStringError::Endpoint)?.trim_end_matches('/');

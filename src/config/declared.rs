@@ -8,9 +8,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::text::{
-    AddressText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
-};
+use super::text::{AddressText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText};
 
 pub(super) const CONSUMER_GROUP: &str = "$Default";
 pub(super) const COMMIT_EVERY: &str = "10s";

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use super::address::location;
 use super::connection_string::ConnectionString;
 use super::declared::{
-    COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, DecodeTable, EventHubsSourceTable, Format as FormatWord,
-    Framing as FramingWord, GenerationTable, MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable, SinkTable,
-    Start as StartDeclared, StartWord,
+    COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, DecodeTable, EventHubsSourceTable,
+    Format as FormatWord, Framing as FramingWord, GenerationTable, MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable,
+    SinkTable, Start as StartDeclared, StartWord,
 };
 use super::document::Node;
 use super::problem::{Place, Problem, listed, nearest, quoted};
@@ -70,7 +70,11 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     Built { spec, name: named, table, reader }
 }
 
-fn pipeline(table: Option<PipelineTable>, shared: &Shared, reading: &mut Reading<'_>) -> (Option<String>, Option<String>) {
+fn pipeline(
+    table: Option<PipelineTable>,
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> (Option<String>, Option<String>) {
     let Some(table) = table else { return (None, None) };
     let name = table.name.as_ref().map(|name| name.0.as_str());
     let name = reading.parse(&["pipeline", "name"], name, "a name", text::name);
@@ -220,7 +224,10 @@ fn decode(
     } else if framing == Framing::Bare && !has_schema {
         let hint = "pin it: `schema = \"schemas/lead.avsc\"`";
         reading.wrong(&["decode", "framing"], "`framing = \"bare\"` needs a schema", hint);
-    } else if has_format && matches!(shared.registry, Declared::Absent) && (!has_schema || framing == Framing::ContentType) {
+    } else if has_format
+        && matches!(shared.registry, Declared::Absent)
+        && (!has_schema || framing == Framing::ContentType)
+    {
         let hint = "declare `[registry.azure]` in `sluice.toml`, or pin a schema, or say `format = \"raw\"`";
         reading.wrong(&["decode"], "no schema to decode with: there is no registry", hint);
     }
@@ -308,7 +315,8 @@ fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     if let (Some(commit), Some(most)) = (commit_bytes, max_in_flight_bytes)
         && commit > most
     {
-        let key = if reading.root.at(&at("max_in_flight_bytes")).is_some() { "max_in_flight_bytes" } else { "commit_bytes" };
+        let key =
+            if reading.root.at(&at("max_in_flight_bytes")).is_some() { "max_in_flight_bytes" } else { "commit_bytes" };
         let message = format!("`commit_bytes` ({commit}) is more than `max_in_flight_bytes` ({most})");
         reading.wrong(&at(key), message, "reading would pause before a commit is full");
     }

@@ -18,7 +18,7 @@ use super::spec::{
     AzureStorageSpec, CredentialSpec, EventHubsAccess, EventHubsSpec, LakeSpec, ProjectSpec, RegistrySpec, Secret,
     ServeSpec, ShutdownSpec, StateSpec,
 };
-use super::{shape, schema, text};
+use super::{schema, shape, text};
 
 /// Long enough for a commit to a slow store, short enough that an orchestrator doesn't kill first.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(60 * 60);
@@ -68,13 +68,11 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
     let has_account = storage.as_ref().is_some_and(|storage| storage.account_name.is_some())
         || root.at(&["storage", "azure", "account_name"]).is_some();
     let lake = declared.lake.and_then(|lake| lake.url);
-    let lake = reading.address(&["lake", "url"], lake.as_ref().map(|url| url.0.as_str()), |text| {
-        location(text, dir, has_account)
-    });
+    let lake = reading
+        .address(&["lake", "url"], lake.as_ref().map(|url| url.0.as_str()), |text| location(text, dir, has_account));
     let state = declared.state.and_then(|state| state.url);
-    let state = reading.address(&["state", "url"], state.as_ref().map(|url| url.0.as_str()), |text| {
-        location(text, dir, has_account)
-    });
+    let state = reading
+        .address(&["state", "url"], state.as_ref().map(|url| url.0.as_str()), |text| location(text, dir, has_account));
 
     let event_hubs = declared.event_hubs.map(|table| event_hubs(table, &mut reading));
     let event_hubs = match event_hubs {
@@ -155,7 +153,10 @@ fn azure_storage(table: AzureStorageTable, reading: &mut Reading<'_>) -> AzureSt
         let place = [&path[..], &["sas_token"]].concat();
         reading.wrong(&place, "`account_key` and `sas_token` are both set", "keep one of them");
     }
-    if table.endpoint.is_some() && table.account_name.is_none() && reading.root.at(&["storage", "azure", "account_name"]).is_none() {
+    if table.endpoint.is_some()
+        && table.account_name.is_none()
+        && reading.root.at(&["storage", "azure", "account_name"]).is_none()
+    {
         reading.wrong(&path, "`endpoint` needs `account_name`", "write the account that the endpoint serves");
     }
     let address = reading.address(

@@ -44,13 +44,7 @@ pub fn markdown() -> String {
 }
 
 /// A table of keys, then the tables within, each with a section of its own.
-fn section(
-    schema: &Value,
-    path: &mut Vec<String>,
-    required: bool,
-    text: &mut String,
-    unsupported: &mut Vec<String>,
-) {
+fn section(schema: &Value, path: &mut Vec<String>, required: bool, text: &mut String, unsupported: &mut Vec<String>) {
     let Some(properties) = schema["properties"].as_object() else { return };
     let needed: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let (mut keys, tables): (Vec<_>, Vec<_>) = properties
@@ -140,5 +134,8 @@ fn cell(schema: &Value) -> String {
 
 fn refused_words(schema: &Value) -> Vec<&str> {
     let members = schema::members(schema).into_iter();
-    members.flat_map(|member| member["x-unsupported"].as_array().into_iter().flatten()).filter_map(Value::as_str).collect()
+    members
+        .flat_map(|member| member["x-unsupported"].as_array().into_iter().flatten())
+        .filter_map(Value::as_str)
+        .collect()
 }

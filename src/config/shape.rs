@@ -20,7 +20,9 @@ pub(super) fn read<T: DeserializeOwned + Default>(root: &Node, schema: &Json, pr
         Ok(declared) => declared,
         Err(error) => {
             let message = format!("the file fits its schema but can't be read: {error}");
-            problems.push(Problem::new(root_place(root), message).with_hint("this is a defect of sluice: please report it"));
+            problems.push(
+                Problem::new(root_place(root), message).with_hint("this is a defect of sluice: please report it"),
+            );
             T::default()
         }
     }

@@ -18,7 +18,9 @@ pub struct Logging {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
-    Text { color: bool },
+    Text {
+        color: bool,
+    },
     /// One JSON object a line.
     Json,
 }
