@@ -59,8 +59,8 @@ pub struct RegistryOptions {
     pub dir: Option<PathBuf>,
     /// TLS instead of plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// With it, a request must carry one of these as its bearer token.
-    pub bearer_tokens: Option<Vec<Secret>>,
+    /// A request must carry one of these as its bearer token; without any, all are welcome.
+    pub bearer_tokens: Vec<Secret>,
     /// Groups that exist before their first schema.
     pub groups: Vec<String>,
 }
@@ -162,7 +162,7 @@ struct Shared {
     store: Arc<Mutex<Store>>,
     faults: Mutex<Vec<RegistryFault>>,
     served: Mutex<BTreeMap<&'static str, u64>>,
-    bearer_tokens: Option<Vec<Secret>>,
+    bearer_tokens: Vec<Secret>,
     scheme: &'static str,
 }
 
@@ -313,13 +313,15 @@ impl Shared {
     }
 
     fn authorize(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        let Some(tokens) = &self.bearer_tokens else { return Ok(()) };
+        if self.bearer_tokens.is_empty() {
+            return Ok(());
+        }
         let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
         match shown {
-            Some(token) if tokens.iter().any(|known| known.reveal() == token) => Ok(()),
+            Some(token) if self.bearer_tokens.iter().any(|known| known.reveal() == token) => Ok(()),
             Some(_) => Err(Refused::unauthorized("the bearer token is not one of this registry")),
             None => Err(Refused::unauthorized("a bearer token is required")),
         }
