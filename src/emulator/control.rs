@@ -42,7 +42,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 pub(crate) struct ControlOptions {
     pub(crate) port: u16,
     pub(crate) token: Secret,
-    pub(crate) broker: Arc<Broker>,
+    pub(crate) broker: Broker,
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -79,7 +79,7 @@ impl Control {
         self.server.url()
     }
 
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(&self) {
         self.server.stop().await;
     }
 }
@@ -258,7 +258,7 @@ pub enum ControlError {
 
 impl Classify for ControlError {
     fn kind(&self) -> Kind {
-        Kind::User
+        Kind::External
     }
 
     fn hint(&self) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -29,7 +29,7 @@ pub(crate) struct HttpServer {
     address: SocketAddr,
     scheme: &'static str,
     stop: CancellationToken,
-    tasks: JoinSet<io::Result<()>>,
+    tasks: Mutex<JoinSet<io::Result<()>>>,
 }
 
 impl HttpServer {
@@ -54,7 +54,7 @@ impl HttpServer {
                 "https"
             }
         };
-        Ok(Self { address, scheme, stop, tasks })
+        Ok(Self { address, scheme, stop, tasks: Mutex::new(tasks) })
     }
 
     /// `http://127.0.0.1:PORT`, or `https://…`.
@@ -67,13 +67,13 @@ impl HttpServer {
     }
 
     /// Ends when the answers under way are out, or cuts them off after two seconds.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(&self) {
         self.stop.cancel();
-        let drained = tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.join_next()).await;
-        match drained {
-            Ok(Some(Ok(Ok(())))) => {}
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        match tokio::time::timeout(DRAIN_TIMEOUT, tasks.join_next()).await {
+            Ok(None | Some(Ok(Ok(())))) => {}
             Ok(joined) => tracing::warn!(address = %self.address, ?joined, "an HTTP server of the emulator ended badly"),
-            Err(_) => self.tasks.shutdown().await,
+            Err(_) => tasks.shutdown().await,
         }
     }
 }

@@ -152,7 +152,8 @@ impl Registry {
         lock(&self.shared.served).clone()
     }
 
-    pub async fn stop(self) {
+    /// Answers what is under way and frees the port.
+    pub async fn stop(&self) {
         self.server.stop().await;
     }
 }
@@ -521,9 +522,9 @@ pub enum RegistryError {
 impl Classify for RegistryError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Listen { .. } | Self::File { .. } | Self::Refused { .. } => Kind::User,
+            Self::File { .. } | Self::Refused { .. } => Kind::User,
             Self::Log { .. } => Kind::Data,
-            Self::Write(_) => Kind::External,
+            Self::Listen { .. } | Self::Write(_) => Kind::External,
         }
     }
 

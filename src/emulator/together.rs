@@ -77,7 +77,7 @@ pub struct Addresses {
 
 /// Azure on this machine; dropped, it ends at once.
 pub struct Emulator {
-    broker: Arc<Broker>,
+    broker: Broker,
     registry: Arc<Registry>,
     control: Control,
     addresses: Addresses,
@@ -106,8 +106,7 @@ impl Emulator {
             bearer_tokens: if guarded { vec![token.reveal().to_owned()] } else { Vec::new() },
             ..BrokerOptions::default()
         })
-        .await
-        .map(Arc::new)?;
+        .await?;
         let registry = Registry::start(RegistryOptions {
             port: options.registry_port,
             dir: within("registry"),
@@ -120,11 +119,11 @@ impl Emulator {
         let control = Control::start(ControlOptions {
             port: options.control_port,
             token,
-            broker: Arc::clone(&broker),
+            broker: broker.clone(),
             registry: Arc::clone(&registry),
         })
         .await?;
-        let port = broker.port();
+        let port = broker.address().port();
         let addresses = Addresses {
             event_hubs: match options.transport {
                 Transport::Plain => format!("amqp://127.0.0.1:{port}"),
