@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, Format, Global};
 use crate::config::spec::{ProjectSpec, Secret};
+use crate::config::{self, ConfigErrors};
 use crate::emulator::hubs_file::{HubsFile, parse_hub};
 use crate::emulator::together::{Addresses, Emulator, EmulatorOptions, Transport};
 use crate::emulator::{HubSpec, Retention};
@@ -22,6 +23,9 @@ const AMQPS_PORT: u16 = 5671;
 const REGISTRY_PORT: u16 = 8081;
 /// Where Microsoft's emulator answers for its health.
 const CONTROL_PORT: u16 = 5300;
+/// For variables that aren't set, while only the names of hubs are asked for.
+const STAND_IN: &str =
+    "Endpoint=sb://localhost;SharedAccessKeyName=stand-in;SharedAccessKey=stand-in;UseDevelopmentEmulator=true;";
 /// Partitions of a hub that a pipeline names: enough to be seen to run in parallel.
 const PROJECT_PARTITIONS: u32 = 4;
 
@@ -105,7 +109,7 @@ fn options(args: Args, global: &Global) -> Result<EmulatorOptions, AnyError> {
         hubs.extend(declared.hubs);
     }
     if hubs.is_empty() {
-        hubs = hubs_of(&global.load_project()?);
+        hubs = hubs_of(&project(global)?);
     }
     if hubs.is_empty() {
         return Err(EmulatorError::NoHub.into());
@@ -125,6 +129,14 @@ fn options(args: Args, global: &Global) -> Result<EmulatorOptions, AnyError> {
         transport,
         retention: Retention { max_events: args.retention_events, max_age: args.retention_age },
         keys: args.keys.into_iter().map(|shared| (shared.name, shared.key)).collect(),
+    })
+}
+
+/// The project, though a variable isn't set yet: what it will hold is what this command prints.
+fn project(global: &Global) -> Result<ProjectSpec, ConfigErrors> {
+    global.load_project().or_else(|errors| {
+        let lookup = |name: &str| std::env::var(name).ok().or_else(|| Some(STAND_IN.to_owned()));
+        config::load_with(&global.load_options(), &lookup).map_err(|_| errors)
     })
 }
 

@@ -47,7 +47,7 @@ def run():
         say("  stopped, with an error that names `generation`")
 
         stamp = since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        write_project(place / "project", emulator, {HUB: f'start = "earliest"\ngeneration = {{ name = "2", since = {stamp} }}'})
+        write_project(place / "project", emulator, {HUB: f'start = "earliest"\n\n[source.generation]\nname  = "2"\nsince = {stamp}'})
         same(until_caught_up(project)[HUB]["committed"], NEW, "events of the hub made anew")
         rows = read("deltalake", table, ["lead_id", "_source", "_partition", "_sequence_number"])
         expected = {(f"emulator/{HUB}", event["lead_id"]) for event in old} | {(f"emulator/{HUB}@2", event["lead_id"]) for event in new}

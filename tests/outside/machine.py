@@ -267,6 +267,9 @@ url = "{lake}"
 [registry.azure]
 endpoint = "{emulator.schema_registry}"
 {registry}
+
+[serve]
+address = "127.0.0.1:0"
 """)
     team = path / "pipelines" / "outside"
     team.mkdir(parents=True, exist_ok=True)

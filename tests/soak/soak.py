@@ -69,7 +69,7 @@ class Runner:
         self.process = None
 
     def start(self, crash_at=None):
-        arguments = [sluice(), "--project", self.project, "run", "--listen", "127.0.0.1:0"]
+        arguments = [sluice(), "--project", self.project, "run"]
         if crash_at:
             arguments += ["--crash-at", crash_at]
         self.process = Process(arguments)
