@@ -6,6 +6,7 @@
 //! [`Output`]; an error becomes words, a hint and an exit code in [`report`].
 
 pub mod check;
+pub mod emulator;
 pub mod output;
 pub mod problems;
 pub mod report;
@@ -45,6 +46,7 @@ macro_rules! commands {
 
 commands! {
     Check => check, "Find every problem of the project's files, offline";
+    Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }
 
 /// Event Hubs to Delta tables, each event exactly once.
