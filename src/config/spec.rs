@@ -78,7 +78,10 @@ pub struct EventHubsSpec {
 pub enum EventHubsAccess {
     ConnectionString(Secret),
     /// Fully qualified namespace, with an Entra sign-in.
-    Namespace { namespace: String, credential: CredentialSpec },
+    Namespace {
+        namespace: String,
+        credential: CredentialSpec,
+    },
 }
 
 /// How to sign in with Entra.
@@ -87,9 +90,15 @@ pub enum CredentialSpec {
     /// Workload identity where its variables are set, else managed identity, else developer tools.
     #[default]
     Default,
-    ManagedIdentity { client_id: Option<String> },
+    ManagedIdentity {
+        client_id: Option<String>,
+    },
     WorkloadIdentity,
-    ClientSecret { tenant_id: String, client_id: String, client_secret: Secret },
+    ClientSecret {
+        tenant_id: String,
+        client_id: String,
+        client_secret: Secret,
+    },
     DeveloperTools,
 }
 

@@ -100,9 +100,8 @@ struct SasToken<'a> {
 impl<'a> SasToken<'a> {
     fn parse(token: &'a str) -> Option<Self> {
         let fields = token.strip_prefix("SharedAccessSignature ")?;
-        let field = |name: &str| {
-            fields.split('&').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')).map(str::trim)
-        };
+        let field =
+            |name: &str| fields.split('&').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')).map(str::trim);
         Some(Self {
             resource: field("sr")?,
             signature: STANDARD.decode(percent_decoded(field("sig")?)).ok()?,
@@ -233,7 +232,10 @@ mod tests {
         assert_eq!(check(&token("other", "amqps://ns/hub", 2000)), Err(Refused::Signature));
         assert_eq!(check(&token("secret", "amqps://ns/hub", 1000)), Err(Refused::Expired));
         assert_eq!(check("SharedAccessSignature sr=a"), Err(Refused::Malformed));
-        assert_eq!(check(&token("secret", "sb://ns", 2000).replace("policy", "none")), Err(Refused::UnknownPolicy("none".to_owned())));
+        assert_eq!(
+            check(&token("secret", "sb://ns", 2000).replace("policy", "none")),
+            Err(Refused::UnknownPolicy("none".to_owned()))
+        );
         assert_eq!(policies().check("jwt", "x.y.z", "amqps://ns/hub", 0), Err(Refused::Bearer));
         assert!(policies().check("jwt", "a.b.c", "amqps://ns/hub", 0).is_ok());
         assert!(Policies::new(Vec::new(), Vec::new()).check("jwt", "any", "amqps://ns/hub", 0).is_ok());

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fe2o3_amqp::acceptor::sasl_acceptor::SaslServerFrame;
 use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAcceptor, SessionAcceptor,
 };
-use fe2o3_amqp::acceptor::sasl_acceptor::SaslServerFrame;
-use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp_types::definitions::{AmqpError, ErrorCondition, LinkError, ReceiverSettleMode, Role, SenderSettleMode};
 use fe2o3_amqp_types::messaging::TargetArchetype;
 use fe2o3_amqp_types::performatives::Attach;
@@ -40,10 +39,6 @@ const QUEUED_FRAMES: usize = 64;
 /// Transfers that a client may have under way on a session. Larger than any credit that we
 /// give takes in frames, so that credit alone holds producers back.
 const INCOMING_WINDOW: u32 = 65_535;
-/// Messages that a producer may have under way on a link.
-const PRODUCER_CREDIT: u32 = 100;
-/// Requests under way on a link of `$cbs` or `$management`.
-const REQUEST_CREDIT: u32 = 50;
 
 /// What a connection needs to be served.
 pub(super) struct Served {
@@ -57,7 +52,7 @@ pub(super) struct Served {
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) grants: Grants,
-    pub(super) wire: Wire,
+    pub(super) wire: Arc<Wire>,
 }
 
 impl Connection {
@@ -79,7 +74,7 @@ where
     let Served { shared, cut } = served;
     let _cut_when_done = cut.clone().drop_guard();
     let name = shared.namespace.clone();
-    let connection = Arc::new(Connection { shared, grants: Grants::default(), wire: Wire::new(cut.clone()) });
+    let connection = Arc::new(Connection { shared, grants: Grants::default(), wire: Arc::new(Wire::new(cut.clone())) });
     let acceptor = ConnectionAcceptor::builder()
         .container_id(name)
         .max_frame_size(MAX_FRAME_BYTES)
@@ -87,7 +82,7 @@ where
         .buffer_size(QUEUED_FRAMES)
         .sasl_acceptor(SignIn { connection: Arc::clone(&connection) })
         .build();
-    let shim = Shim::new(stream, Arc::clone(&connection));
+    let shim = Shim::new(stream, Arc::clone(&connection.wire));
     let mut handle = match timeout(HANDSHAKE, acceptor.accept(shim)).await {
         Ok(Ok(handle)) => handle,
         Ok(Err(error)) => return debug!(?error, "a client of the emulator didn't open its connection"),
@@ -272,13 +267,8 @@ impl Link<'_> {
             // pyamqp never settles what it gets, and would run out of its window.
             attach.snd_settle_mode = SenderSettleMode::Settled;
         }
-        let credit = match &self.route {
-            Route::Requests(_) => REQUEST_CREDIT,
-            Route::Write(_) => PRODUCER_CREDIT,
-            _ => 0,
-        };
         let mut acceptor = LinkAcceptor::builder();
-        if credit > 0 {
+        if attach.role == Role::Sender {
             acceptor = acceptor.max_message_size(MAX_MESSAGE_BYTES);
         }
         if matches!(self.route, Route::Refused(_)) {
@@ -288,7 +278,6 @@ impl Link<'_> {
             acceptor = acceptor.verify_incoming_source(false).verify_incoming_target(false);
         }
         let reply_to = reply_address(&attach);
-        let acceptor = acceptor.credit_mode(if credit > 0 { CreditMode::Auto(credit) } else { CreditMode::Manual });
         let endpoint =
             acceptor.build().accept_incoming_attach(attach, session).await.map_err(|error| format!("{error:?}"))?;
         let connection = Arc::clone(self.connection);

@@ -132,10 +132,10 @@ impl Hubs {
     }
 
     pub(super) fn partition(&self, hub: &str, partition: &str) -> Result<Arc<Partition>, BrokerError> {
-        self.find(hub)?.partition(partition).cloned().ok_or_else(|| BrokerError::UnknownPartition {
-            hub: hub.to_owned(),
-            partition: partition.to_owned(),
-        })
+        self.find(hub)?
+            .partition(partition)
+            .cloned()
+            .ok_or_else(|| BrokerError::UnknownPartition { hub: hub.to_owned(), partition: partition.to_owned() })
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Hub>> {

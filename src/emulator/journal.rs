@@ -229,7 +229,10 @@ mod tests {
 
     fn event(number: i64) -> (StoredEvent, i64) {
         let message = Bytes::from(format!("event {number}"));
-        (StoredEvent { sequence_number: number, offset: number * 7, enqueued_at: 1000 + number, message }, number * 7 + 7)
+        (
+            StoredEvent { sequence_number: number, offset: number * 7, enqueued_at: 1000 + number, message },
+            number * 7 + 7,
+        )
     }
 
     fn folder() -> tempfile::TempDir {
@@ -250,9 +253,10 @@ mod tests {
         journal.append(&[event(0), event(1)]).expect("written");
         journal.append(&[event(2)]).expect("written");
         let (_, log) = Journal::open(dir.path(), "hub", "0").expect("a journal");
-        assert_eq!(log.read(0, 9, 1 << 20).iter().map(|e| (**e).message.clone()).collect::<Vec<_>>(), [
-            "event 0", "event 1", "event 2"
-        ]);
+        assert_eq!(
+            log.read(0, 9, 1 << 20).iter().map(|e| (**e).message.clone()).collect::<Vec<_>>(),
+            ["event 0", "event 1", "event 2"]
+        );
         assert_eq!((log.next_offset(), log.last_offset(), log.last_enqueued_at()), (21, 14, 1002));
     }
 

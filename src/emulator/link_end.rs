@@ -24,7 +24,11 @@ pub(super) struct LinkFailure {
 impl LinkFailure {
     /// All three fields are there: pyamqp finds them by position.
     pub(super) fn into_error(self) -> Error {
-        Error { condition: self.condition, description: Some(self.description), info: Some(Box::new(Fields::default())) }
+        Error {
+            condition: self.condition,
+            description: Some(self.description),
+            info: Some(Box::new(Fields::default())),
+        }
     }
 }
 

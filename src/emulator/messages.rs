@@ -1,12 +1,13 @@
 //! Messages of producers, and the events that a partition stores of them.
 
 use bytes::Bytes;
+use fe2o3_amqp::Sendable;
 use fe2o3_amqp_types::messaging::annotations::OwnedKey;
 use fe2o3_amqp_types::messaging::message::__private::{Deserializable, Serializable};
 use fe2o3_amqp_types::messaging::{
     AmqpValue, ApplicationProperties, Batch, Body, Data, Message, MessageAnnotations, Properties,
 };
-use fe2o3_amqp::Sendable;
+use fe2o3_amqp_types::primitives::SimpleValue;
 use serde::{Serialize, Serializer};
 use serde_amqp::Value;
 use serde_amqp::primitives::{Binary, Symbol, Timestamp};
@@ -106,16 +107,15 @@ pub(super) fn payload_bytes(message: &EventMessage) -> Result<u64, serde_amqp::E
 pub(super) fn message_of(input: StoredMessageInput) -> EventMessage {
     let mut properties = ApplicationProperties::default();
     for (name, value) in input.properties {
-        properties.0.insert(name, Value::String(value));
+        properties.0.insert(name, SimpleValue::String(value));
     }
     Message {
         header: None,
         delivery_annotations: None,
         message_annotations: None,
-        properties: input.content_type.map(|content_type| Properties {
-            content_type: Some(Symbol(content_type)),
-            ..Properties::default()
-        }),
+        properties: input
+            .content_type
+            .map(|content_type| Properties { content_type: Some(Symbol(content_type)), ..Properties::default() }),
         application_properties: (!properties.0.is_empty()).then_some(properties),
         body: Body::Data(Batch::new(vec![Data(Binary::from(input.body.to_vec()))])),
         footer: None,

@@ -146,7 +146,9 @@ async fn end(sender: Sender, stop: Stop, partition: &Partition, connection: &Con
     match stop {
         Stop::Gone => {}
         Stop::Stolen => close_sender(sender, stolen(partition)).await,
-        Stop::HubGone => close_sender(sender, failure(LinkError::DetachForced, "the event hub is gone".to_owned())).await,
+        Stop::HubGone => {
+            close_sender(sender, failure(LinkError::DetachForced, "the event hub is gone".to_owned())).await
+        }
         Stop::Fault(FaultAction::Detach) => detach_sender(sender, forced()).await,
         Stop::Fault(FaultAction::Close | FaultAction::Delay(_)) => close_sender(sender, forced()).await,
         Stop::Fault(FaultAction::Steal) => close_sender(sender, stolen(partition)).await,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fe2o3_amqp::{Receiver, Sendable, Sender};
 use fe2o3_amqp_types::messaging::{AmqpValue, ApplicationProperties, Body, Message, Properties};
+use fe2o3_amqp_types::primitives::SimpleValue;
 use serde_amqp::Value;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -46,8 +47,8 @@ impl Reply {
         let properties = request.properties.as_ref();
         let id = properties.and_then(|asked| asked.message_id.clone().or_else(|| asked.correlation_id.clone()));
         let mut application = ApplicationProperties::default();
-        application.0.insert("status-code".to_owned(), Value::Int(self.status));
-        application.0.insert("status-description".to_owned(), Value::String(self.description));
+        application.0.insert("status-code".to_owned(), SimpleValue::Int(self.status));
+        application.0.insert("status-description".to_owned(), SimpleValue::String(self.description));
         Message {
             header: None,
             delivery_annotations: None,
@@ -148,8 +149,8 @@ pub(super) async fn send_replies(mut sender: Sender, node: Node, address: String
 /// An application property of a request.
 pub(super) fn property<'a>(request: &'a EventMessage, name: &str) -> Option<&'a str> {
     match request.application_properties.as_ref()?.0.get(name)? {
-        Value::String(text) => Some(text),
-        Value::Symbol(text) => Some(text.as_str()),
+        SimpleValue::String(text) => Some(text),
+        SimpleValue::Symbol(text) => Some(text.as_str()),
         _ => None,
     }
 }

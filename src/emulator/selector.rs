@@ -35,9 +35,9 @@ pub(super) struct UnknownSelector(String);
 impl StartPosition {
     /// Without a filter a receiver starts at the earliest event.
     pub(super) fn of(filter: Option<&FilterSet>) -> Result<Self, UnknownSelector> {
-        let Some(selector) = filter.and_then(|filter| {
-            filter.iter().find(|(key, _)| key.as_str() == SELECTOR).map(|(_, value)| value)
-        }) else {
+        let Some(selector) =
+            filter.and_then(|filter| filter.iter().find(|(key, _)| key.as_str() == SELECTOR).map(|(_, value)| value))
+        else {
             return Ok(Self::Earliest);
         };
         let expression = match selector {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fe2o3_amqp::link::delivery::DeliveryInfo;
 use fe2o3_amqp::link::RecvError;
+use fe2o3_amqp::link::delivery::DeliveryInfo;
 use fe2o3_amqp::{Delivery, Receiver};
 use fe2o3_amqp_types::definitions::{AmqpError, Error, LinkError};
 use fe2o3_amqp_types::messaging::Body;
@@ -124,8 +124,8 @@ impl Taken {
 }
 
 fn store(message: messages::EventMessage, format: Option<u32>, writing: &Writing) -> Result<(), LinkFailure> {
-    let (events, key) = messages::events_of(message, format)
-        .map_err(|error| failure(AmqpError::DecodeError, error.to_string()))?;
+    let (events, key) =
+        messages::events_of(message, format).map_err(|error| failure(AmqpError::DecodeError, error.to_string()))?;
     if key.is_some() && writing.partition.is_some() {
         let words = "a partition key can't be set on what is sent to a partition".to_owned();
         return Err(failure(AmqpError::NotAllowed, words));

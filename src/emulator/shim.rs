@@ -93,7 +93,7 @@ impl Wire {
 
 pub(super) struct Shim<S: AsyncWrite + Unpin> {
     stream: S,
-    connection: Arc<Connection>,
+    wire: Arc<Wire>,
     read_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     write_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     scratch: Box<[u8]>,
