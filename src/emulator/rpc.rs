@@ -30,6 +30,17 @@ pub(super) enum Node {
     Management,
 }
 
+impl Node {
+    /// Where replies go to for which nobody named an address: pyamqp gives its receiver the
+    /// node's own.
+    fn address(self) -> &'static str {
+        match self {
+            Self::Cbs => "$cbs",
+            Self::Management => "$management",
+        }
+    }
+}
+
 /// An answer without its envelope.
 pub(super) struct Reply {
     /// As HTTP has them.
@@ -124,9 +135,8 @@ pub(super) async fn serve_requests(
         if receiver.accept(info).await.is_err() {
             return;
         }
-        if let Some(address) = request.properties.as_ref().and_then(|properties| properties.reply_to.as_deref()) {
-            mailboxes.post(node, address, reply.into_message(&request));
-        }
+        let reply_to = request.properties.as_ref().and_then(|properties| properties.reply_to.as_deref());
+        mailboxes.post(node, reply_to.unwrap_or(node.address()), reply.into_message(&request));
     }
 }
 
