@@ -28,6 +28,7 @@ mod cbs;
 mod connection;
 mod error;
 mod faults;
+mod frames;
 mod hub;
 mod journal;
 mod link_end;
