@@ -117,7 +117,19 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Most lengths, counts and branches take one byte.
+    #[inline]
     fn varint(&mut self) -> Step<u64> {
+        match self.bytes.get(self.at) {
+            Some(byte) if byte & 0x80 == 0 => {
+                self.at += 1;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Step<u64> {
         let mut value = 0_u64;
         for (position, byte) in self.bytes[self.at..].iter().take(10).enumerate() {
             if position == 9 && *byte > 1 {

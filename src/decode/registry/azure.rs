@@ -124,8 +124,8 @@ impl AzureRegistry {
             None => {}
         }
         let wire = Arc::clone(&self.wire);
-        let asked = state.in_flight.entry(id.clone()).or_insert_with(|| {
-            let id = id.clone();
+        let asked = state.in_flight.entry(*id).or_insert_with(|| {
+            let id = *id;
             async move { wire.get(&id).await }.boxed().shared()
         });
         Err(asked.clone())
@@ -167,14 +167,14 @@ impl Wire {
         if let Some(disk) = &self.disk
             && let Some(text) = disk.load(id).await
         {
-            return Ok(Arc::new(RegisteredSchema { id: id.clone(), text }));
+            return Ok(Arc::new(RegisteredSchema { id: *id, text }));
         }
         let text = self.fetch(id).await?;
         if let Some(disk) = &self.disk {
             disk.store(id, &text).await;
         }
         tracing::info!(schema_id = %id, registry = %self.endpoint, "fetched a schema");
-        Ok(Arc::new(RegisteredSchema { id: id.clone(), text }))
+        Ok(Arc::new(RegisteredSchema { id: *id, text }))
     }
 
     async fn fetch(&self, id: &SchemaId) -> Result<String, RegistryError> {
