@@ -8,8 +8,12 @@
 //! | [`RangeSet`] | disjoint, joined ranges in order |
 //! | position | the NEXT sequence number to read |
 
+mod app_id;
+mod ledger;
 mod range;
 
+pub use app_id::{Counter, FORMAT, LedgerKey, Parsed};
+pub use ledger::{LastCovered, Ledger, PartitionLedger, Run, trim};
 pub use range::{Range, RangeSet};
 
 use std::fmt;

@@ -25,11 +25,15 @@
 mod access;
 mod broker;
 mod cbs;
+pub mod certificates;
 mod connection;
+pub mod control;
 mod error;
 mod faults;
 mod frames;
+mod http;
 mod hub;
+pub mod hubs_file;
 mod journal;
 mod link_end;
 mod log;
@@ -37,10 +41,12 @@ mod management;
 mod messages;
 mod options;
 mod receivers;
+pub mod registry;
 mod rpc;
 mod selector;
 mod senders;
 mod shim;
+pub mod together;
 
 pub use broker::{Broker, PartitionInfo, StoredMessageInput};
 pub use error::BrokerError;

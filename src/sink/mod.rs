@@ -1,1 +1,3 @@
-//! sink
+//! Rows into tables: Delta, and nothing else so far.
+
+pub mod delta;

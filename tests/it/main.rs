@@ -1,3 +1,8 @@
-//! The integration tests: one binary, a module for each area.
+//! The integration tests, in one binary: a module for each area.
 
 mod broker;
+mod config;
+mod decode;
+mod emulator;
+mod registry;
+mod tidy;

@@ -1,0 +1,111 @@
+//! The Delta log of a table at its head: version, metadata, protocol, and every `txn`.
+//!
+//! The only file that knows the kernel (`buoyant_kernel`, whose `internal-api` it needs: no
+//! public call of delta-rs enumerates app ids). Only the `txn` column of a checkpoint is read,
+//! and the newest action of an app id wins.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use buoyant_kernel as kernel;
+use deltalake::DeltaTableBuilder;
+use deltalake::kernel::{Metadata, Protocol};
+use deltalake::logstore::LogStoreRef;
+use url::Url;
+
+use kernel::engine::arrow_data::EngineDataArrowExt;
+
+use super::CatalogError;
+use crate::storage::Location;
+
+pub use kernel::expressions::Scalar;
+pub use kernel::table_properties::DataSkippingNumIndexedCols;
+
+/// A date (days since 1970) as the value of a partition column.
+pub fn date_value(days: Option<i32>) -> Scalar {
+    days.map_or(Scalar::Null(kernel::schema::DataType::DATE), Scalar::Date)
+}
+
+/// The head of a table's log.
+#[derive(Debug, Clone)]
+pub struct TableHead {
+    pub version: u64,
+    pub metadata: Metadata,
+    pub protocol: Protocol,
+    /// App id to version, of every `txn` in the log.
+    pub transactions: HashMap<String, i64>,
+}
+
+/// Opens the log store of the table at `location`; the table need not be there yet.
+///
+/// # Errors
+/// [`CatalogError::Storage`], [`CatalogError::Delta`]
+pub fn log_store(location: &Location) -> Result<LogStoreRef, CatalogError> {
+    deltalake::azure::register_handlers(None);
+    location.make()?;
+    DeltaTableBuilder::from_url(location.url().clone())
+        .map(|builder| builder.with_storage_options(location.options().clone()))
+        .and_then(|builder| builder.build_storage())
+        .map_err(|source| CatalogError::Delta { table: location.to_string(), source })
+}
+
+/// The URL of a table's folder, with the slash at its end that the kernel wants.
+pub fn table_url(log_store: &LogStoreRef) -> Url {
+    let mut url = log_store.config().location().clone();
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
+}
+
+/// Reads the head of the log, or nothing where there is no table.
+///
+/// Costs O(commits since the last checkpoint); for the start of a run, not for each commit.
+///
+/// # Errors
+/// [`CatalogError::Delta`], [`CatalogError::Kernel`]
+pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, CatalogError> {
+    let table = table_url(log_store).to_string();
+    let is_there = log_store
+        .is_delta_table_location()
+        .await
+        .map_err(|source| CatalogError::Delta { table: table.clone(), source })?;
+    if !is_there {
+        return Ok(None);
+    }
+    let engine = log_store.engine(None);
+    let url = table_url(log_store);
+    let read = tokio::task::spawn_blocking(move || -> Result<TableHead, kernel::Error> {
+        let snapshot = kernel::Snapshot::builder_for(url).build(engine.as_ref())?;
+        let mut transactions = HashMap::new();
+        let actions =
+            snapshot.log_segment().read_actions(engine.as_ref(), kernel::actions::LOG_TXN_SCHEMA.clone())?;
+        for batch in actions {
+            collect_transactions(&batch?.actions.try_into_record_batch()?, &mut transactions);
+        }
+        let configuration = snapshot.table_configuration();
+        Ok(TableHead {
+            version: snapshot.version(),
+            metadata: configuration.metadata().clone(),
+            protocol: configuration.protocol().clone(),
+            transactions,
+        })
+    });
+    let head = read.await.expect("reading a log neither panics nor is aborted");
+    head.map(Some).map_err(|source| CatalogError::Kernel { table, source: Box::new(source) })
+}
+
+/// Batches come newest first: the first version seen of an app id is the one that holds.
+fn collect_transactions(batch: &RecordBatch, transactions: &mut HashMap<String, i64>) {
+    let Some(txn) = batch.column_by_name("txn").and_then(|column| column.as_struct_opt()) else { return };
+    let (Some(ids), Some(versions)) = (
+        txn.column_by_name("appId").and_then(|column| column.as_string_opt::<i32>()),
+        txn.column_by_name("version").and_then(|column| column.as_primitive_opt::<Int64Type>()),
+    ) else {
+        return;
+    };
+    for row in (0..batch.num_rows()).filter(|&row| txn.is_valid(row) && ids.is_valid(row)) {
+        transactions.entry(ids.value(row).to_owned()).or_insert_with(|| versions.value(row));
+    }
+}

@@ -1,0 +1,315 @@
+//! What could not become a row, in a table of its own: `<table>__dead_letters`.
+//!
+//! Dead letters are committed before the data that accounts for them. Between two tries decode
+//! may answer differently, so they are matched by key: of the numbers that the ledger doesn't
+//! cover, an event that is there already stays a reject, and one that fails now is appended.
+//! The table has a base of its own; after a lost race its keys are read again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{
+    AsArray, BinaryBuilder, Int32Builder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use deltalake::kernel::Action;
+use deltalake::protocol::{DeltaOperation, OutputMode};
+use futures::TryStreamExt as _;
+use serde_json::Value;
+
+use super::SinkError;
+use super::fault_points::{FaultPoint, FaultPoints};
+use super::files;
+use super::log::{CommitLog, Put, ReadAt};
+use super::table::OpenTable;
+use crate::batch::{Reject, bronze};
+use crate::catalog::scan::scan;
+use crate::checkpoint::{Ledger, PartitionKey, SourceId};
+
+/// How often a commit may lose the race for its version before the flush gives up and backs off.
+const TRIES: u32 = 50;
+
+/// The key of a row, and of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EventKey {
+    pub partition: PartitionKey,
+    pub sequence_number: i64,
+    pub record_index: i32,
+}
+
+/// A reject on its way to the table.
+#[derive(Debug, Clone)]
+pub struct Letter<'a> {
+    pub partition: &'a PartitionKey,
+    pub reject: &'a Reject,
+}
+
+impl Letter<'_> {
+    fn key(&self) -> EventKey {
+        EventKey {
+            partition: self.partition.clone(),
+            sequence_number: self.reject.event.sequence_number,
+            record_index: self.reject.record_index,
+        }
+    }
+}
+
+/// Who writes: stands in each dead letter.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    pub pipeline: String,
+    pub owner: String,
+    pub config_hash: String,
+}
+
+pub struct DeadLetters {
+    log: CommitLog,
+    table: Option<OpenTable>,
+    /// Keys in the table that the ledger of the rows doesn't cover.
+    uncovered: HashSet<EventKey>,
+}
+
+impl DeadLetters {
+    /// Opens the table where there is one, and reads the keys that `ledger` doesn't cover.
+    ///
+    /// # Errors
+    /// Errors of storage, and what makes a table unwritable.
+    pub async fn open(log: CommitLog, ledger: &Ledger) -> Result<Self, SinkError> {
+        let table = OpenTable::open(log.clone()).await?;
+        let mut letters = Self { log, table, uncovered: HashSet::new() };
+        letters.read_keys(ledger).await?;
+        Ok(letters)
+    }
+
+    /// Whether an event that isn't covered lies here already.
+    pub fn holds(&self, partition: &PartitionKey, sequence_number: i64, record_index: i32) -> bool {
+        !self.uncovered.is_empty()
+            && self.uncovered.contains(&EventKey { partition: partition.clone(), sequence_number, record_index })
+    }
+
+    pub fn has_uncovered(&self) -> bool {
+        !self.uncovered.is_empty()
+    }
+
+    /// Forgets the keys that the ledger has come to cover.
+    pub fn forget_covered(&mut self, ledger: &Ledger) {
+        self.uncovered.retain(|key| !ledger.coverage(&key.partition).contains(key.sequence_number));
+    }
+
+    /// Appends those letters that aren't here yet, in one commit.
+    ///
+    /// # Errors
+    /// Errors of storage; [`SinkError::Contended`] when others win every race.
+    pub async fn append(
+        &mut self,
+        letters: &[Letter<'_>],
+        writer: &Writer,
+        ledger: &Ledger,
+        fault_points: &FaultPoints,
+    ) -> Result<(), SinkError> {
+        for attempt in 1..=TRIES {
+            let new: Vec<&Letter<'_>> =
+                letters.iter().filter(|letter| !self.uncovered.contains(&letter.key())).collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            if self.table.is_none() {
+                self.create(writer).await?;
+                self.read_keys(ledger).await?;
+                continue;
+            }
+            if self.commit(&new, writer, attempt, fault_points).await? {
+                self.uncovered.extend(new.iter().map(|letter| letter.key()));
+                return Ok(());
+            }
+            self.read_keys(ledger).await?;
+        }
+        Err(SinkError::Contended { table: self.log.table.clone(), tries: TRIES })
+    }
+
+    async fn create(&mut self, writer: &Writer) -> Result<(), SinkError> {
+        let properties = vec![
+            ("delta.appendOnly".to_owned(), "true".to_owned()),
+            ("sluice.pipeline".to_owned(), writer.pipeline.clone()),
+            ("sluice.owner".to_owned(), writer.owner.clone()),
+        ];
+        self.table = Some(OpenTable::create(self.log.clone(), &schema(), &[], properties).await?);
+        Ok(())
+    }
+
+    /// One try; false when somebody else was there first, and the keys have to be read again.
+    async fn commit(
+        &mut self,
+        letters: &[&Letter<'_>],
+        writer: &Writer,
+        attempt: u32,
+        fault_points: &FaultPoints,
+    ) -> Result<bool, SinkError> {
+        let table = self.table.as_mut().expect("a commit follows the opening of its table");
+        let batch = rows(letters, writer, attempt).map_err(|source| SinkError::Arrow {
+            table: self.log.table.clone(),
+            source,
+        })?;
+        let adds = files::write(self.log.store(), &table.schema, &[], None, &[batch])
+            .await
+            .map_err(|source| SinkError::Delta { table: self.log.table.clone(), source })?;
+        fault_points.pass(FaultPoint::DeadLettersStaged);
+        let version = table.version + 1;
+        let commit = self.log.lay_out(
+            adds.into_iter().map(Action::Add).collect(),
+            table.transactions(&[], version),
+            DeltaOperation::StreamingUpdate {
+                output_mode: OutputMode::Append,
+                query_id: writer.pipeline.clone(),
+                epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
+            },
+            HashMap::from([("sluiceConfigHash".to_owned(), Value::String(writer.config_hash.clone()))]),
+        )?;
+        let read_at = ReadAt::now();
+        let landed = match self.log.put(version, &commit).await {
+            Put::Landed if !table.is_stale() && self.log.holds(table.version).await? => {
+                table.advance(version, &[], read_at);
+                true
+            }
+            Put::Landed | Put::Unknown(_) | Put::Taken => table.catch_up(&[commit.id]).await?.landed.is_some(),
+        };
+        if landed {
+            fault_points.pass(FaultPoint::DeadLettersCommitted);
+        }
+        Ok(landed)
+    }
+
+    async fn read_keys(&mut self, ledger: &Ledger) -> Result<(), SinkError> {
+        if self.table.is_none() {
+            return Ok(());
+        }
+        let mut uncovered = HashSet::new();
+        let sql = format!(
+            "SELECT {}, {}, {}, {} FROM t",
+            bronze::SOURCE,
+            bronze::PARTITION,
+            bronze::SEQUENCE_NUMBER,
+            bronze::RECORD_INDEX
+        );
+        let failed = |source| SinkError::Arrow {
+            table: self.log.table.clone(),
+            source: arrow::error::ArrowError::ExternalError(Box::new(source)),
+        };
+        let mut batches = scan(self.log.store(), &sql).await?;
+        while let Some(batch) = batches.try_next().await.map_err(failed)? {
+            uncovered.extend(keys(&batch).filter(|key| {
+                !ledger.coverage(&key.partition).contains(key.sequence_number)
+            }));
+        }
+        self.uncovered = uncovered;
+        Ok(())
+    }
+}
+
+/// The keys of rows whose first four columns are source, partition, number and index.
+fn keys(batch: &RecordBatch) -> impl Iterator<Item = EventKey> {
+    let text = |at: usize| arrow::compute::cast(batch.column(at), &DataType::Utf8).ok();
+    let (sources, partitions) = (text(0), text(1));
+    let numbers = batch.column(2).as_primitive_opt::<Int64Type>().cloned();
+    let indexes = batch.column(3).as_primitive_opt::<Int32Type>().cloned();
+    (0..batch.num_rows()).filter_map(move |row| {
+        let source = sources.as_ref()?.as_string_opt::<i32>()?.value(row).to_owned();
+        let partition = partitions.as_ref()?.as_string_opt::<i32>()?.value(row).to_owned();
+        Some(EventKey {
+            partition: PartitionKey::new(SourceId::new(source), partition),
+            sequence_number: numbers.as_ref()?.value(row),
+            record_index: indexes.as_ref()?.value(row),
+        })
+    })
+}
+
+/// The columns of a dead-letter table.
+pub fn schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    Arc::new(Schema::new(vec![
+        text(bronze::SOURCE),
+        text(bronze::PARTITION),
+        Field::new(bronze::SEQUENCE_NUMBER, DataType::Int64, true),
+        Field::new(bronze::RECORD_INDEX, DataType::Int32, true),
+        text(bronze::OFFSET),
+        Field::new(bronze::ENQUEUED_AT, bronze::timestamp(), true),
+        Field::new("body", DataType::Binary, true),
+        text("content_type"),
+        text("framing"),
+        text(bronze::SCHEMA_ID),
+        Field::new(bronze::PROPERTIES, bronze::string_map(), true),
+        text("error_class"),
+        text("error"),
+        text("pipeline"),
+        text("config_hash"),
+        Field::new("attempt", DataType::Int32, true),
+        Field::new("rejected_at", bronze::timestamp(), true),
+    ]))
+}
+
+fn rows(letters: &[&Letter<'_>], writer: &Writer, attempt: u32) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let mut texts: [StringBuilder; 10] = std::array::from_fn(|_| StringBuilder::new());
+    let mut numbers = Int64Builder::new();
+    let mut indexes = Int32Builder::new();
+    let mut attempts = Int32Builder::new();
+    let mut bodies = BinaryBuilder::new();
+    let mut enqueued = TimestampMicrosecondBuilder::new().with_timezone("UTC");
+    let mut rejected = TimestampMicrosecondBuilder::new().with_timezone("UTC");
+    let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
+    let mut properties = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+    let now = chrono::Utc::now().timestamp_micros();
+    for letter in letters {
+        let (reject, event) = (letter.reject, &letter.reject.event);
+        let values: [Option<&str>; 10] = [
+            Some(letter.partition.source.as_str()),
+            Some(&letter.partition.partition),
+            Some(&event.offset),
+            event.content_type.as_deref(),
+            Some(reject.framing),
+            reject.schema_id.as_deref(),
+            Some(reject.class.as_str()),
+            Some(&reject.text),
+            Some(&writer.pipeline),
+            Some(&writer.config_hash),
+        ];
+        for (builder, value) in texts.iter_mut().zip(values) {
+            builder.append_option(value);
+        }
+        numbers.append_value(event.sequence_number);
+        indexes.append_value(reject.record_index);
+        attempts.append_value(i32::try_from(attempt).unwrap_or(i32::MAX));
+        bodies.append_value(&event.body);
+        enqueued.append_value(event.enqueued_at.saturating_mul(1000));
+        rejected.append_value(now);
+        for (key, value) in &event.properties {
+            properties.keys().append_value(key);
+            properties.values().append_value(value);
+        }
+        properties.append(true)?;
+    }
+    let [source, partition, offset, content_type, framing, schema_id, class, error, pipeline, hash] =
+        texts.map(|mut builder| Arc::new(builder.finish()));
+    RecordBatch::try_new(
+        schema(),
+        vec![
+            source,
+            partition,
+            Arc::new(numbers.finish()),
+            Arc::new(indexes.finish()),
+            offset,
+            Arc::new(enqueued.finish()),
+            Arc::new(bodies.finish()),
+            content_type,
+            framing,
+            schema_id,
+            Arc::new(properties.finish()),
+            class,
+            error,
+            pipeline,
+            hash,
+            Arc::new(attempts.finish()),
+            Arc::new(rejected.finish()),
+        ],
+    )
+}

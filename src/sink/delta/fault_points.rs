@@ -1,0 +1,76 @@
+//! The named points of a flush at which a process may die, for crash tests.
+//!
+//! A point that is armed aborts the process: nothing is flushed, closed or released, as with
+//! a kill. `sluice run --crash-at data-staged:3` arms one for its third passing.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The steps of a flush, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultPoint {
+    DeadLettersStaged,
+    DeadLettersCommitted,
+    SchemaCommitted,
+    DataStaged,
+    DataCommitted,
+    CheckpointsPublished,
+}
+
+impl FaultPoint {
+    pub const ALL: [FaultPoint; 6] = [
+        FaultPoint::DeadLettersStaged,
+        FaultPoint::DeadLettersCommitted,
+        FaultPoint::SchemaCommitted,
+        FaultPoint::DataStaged,
+        FaultPoint::DataCommitted,
+        FaultPoint::CheckpointsPublished,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DeadLettersStaged => "dead-letters-staged",
+            Self::DeadLettersCommitted => "dead-letters-committed",
+            Self::SchemaCommitted => "schema-committed",
+            Self::DataStaged => "data-staged",
+            Self::DataCommitted => "data-committed",
+            Self::CheckpointsPublished => "checkpoints-published",
+        }
+    }
+}
+
+/// Which point is armed, if any.
+#[derive(Debug, Clone, Default)]
+pub struct FaultPoints {
+    armed: Option<(FaultPoint, Arc<AtomicU32>)>,
+}
+
+impl FaultPoints {
+    /// Passes `point`; dies when it is armed and its count has come.
+    pub fn pass(&self, point: FaultPoint) {
+        let Some((armed, left)) = &self.armed else { return };
+        if *armed == point && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            tracing::error!(point = point.as_str(), "the armed fault point is reached: aborting");
+            std::process::abort();
+        }
+    }
+}
+
+impl FromStr for FaultPoints {
+    type Err = String;
+
+    /// # Errors
+    /// Words for the user when the text isn't `POINT` or `POINT:N` with N of at least 1.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, count) = text.split_once(':').unwrap_or((text, "1"));
+        let point = FaultPoint::ALL.into_iter().find(|point| point.as_str() == name).ok_or_else(|| {
+            let known: Vec<_> = FaultPoint::ALL.iter().map(|point| point.as_str()).collect();
+            format!("`{name}` is not a fault point; there are {}", known.join(", "))
+        })?;
+        match count.parse() {
+            Ok(count @ 1..) => Ok(Self { armed: Some((point, Arc::new(AtomicU32::new(count)))) }),
+            _ => Err(format!("`{count}` is not a count of at least 1")),
+        }
+    }
+}

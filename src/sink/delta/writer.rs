@@ -1,0 +1,507 @@
+//! The flush: from decoded events to one commit that holds the rows and the ledger.
+//!
+//! The invariant that everything rests on: what was trimmed against the ledger at version V is
+//! put as V + 1 or not at all. Whoever else puts V + 1 first makes us read, trim and try again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use deltalake::kernel::{Action, Add};
+use deltalake::protocol::{DeltaOperation, OutputMode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::SinkError;
+use super::dead_letters::{DeadLetters, Letter, Writer};
+use super::fault_points::{FaultPoint, FaultPoints};
+use super::files::{self, Slice};
+use super::log::{CommitLog, Put, ReadAt};
+use super::schema;
+use super::table::{CaughtUp, OpenTable};
+use crate::batch::{Reject, bronze};
+use crate::catalog::log::log_store;
+use crate::checkpoint::{Counter, Ledger, LedgerKey, PartitionKey, Range, RangeSet, Run, SourceId, trim};
+use crate::storage::Location;
+
+/// How many races for a version a flush may lose in a row. Each loss means that somebody else
+/// landed; far fewer would give up beside a busy rival, more would hide a livelock.
+const TRIES: u32 = 100;
+
+/// What a table writer needs to know.
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// `schema.table`, for words and metadata.
+    pub name: String,
+    pub location: Location,
+    pub dead_letters: Location,
+    pub writer: Writer,
+    /// Payload columns that are known before the first event, then the envelope's.
+    pub schema: SchemaRef,
+    pub fault_points: FaultPoints,
+}
+
+/// Decoded events of one partition, not yet committed.
+#[derive(Debug)]
+pub struct Staged {
+    pub partition: PartitionKey,
+    /// What they account for; wider than the events where a source has holes.
+    pub range: Range,
+    /// (number, enqueued ms) of every event, ascending.
+    pub events: Vec<(i64, i64)>,
+    pub batches: Vec<RecordBatch>,
+    pub rejects: Vec<Reject>,
+}
+
+/// What a flush did, by partition; `received` is the sum of the other three.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub committed: u64,
+    pub rejected: u64,
+    pub duplicate: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Flushed {
+    /// The version of the commit; none when all was covered already.
+    pub version: Option<u64>,
+    pub rows: u64,
+    pub bytes: u64,
+    pub tries: u32,
+    pub counts: BTreeMap<PartitionKey, Counts>,
+}
+
+pub struct TableWriter {
+    spec: TableSpec,
+    table: OpenTable,
+    dead_letters: DeadLetters,
+    /// The ids that the present flush has put, and whether one of them may still land.
+    put_ids: Vec<Uuid>,
+    may_still_land: bool,
+}
+
+/// What is left of a flush when the ledger at the base has been taken off.
+struct Plan<'a> {
+    runs: BTreeMap<PartitionKey, Vec<Run>>,
+    batches: Vec<RecordBatch>,
+    letters: Vec<Letter<'a>>,
+    /// Rejects that lie in the dead-letter table already although the event decodes now.
+    stayed: BTreeMap<PartitionKey, u64>,
+    counts: BTreeMap<PartitionKey, Counts>,
+}
+
+/// Files written for a flush, by enqueued date, and how many rows they hold.
+type StagedFiles = BTreeMap<Option<i32>, (usize, Vec<Add>)>;
+
+enum Tried {
+    Landed(u64),
+    Again(CaughtUp),
+}
+
+impl TableWriter {
+    /// Opens the table, making it where there is none.
+    ///
+    /// # Errors
+    /// [`SinkError`]: what makes a table unwritable, and errors of storage.
+    pub async fn open(spec: TableSpec) -> Result<Self, SinkError> {
+        let log = CommitLog::new(log_store(&spec.location)?, spec.name.clone());
+        let table = match OpenTable::open(log.clone()).await? {
+            Some(table) => table,
+            None => OpenTable::create(log, &spec.schema, &[bronze::ENQUEUED_DATE], properties(&spec.writer)).await?,
+        };
+        let log = CommitLog::new(log_store(&spec.dead_letters)?, format!("{}__dead_letters", spec.name));
+        let dead_letters = DeadLetters::open(log, &table.ledger).await?;
+        Ok(Self { spec, table, dead_letters, put_ids: Vec::new(), may_still_land: false })
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.table.ledger
+    }
+
+    pub fn version(&self) -> u64 {
+        self.table.version
+    }
+
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Commits where partitions start, and when their hub was made. A partition that the
+    /// ledger knows by then keeps what it has: the ledger comes before any declared start.
+    ///
+    /// # Errors
+    /// [`SinkError::Generation`] when the ledger knows the hub as made at another time, and
+    /// errors of storage.
+    pub async fn record_starts(
+        &mut self,
+        created: Option<(&SourceId, i64)>,
+        starts: &[(PartitionKey, i64)],
+    ) -> Result<(), SinkError> {
+        for _ in 0..TRIES {
+            let mut facts = Vec::new();
+            if let Some((source, is)) = created {
+                match self.table.ledger.created(source) {
+                    Some(was) if was != is => {
+                        let table = self.spec.name.clone();
+                        return Err(SinkError::Generation { table, origin: source.to_string(), was, is });
+                    }
+                    Some(_) => {}
+                    None => facts.push((LedgerKey::Created { source: source.clone() }, is)),
+                }
+            }
+            for (partition, start) in starts {
+                if self.table.ledger.partition(partition).and_then(|held| held.start()).is_none() {
+                    facts.push((LedgerKey::End { partition: partition.clone(), from: *start }, *start));
+                }
+            }
+            if facts.is_empty() {
+                return Ok(());
+            }
+            if let Tried::Landed(_) = self.put(Vec::new(), &facts, &BTreeMap::new()).await? {
+                return Ok(());
+            }
+        }
+        Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
+    }
+
+    /// Commits what of `staged` the ledger doesn't cover: dead letters, then columns, then rows
+    /// together with the ledger. Safe to call again with the same events after any error.
+    ///
+    /// # Errors
+    /// [`SinkError`]; nothing is lost by any, since nothing is covered before it landed.
+    pub async fn flush(&mut self, staged: &[Staged]) -> Result<Flushed, SinkError> {
+        let mut written = StagedFiles::new();
+        self.put_ids.clear();
+        self.may_still_land = false;
+        for tries in 1..=TRIES {
+            let plan = self.plan(staged)?;
+            if plan.runs.is_empty() {
+                self.delete_orphans(written).await;
+                return Ok(Flushed { tries, counts: plan.counts, ..Flushed::default() });
+            }
+            let writer = &self.spec.writer;
+            self.dead_letters.append(&plan.letters, writer, &self.table.ledger, &self.spec.fault_points).await?;
+            if let Some(caught_up) = self.evolve(&plan.batches).await? {
+                forget_misfits(&mut written, caught_up);
+                continue;
+            }
+            let files = self.stage(&plan.batches, &mut written).await?;
+            self.spec.fault_points.pass(FaultPoint::DataStaged);
+            let facts = self.facts(&plan);
+            let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
+            match self.put(files, &facts, &plan.runs).await? {
+                Tried::Landed(version) => {
+                    self.spec.fault_points.pass(FaultPoint::DataCommitted);
+                    self.dead_letters.forget_covered(&self.table.ledger);
+                    let rows = plan.batches.iter().map(|batch| batch.num_rows() as u64).sum();
+                    return Ok(Flushed { version: Some(version), rows, bytes, tries, counts: plan.counts });
+                }
+                Tried::Again(caught_up) => forget_misfits(&mut written, caught_up),
+            }
+        }
+        Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
+    }
+
+    /// Takes off what the ledger covers, and what an earlier part of the same flush holds.
+    fn plan<'a>(&self, staged: &'a [Staged]) -> Result<Plan<'a>, SinkError> {
+        let mut plan = Plan {
+            runs: BTreeMap::new(),
+            batches: Vec::new(),
+            letters: Vec::new(),
+            stayed: BTreeMap::new(),
+            counts: BTreeMap::new(),
+        };
+        let mut taken: BTreeMap<&PartitionKey, RangeSet> = BTreeMap::new();
+        for part in staged {
+            let covered =
+                taken.entry(&part.partition).or_insert_with(|| self.table.ledger.coverage(&part.partition));
+            let runs = trim(part.range, &part.events, covered);
+            let counts = plan.counts.entry(part.partition.clone()).or_default();
+            let kept: u64 = runs.iter().map(|run| events_in(&part.events, run.range)).sum();
+            counts.duplicate += part.events.len() as u64 - kept;
+            if runs.is_empty() {
+                continue;
+            }
+            covered.insert(part.range);
+            let is_whole = runs.len() == 1 && runs[0].range == part.range;
+            let wanted: RangeSet = runs.iter().map(|run| run.range).collect();
+            let mut stayed = BTreeSet::new();
+            for batch in &part.batches {
+                let batch = self.keep(batch, &part.partition, (!is_whole).then_some(&wanted), &mut stayed)?;
+                plan.batches.extend((batch.num_rows() > 0).then_some(batch));
+            }
+            let letters = part.rejects.iter().filter(|reject| wanted.contains(reject.event.sequence_number));
+            let letters: Vec<_> = letters.map(|reject| Letter { partition: &part.partition, reject }).collect();
+            let rejected = letters.len() as u64 + stayed.len() as u64;
+            counts.rejected += rejected;
+            counts.committed += kept - rejected.min(kept);
+            *plan.stayed.entry(part.partition.clone()).or_default() += stayed.len() as u64;
+            plan.letters.extend(letters);
+            plan.runs.entry(part.partition.clone()).or_default().extend(runs);
+        }
+        Ok(plan)
+    }
+
+    /// The rows of a batch that are wanted and aren't dead letters already.
+    fn keep(
+        &self,
+        batch: &RecordBatch,
+        partition: &PartitionKey,
+        wanted: Option<&RangeSet>,
+        stayed: &mut BTreeSet<i64>,
+    ) -> Result<RecordBatch, SinkError> {
+        if wanted.is_none() && !self.dead_letters.has_uncovered() {
+            return Ok(batch.clone());
+        }
+        let failed = |source| SinkError::Arrow { table: self.spec.name.clone(), source };
+        let (numbers, indexes) = row_keys(batch).map_err(failed)?;
+        let mask: BooleanArray = numbers
+            .iter()
+            .zip(&indexes)
+            .map(|(&number, &index)| {
+                let is_wanted = wanted.is_none_or(|wanted| wanted.contains(number));
+                let is_dead = is_wanted && self.dead_letters.holds(partition, number, index);
+                if is_dead {
+                    stayed.insert(number);
+                }
+                Some(is_wanted && !is_dead)
+            })
+            .collect();
+        filter_record_batch(batch, &mask).map_err(failed)
+    }
+
+    /// Commits the columns that the batches bring; says so when the plan has to be made again.
+    async fn evolve(&mut self, batches: &[RecordBatch]) -> Result<Option<CaughtUp>, SinkError> {
+        let mut joined: Option<Schema> = None;
+        for batch in batches {
+            let held = joined.as_ref().unwrap_or(&self.table.schema);
+            joined = schema::union(held, &batch.schema()).or(joined);
+        }
+        let Some(joined) = joined else { return Ok(None) };
+        let held: Vec<_> = self.table.schema.fields().iter().collect();
+        let added: Vec<_> = joined.fields().iter().filter(|field| !held.contains(field)).collect();
+        let columns = added.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        let actions = vec![Action::Metadata(self.table.metadata_with(&joined)?)];
+        match self.put_actions(actions, &[], &BTreeMap::new()).await? {
+            Tried::Landed(version) => {
+                tracing::info!(table = self.spec.name, version, columns, "columns were added");
+                self.table.reload_schema().await?;
+                self.spec.fault_points.pass(FaultPoint::SchemaCommitted);
+                Ok(Some(CaughtUp { schema_changed: true, ..CaughtUp::default() }))
+            }
+            Tried::Again(caught_up) => Ok(Some(caught_up)),
+        }
+    }
+
+    /// Writes the files that aren't written yet. A file whose rows are all still wanted is
+    /// named again; one that lost rows to a rival is written anew.
+    async fn stage(&self, batches: &[RecordBatch], written: &mut StagedFiles) -> Result<Vec<Add>, SinkError> {
+        let failed = |source| SinkError::Arrow { table: self.spec.name.clone(), source };
+        let slices = files::by_date(batches).map_err(failed)?;
+        let lost: Vec<_> = written
+            .iter()
+            .filter(|(date, (rows, _))| slices.get(date).is_none_or(|slice| slice.rows != *rows))
+            .map(|(date, _)| *date)
+            .collect();
+        let mut orphans = StagedFiles::new();
+        for date in lost {
+            orphans.extend(written.remove_entry(&date));
+        }
+        self.delete_orphans(orphans).await;
+        for (date, slice) in slices {
+            if !written.contains_key(&date) {
+                let rows = slice.rows;
+                let adds = self.write_slice(date, slice).await?;
+                written.insert(date, (rows, adds));
+            }
+        }
+        Ok(written.values().flat_map(|(_, adds)| adds.iter().cloned()).collect())
+    }
+
+    /// Encoding is CPU work: it leaves the reactor.
+    async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Vec<Add>, SinkError> {
+        let store = self.table.log.store().clone();
+        let schema = self.table.schema.clone();
+        let partition_columns = self.table.partition_columns.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let write = tokio::task::spawn_blocking(move || {
+            runtime.block_on(files::write(&store, &schema, &partition_columns, date, &slice.batches))
+        });
+        let written = write.await.map_err(|error| self.table.log.failed(error))?;
+        written.map_err(|source| SinkError::Delta { table: self.spec.name.clone(), source })
+    }
+
+    fn facts(&self, plan: &Plan<'_>) -> Vec<(LedgerKey, i64)> {
+        let mut facts = Vec::new();
+        for (partition, runs) in &plan.runs {
+            let rejected = plan.letters.iter().filter(|letter| letter.partition == partition).count() as u64
+                + plan.stayed.get(partition).copied().unwrap_or(0);
+            let counted = BTreeMap::from([(Counter::Rejected, i64::try_from(rejected).unwrap_or(i64::MAX))]);
+            facts.extend(self.table.ledger.record(partition, runs, &counted));
+        }
+        facts
+    }
+
+    async fn put(
+        &mut self,
+        files: Vec<Add>,
+        facts: &[(LedgerKey, i64)],
+        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+    ) -> Result<Tried, SinkError> {
+        self.put_actions(files.into_iter().map(Action::Add).collect(), facts, runs).await
+    }
+
+    /// One put at base + 1. Whatever it answers, the log has the last word.
+    async fn put_actions(
+        &mut self,
+        actions: Vec<Action>,
+        facts: &[(LedgerKey, i64)],
+        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+    ) -> Result<Tried, SinkError> {
+        if self.table.is_stale() {
+            return Ok(Tried::Again(self.table.enumerate().await?));
+        }
+        let version = self.table.version + 1;
+        let commit = self.table.log.lay_out(
+            actions,
+            self.table.transactions(facts, version),
+            DeltaOperation::StreamingUpdate {
+                output_mode: OutputMode::Append,
+                query_id: self.spec.writer.pipeline.clone(),
+                epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
+            },
+            self.commit_metadata(runs),
+        )?;
+        self.put_ids.push(commit.id);
+        let read_at = ReadAt::now();
+        let put = self.table.log.put(version, &commit).await;
+        if let Put::Landed = put
+            && !self.table.is_stale()
+            && self.table.log.holds(self.table.version).await?
+        {
+            self.table.advance(version, facts, read_at);
+            return Ok(Tried::Landed(version));
+        }
+        if let Put::Unknown(error) = &put {
+            self.may_still_land = true;
+            tracing::warn!(table = self.spec.name, version, error = error.to_string(), "a commit has an unknown outcome");
+        }
+        let caught_up = match self.table.catch_up(&self.put_ids).await {
+            Ok(caught_up) => caught_up,
+            Err(error) => match put {
+                Put::Unknown(source) => {
+                    tracing::warn!(error = %error, "the log can't be read after it");
+                    return Err(SinkError::UnknownOutcome { table: self.spec.name.clone(), version, source });
+                }
+                Put::Landed | Put::Taken => return Err(error),
+            },
+        };
+        if let Some(version) = caught_up.landed {
+            return Ok(Tried::Landed(version));
+        }
+        if caught_up.enumerated && self.covers(runs) && self.is_ours(version, commit.id).await? {
+            return Ok(Tried::Landed(version));
+        }
+        if let Put::Unknown(_) = put {
+            // The put may still be on its way. It can only land as `version`, where the next try
+            // meets it and knows it by its id.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(Tried::Again(caught_up))
+    }
+
+    fn covers(&self, runs: &BTreeMap<PartitionKey, Vec<Run>>) -> bool {
+        !runs.is_empty()
+            && runs.iter().all(|(partition, runs)| {
+                let covered = self.table.ledger.coverage(partition);
+                runs.iter().all(|run| covered.missing_in(run.range).is_empty())
+            })
+    }
+
+    async fn is_ours(&self, version: u64, id: Uuid) -> Result<bool, SinkError> {
+        Ok(self.table.log.read(version).await?.is_some_and(|commit| commit.flush_id() == Some(id)))
+    }
+
+    fn commit_metadata(&self, runs: &BTreeMap<PartitionKey, Vec<Run>>) -> HashMap<String, Value> {
+        let ranges: BTreeMap<String, Vec<(i64, i64)>> = runs
+            .iter()
+            .map(|(partition, runs)| {
+                (partition.to_string(), runs.iter().map(|run| (run.range.from, run.range.to)).collect())
+            })
+            .collect();
+        HashMap::from([
+            ("sluicePipeline".to_owned(), json!(self.spec.writer.pipeline)),
+            ("sluiceOwner".to_owned(), json!(self.spec.writer.owner)),
+            ("sluiceConfigHash".to_owned(), json!(self.spec.writer.config_hash)),
+            ("sluiceRanges".to_owned(), json!(ranges)),
+            ("isBlindAppend".to_owned(), json!(true)),
+        ])
+    }
+
+    /// Files that no commit of ours names and none will: a lost race. Best effort, since vacuum
+    /// finds what stays; not at all while a commit that names them may still land.
+    async fn delete_orphans(&self, files: StagedFiles) {
+        use object_store::ObjectStoreExt as _;
+        if self.may_still_land {
+            return;
+        }
+        let store = self.table.log.store().object_store(None);
+        for add in files.into_values().flat_map(|(_, adds)| adds) {
+            let Ok(path) = deltalake::Path::from_url_path(&add.path) else { continue };
+            if let Err(error) = store.delete(&path).await {
+                tracing::debug!(file = add.path, error = %error, "an orphan stays until the next vacuum");
+            }
+        }
+    }
+}
+
+/// Files fit the columns that they were written for, and a log that was read anew may already
+/// name them.
+fn forget_misfits(written: &mut StagedFiles, caught_up: CaughtUp) {
+    if caught_up.schema_changed || caught_up.enumerated {
+        written.clear();
+    }
+}
+
+fn events_in(events: &[(i64, i64)], range: Range) -> u64 {
+    let from = events.partition_point(|(number, _)| *number < range.from);
+    let to = events.partition_point(|(number, _)| *number < range.to);
+    (to - from) as u64
+}
+
+fn row_keys(batch: &RecordBatch) -> Result<(Vec<i64>, Vec<i32>), ArrowError> {
+    let wrong = |name: &str| ArrowError::SchemaError(format!("column `{name}` is missing or of another type"));
+    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
+    let numbers = column(bronze::SEQUENCE_NUMBER)?
+        .as_primitive_opt::<Int64Type>()
+        .ok_or_else(|| wrong(bronze::SEQUENCE_NUMBER))?;
+    let indexes = column(bronze::RECORD_INDEX)?
+        .as_primitive_opt::<Int32Type>()
+        .ok_or_else(|| wrong(bronze::RECORD_INDEX))?;
+    Ok((numbers.values().to_vec(), indexes.values().to_vec()))
+}
+
+fn properties(writer: &Writer) -> Vec<(String, String)> {
+    [
+        ("delta.appendOnly", "true"),
+        ("delta.dataSkippingNumIndexedCols", "-1"),
+        ("sluice.pipeline", &writer.pipeline),
+        ("sluice.owner", &writer.owner),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// The columns of a table before its first event: those that are known, then the envelope's.
+pub fn first_schema(known: &[Field]) -> SchemaRef {
+    let envelope = bronze::fields().iter().map(|field| field.as_ref().clone());
+    std::sync::Arc::new(Schema::new(known.iter().cloned().chain(envelope).collect::<Vec<_>>()))
+}
+
+/// The column in which `format = "raw"` keeps the body.
+pub fn raw_body() -> Field {
+    Field::new("body", DataType::Binary, true)
+}
