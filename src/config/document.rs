@@ -194,11 +194,11 @@ const ALTERNATIVES: [(&[&str], &[&str]); 3] = [
 /// Lays one project file over another: tables are joined, all else is replaced.
 pub(super) fn overlay(base: &mut Node, over: Node) {
     for (path, keys) in ALTERNATIVES {
-        let chosen = |key: &&&str| over.at(&[path, &[**key]].concat()).is_some();
-        if keys.iter().any(|key| chosen(&key))
+        let chosen = |key: &str| over.at(&[path, &[key]].concat()).is_some();
+        if keys.iter().any(|key| chosen(key))
             && let Some(table) = table_mut(base, path)
         {
-            table.retain(|key, _| !keys.contains(&key.as_str()) || chosen(&&key.as_str()));
+            table.retain(|key, _| !keys.contains(&key.as_str()) || chosen(key));
         }
     }
     join(base, over);
