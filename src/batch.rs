@@ -151,10 +151,8 @@ pub mod bronze {
 
     /// `map<string, string>` with the field names that Delta's Arrow schema uses.
     pub fn string_map() -> DataType {
-        let entries = Fields::from(vec![
-            Field::new("key", DataType::Utf8, false),
-            Field::new("value", DataType::Utf8, true),
-        ]);
+        let entries =
+            Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)]);
         DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
     }
 

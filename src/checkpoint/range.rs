@@ -85,9 +85,9 @@ impl RangeSet {
         }
         let first = self.ranges.partition_point(|held| held.to < range.from);
         let last = self.ranges.partition_point(|held| held.from <= range.to);
-        let joined = self.ranges[first..last].iter().fold(range, |joined, held| {
-            Range::new(joined.from.min(held.from), joined.to.max(held.to))
-        });
+        let joined = self.ranges[first..last]
+            .iter()
+            .fold(range, |joined, held| Range::new(joined.from.min(held.from), joined.to.max(held.to)));
         self.ranges.splice(first..last, [joined]);
     }
 

@@ -1,3 +1,40 @@
 //! Declarations in TOML, into typed specs; every mistake found in one run, at its bytes.
+//!
+//! ```text
+//! sluice.toml ◀─ sluice.<env>.toml      pipelines/**/*.toml
+//!        │                                     │
+//!        └────▶ document: a tree with places ◀─┘
+//!                          │  variables put in
+//!                          ▼
+//!               shape: does it fit the schema of `declared`?
+//!                          │  what fits
+//!                          ▼
+//!               project, pipeline: what does it mean? ─▶ spec
+//! ```
+//!
+//! A mistake never stops the search for the next one: what is wrong is reported and left out.
+//! A [`spec::ProjectSpec`] exists only where nothing is wrong. Schemas, reference and shape are
+//! all made from the types of `declared`, whose doc comments are the user's manual.
 
+pub mod address;
+pub mod connection_string;
+pub mod load;
+pub mod problem;
+pub mod reference;
+pub mod schema;
+pub mod source_id;
 pub mod spec;
+
+mod declared;
+mod document;
+mod mask;
+mod pipeline;
+mod project;
+mod reading;
+mod shape;
+mod text;
+mod variables;
+
+pub use load::{LoadOptions, load, load_with};
+pub use problem::{ConfigErrors, Place, Problem, SourceFile};
+pub use source_id::source_id;

@@ -1,6 +1,7 @@
 //! The declarations of a project, typed and defaulted: what every other stage works from.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub struct ProjectSpec {
     pub storage_azure: Option<AzureStorageSpec>,
     pub event_hubs: Option<EventHubsSpec>,
     pub registry: Option<RegistrySpec>,
+    pub serve: ServeSpec,
+    pub shutdown: ShutdownSpec,
+    /// In the order of their files.
     pub pipelines: Vec<PipelineSpec>,
 }
 
@@ -53,6 +57,19 @@ pub struct LakeSpec {
 pub struct StateSpec {
     /// Default `<lake>/_sluice`.
     pub url: String,
+}
+
+/// The HTTP server of `sluice run`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeSpec {
+    /// Default `127.0.0.1:8080`; port 0 picks a free one.
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShutdownSpec {
+    /// Default 30 s: how long a stop waits for what was read to be committed.
+    pub deadline: Duration,
 }
 
 /// Access to Azure storage; without key and SAS: Entra.
@@ -78,7 +95,10 @@ pub struct EventHubsSpec {
 pub enum EventHubsAccess {
     ConnectionString(Secret),
     /// Fully qualified namespace, with an Entra sign-in.
-    Namespace { namespace: String, credential: CredentialSpec },
+    Namespace {
+        namespace: String,
+        credential: CredentialSpec,
+    },
 }
 
 /// How to sign in with Entra.
@@ -87,9 +107,15 @@ pub enum CredentialSpec {
     /// Workload identity where its variables are set, else managed identity, else developer tools.
     #[default]
     Default,
-    ManagedIdentity { client_id: Option<String> },
+    ManagedIdentity {
+        client_id: Option<String>,
+    },
     WorkloadIdentity,
-    ClientSecret { tenant_id: String, client_id: String, client_secret: Secret },
+    ClientSecret {
+        tenant_id: String,
+        client_id: String,
+        client_secret: Secret,
+    },
     DeveloperTools,
 }
 

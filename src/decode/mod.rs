@@ -1,1 +1,29 @@
-//! decode
+//! Events to rows: framing, schema, datum, columns.
+//!
+//! ```text
+//! EventBatch ─▶ framing ─▶ schema (pinned, or by id from a registry) ─▶ datum ─▶ Decoded
+//! ```
+//!
+//! The contract of this stage:
+//!
+//! * Each event ends as exactly one row or one [`Reject`](crate::batch::Reject), with the exact
+//!   bytes; one bad event never costs its neighbours a row.
+//! * [`Decoder::decode`] fails only for what isn't the event's fault and may pass: a registry that
+//!   can't be asked. Nothing is lost then; the caller asks again with the same batch.
+//! * The columns are what Delta tables of protocol (1,2) hold, under the names and with the
+//!   nullability that a Delta schema converts to, so a batch equals its table's Arrow schema.
+//!   `docs/types.md` has the table of types.
+
+mod avro;
+mod decoder;
+mod envelope;
+mod error;
+mod framing;
+mod names;
+mod registry;
+
+pub use avro::SCHEMA_NODES_MAX;
+pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
+pub use error::DecodeError;
+pub use names::{column_name, field_name};
+pub use registry::{AzureRegistry, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry, TokenError, TokenSource};

@@ -1,1 +1,47 @@
-//! emulator
+//! Azure on this machine.
+//!
+//! [`Broker`] is an Event Hubs namespace on loopback: AMQP 1.0, as the official clients of
+//! Rust and Python speak it. It keeps what Event Hubs promises and what the rest of this
+//! crate leans on:
+//!
+//! - sequence numbers of a partition are dense and start at 0; offsets grow with the bytes,
+//!   so that nobody takes one for the other; enqueued times never go back
+//! - what a producer was told is accepted is there, byte by byte, until retention takes it
+//! - a start before what retention kept begins at the earliest event, silently
+//! - one epoch reader for each partition and group: a higher or equal epoch takes the
+//!   partition over, and the link that lost it hears `amqp:link:stolen`
+//! - an unknown hub, partition or consumer group is refused by name
+//!
+//! ```text
+//! TCP (TLS) ─▶ shim ─▶ connection ─┬─▶ cbs         tokens
+//!                                  ├─▶ management  properties of hubs and partitions
+//!                                  ├─▶ senders     events in  ─▶ hub ─▶ log (─▶ journal)
+//!                                  └─▶ receivers   events out ◀─ hub ◀─ log
+//! ```
+//!
+//! Memory is bounded by [`BrokerOptions::max_bytes`]. [`Fault`]s make links and connections
+//! fail on demand.
+
+mod access;
+mod broker;
+mod cbs;
+mod connection;
+mod error;
+mod faults;
+mod hub;
+mod journal;
+mod link_end;
+mod log;
+mod management;
+mod messages;
+mod options;
+mod receivers;
+mod rpc;
+mod selector;
+mod senders;
+mod shim;
+
+pub use broker::{Broker, PartitionInfo, StoredMessageInput};
+pub use error::BrokerError;
+pub use faults::{Fault, FaultAction};
+pub use options::{BrokerOptions, HubSpec, MAX_MESSAGE_BYTES, Retention};

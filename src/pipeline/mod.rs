@@ -1,1 +1,23 @@
-//! pipeline
+//! The only place that knows all stages: from declarations to running pipelines.
+//!
+//! ```text
+//! partition task ─▶ source ─▶ decode ─┐
+//! partition task ─▶ source ─▶ decode ─┼─▶ event loop ─▶ flush task (holds the table's writer)
+//!                                     ┘
+//! ```
+//!
+//! One event loop a pipeline. A partition that fails backs off alone; a table that can't be
+//! written holds back its own pipeline within the memory bound. Dropping what isn't committed
+//! is always right: the ledger says where to read on.
+
+pub mod error;
+pub mod lock;
+pub mod partition;
+pub mod run;
+pub mod setup;
+pub mod status;
+pub mod supervise;
+
+pub use error::PipelineError;
+pub use run::PipelineSummary;
+pub use supervise::{RunOptions, RunSummary, run_project};

@@ -1,1 +1,3 @@
-//! telemetry
+//! What the program says about itself: the log, and the metrics with their names.
+
+pub mod logging;

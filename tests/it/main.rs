@@ -1,1 +1,7 @@
-fn main(){}
+//! The integration tests, in one binary: a module for each area.
+
+mod config;
+mod decode;
+mod emulator;
+mod registry;
+mod tidy;

@@ -1,0 +1,103 @@
+//! `sluice check`: every problem of the project's files, with no network and no data.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{Exit, Format, Global};
+use crate::config::schema;
+use crate::config::spec::ProjectSpec;
+use crate::config::{ConfigErrors, Problem};
+use crate::error::AnyError;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// `json` writes `{"ok", "problems": [{"file", "line", "column", "message", "hint"}]}`
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+    /// Print the JSON Schema of a kind of file instead, for editors
+    #[arg(long, value_enum, value_name = "FILE", conflicts_with = "format")]
+    json_schema: Option<File>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum File {
+    /// `sluice.toml` and `sluice.<env>.toml`
+    Project,
+    /// `pipelines/**/*.toml`
+    Pipeline,
+}
+
+/// # Errors
+/// Every problem of the project's files; with `--format json` they are data, not an error.
+pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
+    let output = global.output();
+    if let Some(file) = args.json_schema {
+        output.line(match file {
+            File::Project => schema::project_json(),
+            File::Pipeline => schema::pipeline_json(),
+        })?;
+        return Ok(Exit::Well.into());
+    }
+    match (global.load_project(), args.format) {
+        (Ok(project), Format::Text) => output.line(summary(&project))?,
+        (Ok(_), Format::Json) => output.json(&Checked { ok: true, problems: Vec::new() })?,
+        (Err(errors), Format::Text) => return Err(errors.into()),
+        (Err(errors), Format::Json) => {
+            output.json(&Checked::from(&errors))?;
+            return Ok(Exit::Failed.into());
+        }
+    }
+    Ok(Exit::Well.into())
+}
+
+/// What stands in a project without problems.
+fn summary(project: &ProjectSpec) -> String {
+    let mut lines = vec![format!("project `{}` in {}: no problems", project.name, project.dir.display())];
+    for pipeline in &project.pipelines {
+        lines.push(format!(
+            "  pipeline `{}` of `{}`: hub `{}` to `{}`",
+            pipeline.name, pipeline.owner, pipeline.source.hub, pipeline.sink.table
+        ));
+    }
+    if project.pipelines.is_empty() {
+        lines.push("  no pipelines yet: declare them in `pipelines/<team>/<name>.toml`".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// The shape that scripts read: fields may be added, never renamed or removed.
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    ok: bool,
+    problems: Vec<CheckedProblem<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct CheckedProblem<'a> {
+    file: Option<&'a str>,
+    line: Option<usize>,
+    column: Option<usize>,
+    message: &'a str,
+    hint: Option<&'a str>,
+}
+
+impl<'a> From<&'a ConfigErrors> for Checked<'a> {
+    fn from(errors: &'a ConfigErrors) -> Self {
+        Self { ok: false, problems: errors.problems.iter().map(CheckedProblem::from).collect() }
+    }
+}
+
+impl<'a> From<&'a Problem> for CheckedProblem<'a> {
+    fn from(problem: &'a Problem) -> Self {
+        let (line, column) = problem.place.as_ref().map(|place| place.line_and_column()).unzip();
+        Self {
+            file: problem.place.as_ref().map(|place| place.file.name.as_str()),
+            line,
+            column,
+            message: &problem.message,
+            hint: problem.hint.as_deref(),
+        }
+    }
+}

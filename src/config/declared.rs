@@ -1,0 +1,396 @@
+//! The files as they are written: every key, with the words of the user's manual.
+//!
+//! The JSON Schemas, the reference in `docs/configuration.md` and the check of every file's
+//! shape are all made from these types, so a key that is missing here exists nowhere. Every
+//! field is optional to serde: what is required is said to the schema, and a file is read as
+//! far as it goes, so that all of its mistakes are found in one run.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::text::{AddressText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText};
+
+pub(super) const CONSUMER_GROUP: &str = "$Default";
+pub(super) const COMMIT_EVERY: &str = "10s";
+pub(super) const COMMIT_BYTES: &str = "128MiB";
+pub(super) const MAX_IN_FLIGHT_BYTES: &str = "256MiB";
+pub(super) const COVERAGE_EVERY: &str = "5min";
+pub(super) const SERVE_ADDRESS: &str = "127.0.0.1:8080";
+pub(super) const SHUTDOWN_DEADLINE: &str = "30s";
+
+/// `sluice.toml` at the root of a project: what all of its pipelines share.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProjectFile {
+    #[schemars(required)]
+    pub project: Option<ProjectTable>,
+    #[schemars(required)]
+    pub lake: Option<LakeTable>,
+    pub state: Option<StateTable>,
+    pub storage: Option<StorageTable>,
+    pub event_hubs: Option<EventHubsTable>,
+    pub registry: Option<RegistryTable>,
+    pub serve: Option<ServeTable>,
+    pub shutdown: Option<ShutdownTable>,
+}
+
+/// The project itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProjectTable {
+    /// The name of the project.
+    #[schemars(required)]
+    pub name: Option<NameText>,
+    /// The teams that may own pipelines: the `owner` of a pipeline must be one of them.
+    #[schemars(required)]
+    pub teams: Option<Vec<NameText>>,
+}
+
+/// Where the tables are.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LakeTable {
+    /// A folder, relative to the project's, or `abfss://container@account.dfs.core.windows.net/path`, or
+    /// `az://container/path` in the account of `[storage.azure]`. The table `bronze.leads` is the folder
+    /// `bronze/leads` in it.
+    #[schemars(required)]
+    pub url: Option<UrlText>,
+}
+
+/// Where what isn't a table is kept: ownership, indexes, cached schemas.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StateTable {
+    /// A folder or a URL, as for the lake. Everything in it can be made again.
+    #[schemars(extend("x-default-words" = "`_sluice` in the lake"))]
+    pub url: Option<UrlText>,
+}
+
+/// Access to the places where lake, state and checkpoints are.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StorageTable {
+    pub azure: Option<AzureStorageTable>,
+}
+
+/// Azure storage. With neither `account_key` nor `sas_token`: sign-in with Entra.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AzureStorageTable {
+    /// The storage account; `az://` URLs need it, `abfss://` URLs name their own.
+    pub account_name: Option<String>,
+    /// One of the account's two keys.
+    pub account_key: Option<String>,
+    /// A shared access signature, in place of a key.
+    pub sas_token: Option<String>,
+    /// Another blob endpoint than the public one, with the account's name as its path, as Azurite has it:
+    /// `http://127.0.0.1:10000/devstoreaccount1`. Plain `http` on loopback alone.
+    pub endpoint: Option<UrlText>,
+}
+
+/// The Event Hubs namespace. Exactly one of `connection_string` and `namespace`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventHubsTable {
+    /// A connection string, with a key or a signature: `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`.
+    /// `UseDevelopmentEmulator=true` in it means plaintext, and works on loopback alone.
+    pub connection_string: Option<String>,
+    /// The namespace's host, `insurer.servicebus.windows.net`, with an Entra sign-in.
+    pub namespace: Option<String>,
+    /// How to sign in at `namespace`.
+    pub credential: Option<Credential>,
+    /// The first half of the source id, where the address doesn't give it: an alias, a private name, loopback.
+    /// The ledger holds it for ever, so it must not change.
+    #[schemars(extend("x-default-words" = "the first label of the namespace; `emulator` on loopback"))]
+    pub id: Option<NameText>,
+    /// Another AMQP endpoint than the namespace's own: `amqps://host:port`; plain `amqp://` on loopback alone.
+    pub endpoint: Option<UrlText>,
+}
+
+/// How to sign in with Entra: one of the words, or a table for what needs more.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Credential {
+    Word(CredentialWord),
+    Table(Box<CredentialTable>),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum CredentialWord {
+    /// Workload identity where its variables are set, else managed identity, else developer tools.
+    Default,
+    /// The machine's own identity.
+    ManagedIdentity,
+    /// The identity that Kubernetes gives the pod.
+    WorkloadIdentity,
+    /// Whoever is signed in with the Azure CLI or the Azure Developer CLI.
+    DeveloperTools,
+}
+
+/// Exactly one of the two tables.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialTable {
+    pub managed_identity: Option<ManagedIdentityTable>,
+    pub client_secret: Option<ClientSecretTable>,
+}
+
+/// A user-assigned managed identity.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ManagedIdentityTable {
+    /// The identity's client id.
+    #[schemars(required)]
+    pub client_id: Option<String>,
+}
+
+/// An app registration with a secret.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientSecretTable {
+    /// The Entra tenant.
+    #[schemars(required)]
+    pub tenant_id: Option<String>,
+    /// The app's id.
+    #[schemars(required)]
+    pub client_id: Option<String>,
+    /// The app's secret.
+    #[schemars(required)]
+    pub client_secret: Option<String>,
+}
+
+/// Where the schemas of events are looked up: one of the tables in it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegistryTable {
+    pub azure: Option<AzureRegistryTable>,
+    /// A Confluent-compatible registry.
+    #[serde(rename = "confluent")]
+    pub _confluent: Option<Unsupported>,
+    /// A folder of `.avsc` files.
+    #[serde(rename = "folder")]
+    pub _folder: Option<Unsupported>,
+}
+
+/// Azure Schema Registry.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AzureRegistryTable {
+    /// `https://` and the namespace's host; plain `http` on loopback alone.
+    #[schemars(required)]
+    pub endpoint: Option<UrlText>,
+    /// How to sign in.
+    #[schemars(extend("x-default-words" = "as `[event_hubs]` does"))]
+    pub credential: Option<Credential>,
+}
+
+/// The HTTP server of `sluice run`: health, metrics.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServeTable {
+    /// Address and port to listen on; port 0 picks a free one.
+    #[schemars(extend("default" = SERVE_ADDRESS))]
+    pub address: Option<AddressText>,
+}
+
+/// How the program stops.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShutdownTable {
+    /// How long SIGTERM and SIGINT wait for what was read to be committed. What isn't by then is read again
+    /// after the next start.
+    #[schemars(extend("default" = SHUTDOWN_DEADLINE))]
+    pub deadline: Option<DurationText>,
+}
+
+/// A file under `pipelines/`: one pipeline, from a source to a table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PipelineFile {
+    #[schemars(required)]
+    pub pipeline: Option<PipelineTable>,
+    #[schemars(required)]
+    pub source: Option<SourceTable>,
+    pub decode: Option<DecodeTable>,
+    #[schemars(required)]
+    pub sink: Option<SinkTable>,
+    /// Tables made of tables, by SQL.
+    #[serde(rename = "transform")]
+    pub _transform: Option<Unsupported>,
+    /// One stream into several tables.
+    #[serde(rename = "route")]
+    pub _route: Option<Unsupported>,
+}
+
+/// The pipeline itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PipelineTable {
+    /// The name of the pipeline, once in a project. It may change: the ledger doesn't hold it.
+    #[schemars(required)]
+    pub name: Option<NameText>,
+    /// The team that answers for it: one of `teams` in `sluice.toml`.
+    #[schemars(required)]
+    pub owner: Option<NameText>,
+}
+
+/// Where events come from.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SourceTable {
+    #[schemars(required)]
+    pub event_hubs: Option<EventHubsSourceTable>,
+    pub generation: Option<GenerationTable>,
+    /// Blobs that Event Hubs Capture wrote.
+    #[serde(rename = "capture")]
+    pub _capture: Option<Unsupported>,
+    /// The Kafka endpoint of Event Hubs, or any Kafka.
+    #[serde(rename = "kafka")]
+    pub _kafka: Option<Unsupported>,
+}
+
+/// A hub of the namespace of `[event_hubs]` in `sluice.toml`, read live.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventHubsSourceTable {
+    /// The name of the hub.
+    #[schemars(required)]
+    pub hub: Option<String>,
+    /// The consumer group. Readers of one partition in one group take it from each other, so each pipeline
+    /// that reads the hub needs its own.
+    #[schemars(extend("default" = CONSUMER_GROUP))]
+    pub consumer_group: Option<String>,
+    /// Where a partition starts that neither the table's ledger nor a checkpoint knows; ever after, the ledger
+    /// decides. `{ sequence_number = 42 }` is the first number that is read; `{ enqueued_at = 2026-01-01T00:00:00Z }`
+    /// the time from which on.
+    #[schemars(extend("default" = "earliest"))]
+    pub start: Option<Start>,
+    /// Whether sequence numbers have no holes. Say false for a hub with log compaction: audit can't prove
+    /// absence there.
+    #[schemars(extend("default" = true))]
+    pub dense: Option<bool>,
+    /// The hub's retention. The service doesn't tell it, and without it nobody can say how long unread events
+    /// are still there (`seconds_to_data_loss`).
+    pub retention: Option<DurationText>,
+    /// Reads no faster than this: pipelines share the egress of their namespace.
+    #[schemars(range(min = 1))]
+    pub max_events_per_second: Option<u32>,
+    /// Where checkpoint blobs in the layout of the official SDKs lie: `az://container/path`. A pipeline takes
+    /// over from them where its ledger is empty, and publishes its own there for portals and lag tools.
+    pub checkpoint_store: Option<UrlText>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Start {
+    Word(StartWord),
+    At(StartTable),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(extend("x-unsupported" = ["capture"]))]
+pub(super) enum StartWord {
+    /// With the oldest event that the hub still has.
+    Earliest,
+    /// With what is enqueued from now on.
+    Latest,
+}
+
+/// Exactly one of the two.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StartTable {
+    /// The first number to read.
+    #[schemars(range(min = 0))]
+    pub sequence_number: Option<i64>,
+    /// The enqueued time from which on to read.
+    pub enqueued_at: Option<TimeText>,
+}
+
+/// For a hub that was deleted and made anew, or failed over to another region: it counts again from
+/// elsewhere, so its events belong to another generation than those before.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GenerationTable {
+    /// The name of this generation: it becomes part of the source id.
+    #[schemars(required)]
+    pub name: Option<NameText>,
+    /// What was enqueued before belongs to the generation before.
+    #[schemars(required)]
+    pub since: Option<TimeText>,
+}
+
+/// How an event's body becomes columns.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DecodeTable {
+    #[schemars(extend("default" = "avro"))]
+    pub format: Option<Format>,
+    /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it.
+    pub schema: Option<PathText>,
+    /// How the schema of a body is told.
+    #[schemars(extend("default" = "auto"))]
+    pub framing: Option<Framing>,
+    /// What happens when the writers' schema changes.
+    #[serde(rename = "on_schema_change")]
+    #[schemars(extend("default" = "evolve"))]
+    pub _on_schema_change: Option<OnSchemaChange>,
+    /// Whether a field that a writer lacks takes the default of the reader's schema.
+    #[serde(rename = "defaults")]
+    pub _defaults: Option<Unsupported>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(extend("x-unsupported" = ["json"]))]
+pub(super) enum Format {
+    /// The body is Avro: a column for each field.
+    Avro,
+    /// The body stays bytes, in a column `body`.
+    Raw,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(extend("x-unsupported" = ["preamble", "confluent", "container", "single-object"]))]
+pub(super) enum Framing {
+    /// By the content type of the message, else bare where a schema is pinned.
+    Auto,
+    /// The content type names the schema: `avro/binary+<schema id>`.
+    ContentType,
+    /// The body is the datum alone, written with the pinned schema.
+    Bare,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(extend("x-unsupported" = ["pin", "fail"]))]
+pub(super) enum OnSchemaChange {
+    /// A new field becomes a column.
+    Evolve,
+}
+
+/// The table that rows are appended to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SinkTable {
+    /// The table, as `bronze.leads`. It is made by the first commit. What could not become a row goes to
+    /// `<table>__dead_letters`.
+    #[schemars(required)]
+    pub table: Option<TableText>,
+    /// How long read events wait for a commit at most. Shorter means fresher tables, with more and smaller files.
+    #[schemars(extend("default" = COMMIT_EVERY))]
+    pub commit_every: Option<DurationText>,
+    /// How many bytes of bodies, as they lie in memory, make a commit before that time.
+    #[schemars(extend("default" = COMMIT_BYTES))]
+    pub commit_bytes: Option<SizeText>,
+    /// How many bytes of events may be read and not yet committed, over the whole pipeline: what bounds its memory.
+    /// Reading pauses there.
+    #[schemars(extend("default" = MAX_IN_FLIGHT_BYTES))]
+    pub max_in_flight_bytes: Option<SizeText>,
+    /// How often progress without rows is committed.
+    #[schemars(extend("default" = COVERAGE_EVERY))]
+    pub coverage_every: Option<DurationText>,
+}

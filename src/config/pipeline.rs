@@ -1,0 +1,368 @@
+//! `pipelines/**/*.toml`, from what is declared to what it means.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::address::location;
+use super::connection_string::ConnectionString;
+use super::declared::{
+    COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, DecodeTable, EventHubsSourceTable,
+    Format as FormatWord, Framing as FramingWord, GenerationTable, MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable,
+    SinkTable, Start as StartDeclared, StartWord,
+};
+use super::document::Node;
+use super::problem::{Place, Problem, listed, nearest, quoted};
+use super::project::{Declared, Shared};
+use super::reading::Reading;
+use super::spec::{
+    DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, PipelineSpec, SinkSpec, Start,
+    TableName,
+};
+use super::{schema, shape, text};
+
+/// The suffix of the table that holds what could not become a row.
+const DEAD_LETTERS: &str = "__dead_letters";
+
+/// A schema is written by hand or by a tool: what is larger is another kind of file.
+const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
+
+const SHORTEST_COMMIT: Duration = Duration::from_millis(10);
+/// Longer than this and a crash reads a day again; nobody means it.
+const LONGEST_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Event Hubs keeps 90 days at most.
+const LONGEST_RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// A pipeline as far as it could be read, and what must be there once in a project.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub spec: Option<PipelineSpec>,
+    pub name: Option<(String, Place)>,
+    pub table: Option<(String, Place)>,
+    /// Hub and consumer group: two readers in one group take partitions from each other.
+    pub reader: Option<(String, Place)>,
+}
+
+/// Reads a pipeline file, with its variables in place. `file` is relative to `dir`.
+pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, problems: &mut Vec<Problem>) -> Built {
+    let declared: PipelineFile = shape::read(root, &schema::PIPELINE, problems);
+    let mut reading = Reading { root, problems };
+
+    let (name, owner) = pipeline(declared.pipeline, shared, &mut reading);
+    let (hubs, generation) = declared.source.map(|source| (source.event_hubs, source.generation)).unwrap_or_default();
+    let generation = generation.map(|table| generation_of(table, &mut reading));
+    let source = hubs.and_then(|table| source(table, generation, dir, shared, &mut reading));
+    let decode = decode(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
+    let sink = declared.sink.and_then(|table| sink(table, &mut reading));
+
+    let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
+    let reader = source.as_ref().map(|source| {
+        let reader = format!("`{}` with consumer group `{}`", source.hub, source.consumer_group).to_lowercase();
+        (reader, reading.place(&["source", "event_hubs", "consumer_group"]))
+    });
+    let named = name.clone().map(|name| (name, reading.place(&["pipeline", "name"])));
+    let spec = (|| {
+        let (source, (decode, schema), sink) = (source?, decode?, sink?);
+        let config_hash = config_hash(&source, &decode, schema.as_deref(), &sink);
+        Some(PipelineSpec { file, name: name?, owner: owner?, source, decode, sink, config_hash })
+    })();
+    Built { spec, name: named, table, reader }
+}
+
+fn pipeline(
+    table: Option<PipelineTable>,
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> (Option<String>, Option<String>) {
+    let Some(table) = table else { return (None, None) };
+    let name = table.name.as_ref().map(|name| name.0.as_str());
+    let name = reading.parse(&["pipeline", "name"], name, "a name", text::name);
+    let owner = table.owner.map(|owner| owner.0);
+    if let (Some(owner), Declared::As(teams)) = (&owner, &shared.teams)
+        && !teams.contains(owner)
+    {
+        let path = ["pipeline", "owner"];
+        let message = format!("owner {} is not one of the teams", quoted(reading.root.written(&path)));
+        let hint = match nearest(owner, teams.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("add it to `teams` in `sluice.toml`, which has {}", listed_teams(teams)),
+        };
+        reading.wrong(&path, message, hint);
+    }
+    (name, owner)
+}
+
+fn listed_teams(teams: &[String]) -> String {
+    listed(teams.iter().map(String::as_str), "and")
+}
+
+fn source(
+    table: EventHubsSourceTable,
+    generation: Option<Option<GenerationSpec>>,
+    dir: &Path,
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> Option<EventHubsSourceSpec> {
+    const PATH: [&str; 2] = ["source", "event_hubs"];
+    let at = |key: &'static str| [PATH[0], PATH[1], key];
+    if matches!(shared.event_hubs, Declared::Absent) {
+        let hint = "declare `[event_hubs]` there, with `connection_string` or `namespace`";
+        reading.wrong(&PATH, "`sluice.toml` has no `[event_hubs]` to read from", hint);
+    }
+    let hub = reading.parse(&at("hub"), table.hub.as_deref(), "the name of a hub", entity_name);
+    if let Some(hub) = &hub {
+        fits_entity_path(hub, shared, reading);
+    }
+    let group = table.consumer_group.as_deref().unwrap_or(CONSUMER_GROUP);
+    let consumer_group = reading.parse(&at("consumer_group"), Some(group), "the name of a consumer group", |text| {
+        if text.eq_ignore_ascii_case(CONSUMER_GROUP) { Ok(CONSUMER_GROUP.to_owned()) } else { entity_name(text) }
+    });
+    let start = start(table.start, &at("start"), reading);
+    let retention = table.retention.as_ref().map(|retention| retention.0.as_str());
+    let retention = reading.parse(&at("retention"), retention, "a retention", |text| {
+        text::duration(text, Duration::from_secs(1), LONGEST_RETENTION)
+    });
+    let store = table.checkpoint_store.as_ref().map(|store| store.0.as_str());
+    let checkpoint_store =
+        reading.address(&at("checkpoint_store"), store, |text| location(text, dir, shared.has_account));
+    Some(EventHubsSourceSpec {
+        hub: hub?,
+        consumer_group: consumer_group?,
+        start: start?,
+        dense: table.dense.unwrap_or(true),
+        // A generation that is wrong must not become none.
+        generation: match generation {
+            Some(generation) => Some(generation?),
+            None => None,
+        },
+        retention,
+        max_events_per_second: table.max_events_per_second,
+        checkpoint_store,
+    })
+}
+
+/// What Event Hubs takes as the name of a hub or a consumer group.
+fn entity_name(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 256;
+    let ends_well = |c: char| c.is_ascii_alphanumeric();
+    let fits = text.starts_with(ends_well)
+        && text.ends_with(ends_well)
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        && text.len() <= LONGEST;
+    let hint = "Event Hubs takes letters, digits, `.`, `-` and `_`, with a letter or digit at both ends";
+    if fits { Ok(text.to_owned()) } else { Err(hint.to_owned()) }
+}
+
+/// A connection string may be for one hub alone.
+fn fits_entity_path(hub: &str, shared: &Shared, reading: &mut Reading<'_>) {
+    let Declared::As(event_hubs) = &shared.event_hubs else { return };
+    let EventHubsAccess::ConnectionString(text) = &event_hubs.access else { return };
+    let only = text.reveal().parse::<ConnectionString>().ok().and_then(|parsed| parsed.entity_path);
+    if let Some(only) = only
+        && !only.eq_ignore_ascii_case(hub)
+    {
+        let hint = "use a connection string of the namespace, without `EntityPath`";
+        let message = format!("the connection string is for hub {} alone", quoted(&only));
+        reading.wrong(&["source", "event_hubs", "hub"], message, hint);
+    }
+}
+
+fn start(declared: Option<StartDeclared>, path: &[&str], reading: &mut Reading<'_>) -> Option<Start> {
+    let table = match declared {
+        None => return reading.root.at(path).is_none().then_some(Start::Earliest),
+        Some(StartDeclared::Word(StartWord::Earliest)) => return Some(Start::Earliest),
+        Some(StartDeclared::Word(StartWord::Latest)) => return Some(Start::Latest),
+        Some(StartDeclared::At(table)) => table,
+    };
+    let has = |key| reading.root.at(&[path, &[key]].concat()).is_some();
+    match (has("sequence_number"), has("enqueued_at")) {
+        (true, false) => table.sequence_number.map(Start::SequenceNumber),
+        (false, true) => {
+            let text = table.enqueued_at.as_ref().map(|time| time.0.as_str());
+            reading.parse(&[path, &["enqueued_at"]].concat(), text, "a time", text::time).map(Start::EnqueuedAt)
+        }
+        _ => {
+            let hint = "write `{ sequence_number = 42 }` or `{ enqueued_at = 2026-01-01T00:00:00Z }`";
+            reading.wrong(path, "`start` must have exactly one of `sequence_number` and `enqueued_at`", hint);
+            None
+        }
+    }
+}
+
+fn generation_of(table: GenerationTable, reading: &mut Reading<'_>) -> Option<GenerationSpec> {
+    let name = table.name.as_ref().map(|name| name.0.as_str());
+    let name = reading.parse(&["source", "generation", "name"], name, "a name", text::name);
+    let since = table.since.as_ref().map(|since| since.0.as_str());
+    let since = reading.parse(&["source", "generation", "since"], since, "a time", text::time);
+    Some(GenerationSpec { name: name?, since: since? })
+}
+
+/// With the bytes of the pinned schema.
+fn decode(
+    table: DecodeTable,
+    dir: &Path,
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> Option<(DecodeSpec, Option<Vec<u8>>)> {
+    let format = match table.format {
+        Some(FormatWord::Raw) => Format::Raw,
+        Some(FormatWord::Avro) | None => Format::Avro,
+    };
+    let framing = match table.framing {
+        Some(FramingWord::ContentType) => Framing::ContentType,
+        Some(FramingWord::Bare) => Framing::Bare,
+        Some(FramingWord::Auto) | None => Framing::Auto,
+    };
+    let has = |key| reading.root.at(&["decode", key]).is_some();
+    let (has_schema, has_format) = (has("schema"), table.format.is_some() || !has("format"));
+    if format == Format::Raw {
+        for key in ["schema", "framing"].into_iter().filter(|key| has(key)) {
+            let hint = format!("remove `{key}`, or say `format = \"avro\"`");
+            reading.wrong(&["decode", key], format!("`{key}` does nothing with `format = \"raw\"`"), hint);
+        }
+    } else if framing == Framing::Bare && !has_schema {
+        let hint = "pin it: `schema = \"schemas/lead.avsc\"`";
+        reading.wrong(&["decode", "framing"], "`framing = \"bare\"` needs a schema", hint);
+    } else if has_format
+        && matches!(shared.registry, Declared::Absent)
+        && (!has_schema || framing == Framing::ContentType)
+    {
+        let hint = "declare `[registry.azure]` in `sluice.toml`, or pin a schema, or say `format = \"raw\"`";
+        reading.wrong(&["decode"], "no schema to decode with: there is no registry", hint);
+    }
+    let (schema, bytes) = match &table.schema {
+        None => (None, None),
+        Some(file) => {
+            let path = dir.join(&file.0);
+            let bytes = schema_of(&path, reading)?;
+            (Some(path), Some(bytes))
+        }
+    };
+    Some((DecodeSpec { format, schema, framing }, bytes))
+}
+
+/// The bytes of a pinned schema that can be used.
+fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
+    let path = ["decode", "schema"];
+    let shown = quoted(reading.root.written(&path));
+    let relative = "relative paths start at the project's folder";
+    let bytes = match std::fs::metadata(file) {
+        Ok(metadata) if metadata.is_file() && metadata.len() <= LARGEST_SCHEMA_BYTES => std::fs::read(file),
+        Ok(metadata) if metadata.is_file() => {
+            let message = format!("schema {shown} has {} bytes, more than {LARGEST_SCHEMA_BYTES}", metadata.len());
+            reading.wrong(&path, message, "is it a schema at all?");
+            return None;
+        }
+        Ok(_) => {
+            reading.wrong(&path, format!("schema {shown} is not a file"), relative);
+            return None;
+        }
+        Err(error) => Err(error),
+    };
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            reading.wrong(&path, format!("schema {shown} isn't there"), relative);
+            return None;
+        }
+        Err(error) => {
+            reading.wrong(&path, format!("schema {shown} can't be read: {error}"), relative);
+            return None;
+        }
+    };
+    let parsed = std::str::from_utf8(&bytes)
+        .map_err(|_| "it is not UTF-8 text".to_owned())
+        .and_then(|text| apache_avro::Schema::parse_str(text).map_err(|error| error.to_string()));
+    match parsed {
+        Ok(apache_avro::Schema::Record(_)) => Some(bytes),
+        Ok(_) => {
+            reading.wrong(&path, format!("schema {shown} is not a record"), "a row needs named fields");
+            None
+        }
+        Err(error) => {
+            reading.wrong(&path, format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
+            None
+        }
+    }
+}
+
+fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
+    let at = |key: &'static str| ["sink", key];
+    let name = table.table.as_ref().map(|name| name.0.as_str());
+    let name = reading.parse(&at("table"), name, "a table", |text| {
+        let form = "write `schema.table` in lower case letters, digits and underscores: `bronze.leads`";
+        let name: TableName = text.parse().map_err(|_| form.to_owned())?;
+        if name.table.ends_with(DEAD_LETTERS) {
+            return Err(format!("`…{DEAD_LETTERS}` is where what could not become a row goes"));
+        }
+        Ok(name)
+    });
+    let mut duration = |key: &'static str, text: Option<text::DurationText>, default: &str| {
+        let text = text.as_ref().map_or(default, |text| text.0.as_str());
+        reading.parse(&at(key), Some(text), "a duration that fits", |text| {
+            text::duration(text, SHORTEST_COMMIT, LONGEST_COMMIT)
+        })
+    };
+    let commit_every = duration("commit_every", table.commit_every, COMMIT_EVERY);
+    let coverage_every = duration("coverage_every", table.coverage_every, COVERAGE_EVERY);
+    let mut size = |key: &'static str, text: Option<text::SizeText>, default: &str| {
+        let text = text.as_ref().map_or(default, |text| text.0.as_str());
+        reading.parse(&at(key), Some(text), "a size", text::size)
+    };
+    let commit_bytes = size("commit_bytes", table.commit_bytes, COMMIT_BYTES);
+    let max_in_flight_bytes = size("max_in_flight_bytes", table.max_in_flight_bytes, MAX_IN_FLIGHT_BYTES);
+    if let (Some(commit), Some(most)) = (commit_bytes, max_in_flight_bytes)
+        && commit > most
+    {
+        let key =
+            if reading.root.at(&at("max_in_flight_bytes")).is_some() { "max_in_flight_bytes" } else { "commit_bytes" };
+        let message = format!("`commit_bytes` ({commit}) is more than `max_in_flight_bytes` ({most})");
+        reading.wrong(&at(key), message, "reading would pause before a commit is full");
+    }
+    Some(SinkSpec {
+        table: name?,
+        commit_every: commit_every?,
+        commit_bytes: commit_bytes?,
+        max_in_flight_bytes: max_in_flight_bytes?,
+        coverage_every: coverage_every?,
+    })
+}
+
+/// Hex SHA-256 over what decides the rows. How often and how fast they are written doesn't,
+/// and neither does the path of the schema, but its bytes do.
+fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option<&[u8]>, sink: &SinkSpec) -> String {
+    let start = match source.start {
+        Start::Earliest => "earliest".to_owned(),
+        Start::Latest => "latest".to_owned(),
+        Start::SequenceNumber(number) => format!("sequence_number {number}"),
+        Start::EnqueuedAt(time) => format!("enqueued_at {}", time.to_rfc3339()),
+    };
+    let generation = source.generation.as_ref();
+    let generation = generation.map(|generation| format!("{} {}", generation.name, generation.since.to_rfc3339()));
+    let format = match decode.format {
+        Format::Avro => "avro",
+        Format::Raw => "raw",
+    };
+    let framing = match decode.framing {
+        Framing::Auto => "auto",
+        Framing::ContentType => "content-type",
+        Framing::Bare => "bare",
+    };
+    let decides = serde_json::json!({
+        "hub": source.hub,
+        "consumer_group": source.consumer_group,
+        "start": start,
+        "dense": source.dense,
+        "generation": generation,
+        "format": format,
+        "framing": framing,
+        "schema": schema.map(hex_sha256),
+        "table": sink.table.to_string(),
+    });
+    hex_sha256(decides.to_string().as_bytes())
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

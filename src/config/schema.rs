@@ -1,0 +1,146 @@
+//! The schemas of the project's files, made from the declared types.
+//!
+//! They hold more than JSON Schema does: `x-unsupported` marks what the design has and this
+//! version doesn't read, `x-what` completes "must be …", `x-type` names a type in the
+//! reference. The published form has none of these, so that an editor refuses what
+//! `sluice check` refuses.
+
+use std::sync::LazyLock;
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
+
+use super::declared::{PipelineFile, ProjectFile};
+
+/// `sluice.toml`, with our own marks.
+pub(super) static PROJECT: LazyLock<Value> = LazyLock::new(schema_of::<ProjectFile>);
+
+/// `pipelines/**/*.toml`, with our own marks.
+pub(super) static PIPELINE: LazyLock<Value> = LazyLock::new(schema_of::<PipelineFile>);
+
+/// The JSON Schema of `sluice.toml`, for editors.
+pub fn project_json() -> String {
+    published(&PROJECT, "sluice.toml")
+}
+
+/// The JSON Schema of `pipelines/**/*.toml`, for editors.
+pub fn pipeline_json() -> String {
+    published(&PIPELINE, "a sluice pipeline")
+}
+
+fn schema_of<T: JsonSchema>() -> Value {
+    // Inlined: the walker and the reference need no resolving then.
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.for_deserialize().into_generator().into_root_schema_for::<T>().to_value();
+    without_null(&mut schema);
+    joined_lines(&mut schema);
+    schema
+}
+
+/// TOML has no null: an optional key isn't there.
+fn without_null(schema: &mut Value) {
+    if let Value::Object(map) = schema {
+        if let Some(Value::Array(types)) = map.get_mut("type") {
+            types.retain(|name| name != "null");
+            if let [only] = types.as_slice() {
+                let only = only.clone();
+                map.insert("type".to_owned(), only);
+            }
+        }
+        for union in ["anyOf", "oneOf"] {
+            let Some(Value::Array(members)) = map.get_mut(union) else { continue };
+            members.retain(|member| member["type"] != "null");
+            if let [Value::Object(only)] = members.as_mut_slice() {
+                let only = std::mem::take(only);
+                map.remove(union);
+                for (key, value) in only {
+                    // What is said at the field stands above what is said at its type.
+                    map.entry(key).or_insert(value);
+                }
+            }
+        }
+    }
+    each_child(schema, without_null);
+}
+
+/// A doc comment is wrapped for its source file, a description isn't.
+fn joined_lines(schema: &mut Value) {
+    if let Some(Value::String(description)) = schema.get_mut("description") {
+        *description = description.replace('\n', " ");
+    }
+    each_child(schema, joined_lines);
+}
+
+fn each_child(schema: &mut Value, change: fn(&mut Value)) {
+    match schema {
+        Value::Object(map) => map.values_mut().for_each(change),
+        Value::Array(values) => values.iter_mut().for_each(change),
+        _ => {}
+    }
+}
+
+fn published(schema: &Value, title: &str) -> String {
+    let mut schema = schema.clone();
+    without_marks(&mut schema);
+    schema["title"] = title.into();
+    // A tree of strings, numbers and booleans always has a JSON form.
+    serde_json::to_string_pretty(&schema).unwrap_or_default() + "\n"
+}
+
+fn without_marks(schema: &mut Value) {
+    if let Value::Object(map) = schema {
+        map.retain(|key, value| !key.starts_with("x-") && value["x-unsupported"] != true);
+        map.remove("title");
+        if let Some(Value::String(description)) = map.get_mut("format")
+            && description.starts_with("uint")
+        {
+            // JSON Schema has no such format, and editors complain.
+            map.remove("format");
+        }
+    }
+    each_child(schema, without_marks);
+}
+
+/// The words that a string may be, with what they mean; empty where it may be any.
+pub(super) fn words(schema: &Value) -> Vec<(&str, &str)> {
+    let listed = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|word| (word, ""));
+    let described = schema["oneOf"].as_array().into_iter().flatten().flat_map(|member| {
+        let one = member["const"].as_str().map(|word| (word, member["description"].as_str().unwrap_or_default()));
+        one.into_iter().chain(words(member))
+    });
+    listed.chain(described).collect()
+}
+
+/// The kinds of value that a key may have: itself, or the members of a union.
+pub(super) fn members(schema: &Value) -> Vec<&Value> {
+    schema["anyOf"].as_array().map_or_else(|| vec![schema], |members| members.iter().collect())
+}
+
+/// Whether a value of this schema is a table.
+pub(super) fn is_table(schema: &Value) -> bool {
+    schema["properties"].is_object()
+}
+
+/// Completes "must be …".
+pub(super) fn what(schema: &Value) -> String {
+    if let Some(what) = schema["x-what"].as_str() {
+        return what.to_owned();
+    }
+    let words = words(schema);
+    if !words.is_empty() {
+        return super::problem::listed(words.into_iter().map(|(word, _)| word), "or");
+    }
+    if schema["anyOf"].is_array() {
+        let members: Vec<String> = members(schema).into_iter().map(what).collect();
+        return members.join(", or ");
+    }
+    match schema["type"].as_str() {
+        Some("integer") => "an integer",
+        Some("boolean") => "true or false",
+        Some("array") => return format!("an array of {}s", what(&schema["items"]).trim_start_matches("a ")),
+        Some("object") => "a table",
+        _ => "a string",
+    }
+    .to_owned()
+}

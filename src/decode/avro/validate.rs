@@ -1,0 +1,259 @@
+//! Is this a datum of the schema, to the last byte? Walks it without keeping anything.
+//!
+//! What passes here decodes: every length and count is within the bytes that are left, every
+//! string is UTF-8, every index exists, every value fits the column that it goes to, and nothing
+//! is left over.
+
+use super::plan::{Form, Kind, Node};
+
+/// The memory that the nulls of one datum may take in columns. A null record of a thousand columns
+/// is one byte in the datum; larger would let a megabyte of such bytes take the process's memory.
+const NULL_BYTES_MAX: usize = 64 << 20;
+
+/// What is wrong with a datum, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}, at byte {at}{}", place(path))]
+pub(super) struct DatumError {
+    /// The byte at which it was seen.
+    pub(super) at: usize,
+    pub(super) problem: String,
+    /// Names of the fields down to it, innermost first.
+    path: Vec<String>,
+}
+
+fn place(path: &[String]) -> String {
+    if path.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = path.iter().rev().map(String::as_str).collect();
+    format!(" in the field `{}`", names.join("."))
+}
+
+/// Walks one datum.
+///
+/// Gives the memory that its nulls take, in bytes: what a caller adds to the datum's length to
+/// bound the columns that it makes of many.
+pub(super) fn datum(root: &Node, bytes: &[u8]) -> Result<usize, DatumError> {
+    let mut walk = Walk { bytes, at: 0, null_bytes: 0 };
+    if bytes.is_empty() && root.bytes_min > 0 {
+        return Err(walk.error("the body is empty"));
+    }
+    walk.node(root)?;
+    match bytes.len() - walk.at {
+        0 => Ok(walk.null_bytes),
+        rest => Err(walk.error(format!("the datum ends here, and {rest} bytes follow"))),
+    }
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    null_bytes: usize,
+}
+
+type Step<T = ()> = Result<T, DatumError>;
+
+impl<'a> Walk<'a> {
+    /// Recursion is bounded by the schema's depth, which the plan bounds.
+    fn node(&mut self, node: &Node) -> Step {
+        match &node.kind {
+            Kind::Null => Ok(()),
+            Kind::Boolean => match self.take(1)?[0] {
+                0 | 1 => Ok(()),
+                other => Err(self.error(format!("a boolean of {other}"))),
+            },
+            Kind::Int | Kind::Date => self.int().map(drop),
+            Kind::Long | Kind::TimestampMicros | Kind::TimestampNanos => self.long().map(drop),
+            Kind::TimestampMillis => match self.long()?.checked_mul(1000) {
+                Some(_) => Ok(()),
+                None => Err(self.error("a timestamp that is out of range in microseconds")),
+            },
+            Kind::Float => self.take(4).map(drop),
+            Kind::Double => self.take(8).map(drop),
+            Kind::Bytes => self.length_and_bytes().map(drop),
+            Kind::String => self.string(),
+            Kind::Fixed(size) => self.take(*size).map(drop),
+            Kind::Duration => self.take(12).map(drop),
+            Kind::Enum(symbols) => self.symbol(symbols.len()),
+            Kind::Decimal { precision, form, .. } => self.decimal(*precision, *form),
+            Kind::Uuid(form) => self.uuid(*form),
+            Kind::Array(items) => self.blocks(items.bytes_min, |walk| walk.node(items)),
+            Kind::Map(values) => self.blocks(1 + values.bytes_min, |walk| {
+                walk.string()?;
+                walk.node(values)
+            }),
+            Kind::Record(fields) => {
+                for field in fields {
+                    self.node(&field.node).map_err(|error| inside(error, &field.name))?;
+                }
+                Ok(())
+            }
+            Kind::Optional { null_first, inner } => match (self.branch(2)?, null_first) {
+                (0, true) | (1, false) => self.null(inner),
+                _ => self.node(inner),
+            },
+            Kind::Union(branches) => {
+                let branch = &branches[self.branch(branches.len())?];
+                self.node(&branch.node).map_err(|error| inside(error, &branch.name))
+            }
+        }
+    }
+
+    fn error(&self, problem: impl Into<String>) -> DatumError {
+        DatumError { at: self.at, problem: problem.into(), path: Vec::new() }
+    }
+
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    fn take(&mut self, count: usize) -> Step<&'a [u8]> {
+        match self.bytes[self.at..].get(..count) {
+            Some(taken) => {
+                self.at += count;
+                Ok(taken)
+            }
+            None => Err(self.error(format!("needs {count} bytes, and {} are left", self.left()))),
+        }
+    }
+
+    fn varint(&mut self) -> Step<u64> {
+        let mut value = 0_u64;
+        for (position, byte) in self.bytes[self.at..].iter().take(10).enumerate() {
+            if position == 9 && *byte > 1 {
+                return Err(self.error("a number of more than 64 bits"));
+            }
+            value |= u64::from(byte & 0x7F) << (7 * position);
+            if byte & 0x80 == 0 {
+                self.at += position + 1;
+                return Ok(value);
+            }
+        }
+        Err(self.error("a number that is cut off"))
+    }
+
+    fn long(&mut self) -> Step<i64> {
+        let raw = self.varint()?;
+        Ok((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
+    }
+
+    fn int(&mut self) -> Step<i32> {
+        let value = self.long()?;
+        i32::try_from(value).map_err(|_| self.error(format!("an int of {value}, which has more than 32 bits")))
+    }
+
+    fn length_and_bytes(&mut self) -> Step<&'a [u8]> {
+        let length = self.long()?;
+        match usize::try_from(length) {
+            Ok(length) => self.take(length),
+            Err(_) => Err(self.error(format!("a length of {length}"))),
+        }
+    }
+
+    fn string(&mut self) -> Step {
+        let text = self.length_and_bytes()?;
+        match std::str::from_utf8(text) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.at -= text.len() - error.valid_up_to();
+                Err(self.error("a string that isn't UTF-8"))
+            }
+        }
+    }
+
+    fn symbol(&mut self, symbols: usize) -> Step {
+        let index = self.int()?;
+        match usize::try_from(index) {
+            Ok(index) if index < symbols => Ok(()),
+            _ => Err(self.error(format!("symbol {index} of an enum that has {symbols}"))),
+        }
+    }
+
+    fn branch(&mut self, branches: usize) -> Step<usize> {
+        let index = self.long()?;
+        match usize::try_from(index) {
+            Ok(index) if index < branches => Ok(index),
+            _ => Err(self.error(format!("branch {index} of a union that has {branches}"))),
+        }
+    }
+
+    fn null(&mut self, inner: &Node) -> Step {
+        self.null_bytes = self.null_bytes.saturating_add(inner.null_bytes);
+        if self.null_bytes > NULL_BYTES_MAX {
+            return Err(self.error(format!("nulls that would take more than {NULL_BYTES_MAX} bytes of columns")));
+        }
+        Ok(())
+    }
+
+    fn form(&mut self, form: Form) -> Step<&'a [u8]> {
+        match form {
+            Form::Bytes => self.length_and_bytes(),
+            Form::Fixed(size) => self.take(size),
+        }
+    }
+
+    fn decimal(&mut self, precision: u8, form: Form) -> Step {
+        let digits = self.form(form)?;
+        match decimal(digits) {
+            Some(value) if value.unsigned_abs() < 10_u128.pow(u32::from(precision)) => Ok(()),
+            _ if digits.is_empty() => Err(self.error("a decimal of no bytes")),
+            _ => Err(self.error(format!("a decimal of more than {precision} digits"))),
+        }
+    }
+
+    fn uuid(&mut self, form: Form) -> Step {
+        match self.form(form)?.len() {
+            16 => Ok(()),
+            other => Err(self.error(format!("a uuid of {other} bytes"))),
+        }
+    }
+
+    /// Blocks of items, each with its count; a negative count has the block's bytes behind it.
+    fn blocks(&mut self, item_bytes_min: usize, mut item: impl FnMut(&mut Self) -> Step) -> Step {
+        loop {
+            let count = self.long()?;
+            if count == 0 {
+                return Ok(());
+            }
+            let end = if count < 0 {
+                let size = self.long()?;
+                let end = usize::try_from(size).ok().filter(|size| *size <= self.left()).map(|size| self.at + size);
+                Some(end.ok_or_else(|| self.error(format!("a block of {size} bytes, and {} are left", self.left())))?)
+            } else {
+                None
+            };
+            // The plan has no items that take no bytes, so what is left bounds every count.
+            let items_max = self.left() / item_bytes_min.max(1);
+            let items = usize::try_from(count.unsigned_abs()).ok().filter(|items| *items <= items_max);
+            let Some(items) = items else {
+                let count = count.unsigned_abs();
+                return Err(self.error(format!("a block of {count} items, and {} bytes are left", self.left())));
+            };
+            for _ in 0..items {
+                item(self)?;
+            }
+            if end.is_some_and(|end| end != self.at) {
+                return Err(self.error("a block that doesn't end where it says"));
+            }
+        }
+    }
+}
+
+#[cold]
+fn inside(mut error: DatumError, field: &str) -> DatumError {
+    error.path.push(field.to_owned());
+    error
+}
+
+/// A big-endian two's complement number; `None` when it is empty or has more than 128 bits.
+pub(super) fn decimal(bytes: &[u8]) -> Option<i128> {
+    let sign: u8 = if bytes.first()? & 0x80 == 0 { 0 } else { 0xFF };
+    let extra = bytes.len().saturating_sub(16);
+    let (extension, digits) = bytes.split_at(extra);
+    if extension.iter().any(|byte| *byte != sign) || (extra > 0 && (digits[0] ^ sign) & 0x80 != 0) {
+        return None;
+    }
+    let mut wide = [sign; 16];
+    wide[16 - digits.len()..].copy_from_slice(digits);
+    Some(i128::from_be_bytes(wide))
+}

@@ -1,0 +1,83 @@
+//! What stops a pipeline.
+
+use std::path::PathBuf;
+
+use crate::decode::{DecodeError, RegistryError};
+use crate::error::{Classify, Kind, Retry};
+use crate::sink::delta::SinkError;
+use crate::source::SourceError;
+use crate::storage::StorageError;
+use crate::storage::credential::CredentialError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error("pipeline `{pipeline}` stopped")]
+    Stopped { pipeline: String, source: Box<PipelineError> },
+    #[error("there is no pipeline `{name}`")]
+    Unknown { name: String, known: Vec<String> },
+    #[error("pipeline `{pipeline}` needs `[event_hubs]` in sluice.toml")]
+    NoEventHubs { pipeline: String },
+    #[error("another process runs pipeline `{pipeline}` with consumer group `{group}`")]
+    Owned { pipeline: String, group: String, path: PathBuf },
+    #[error("file `{}` can't be used", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
+    Sparse { partition: String, events: usize, numbers: u64 },
+    #[error("the shutdown was cut off; what was not committed is read again by the next start")]
+    CutOff,
+    #[error("task `{task}` of the pipeline failed")]
+    Task { task: &'static str, source: tokio::task::JoinError },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+}
+
+impl PipelineError {
+    fn classified(&self) -> Option<&dyn Classify> {
+        match self {
+            Self::Stopped { source, .. } => Some(source.as_ref()),
+            Self::Source(error) => Some(error),
+            Self::Decode(error) => Some(error),
+            Self::Registry(error) => Some(error),
+            Self::Sink(error) => Some(error),
+            Self::Storage(error) => Some(error),
+            Self::Credential(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Classify for PipelineError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Unknown { .. } | Self::Owned { .. } => Kind::User,
+            Self::NoEventHubs { .. } => Kind::Config,
+            Self::File { .. } | Self::CutOff => Kind::External,
+            Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
+            other => other.classified().map_or(Kind::Internal, Classify::kind),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        self.classified().map_or(Retry::Never, Classify::retry)
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown { known, .. } => Some(format!("the project has {}", known.join(", "))),
+            Self::Owned { path, .. } => {
+                Some(format!("stop it first; it holds the lock on `{}`", path.display()))
+            }
+            other => other.classified().and_then(Classify::hint),
+        }
+    }
+}

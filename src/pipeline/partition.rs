@@ -1,0 +1,208 @@
+//! One partition of a running pipeline: reads, decodes, hands on; fails and backs off alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::PipelineError;
+use crate::batch::{Decoded, EventBatch};
+use crate::checkpoint::{PartitionKey, Range};
+use crate::decode::Decoder;
+use crate::error::{Classify as _, Retry};
+use crate::memory::{MemoryBudget, Reservation};
+use crate::retry::Backoff;
+use crate::sink::delta::writer::Staged;
+use crate::source::event_hubs::EventHubsSource;
+use crate::source::{HoleCause, LastSeen, ReadPartition, SourceError, SourceEvent};
+
+/// Batches read ahead of decode. One is decoded while the next is read; more would only hold memory.
+const READ_AHEAD: usize = 2;
+
+/// The first pause after a failure, and the longest.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Decoded events of a partition, and the memory that they hold.
+#[derive(Debug)]
+pub struct Part {
+    pub staged: Staged,
+    pub reservation: Reservation,
+}
+
+/// What a partition tells its pipeline's loop; one partition's events keep their order.
+#[derive(Debug)]
+pub enum PartitionEvent {
+    Part(Part),
+    Hole { partition: PartitionKey, missing: Range, cause: HoleCause },
+    Failed { partition: PartitionKey, error: String, retry_in: Duration },
+    Progress { partition: PartitionKey, last_enqueued: i64 },
+    /// The declared end was reached, or reading was stopped; nothing more comes.
+    Ended { partition: PartitionKey },
+    /// Waiting won't mend it.
+    Fatal { error: PipelineError },
+}
+
+pub struct PartitionTask {
+    pub source: Arc<EventHubsSource>,
+    pub decoder: Arc<Decoder>,
+    pub budget: MemoryBudget,
+    pub dense: bool,
+    pub read: ReadPartition,
+    pub events: mpsc::Sender<PartitionEvent>,
+    pub stop: CancellationToken,
+}
+
+impl PartitionTask {
+    /// Runs until stopped, caught up, or beyond mending; says so as its last event.
+    pub async fn run(mut self) {
+        let partition = self.read.partition.clone();
+        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+        let last = loop {
+            match self.read_once(&mut backoff).await {
+                Ok(()) => break PartitionEvent::Ended { partition },
+                Err(PipelineError::Source(error @ SourceError::Stolen { .. })) => {
+                    if self.pause(&error.to_string(), &mut backoff).await.is_err() {
+                        break PartitionEvent::Ended { partition };
+                    }
+                }
+                Err(error) => break PartitionEvent::Fatal { error },
+            }
+        };
+        // The loop that listens may be gone already, and then nobody needs to know.
+        let _ = self.events.send(last).await;
+    }
+
+    /// One life of a reader. What it hands on moves `self.read`, so the next life goes on there.
+    async fn read_once(&mut self, backoff: &mut Backoff) -> Result<(), PipelineError> {
+        let (sender, mut receiver) = mpsc::channel(READ_AHEAD);
+        let mut reader = JoinSet::new();
+        let stop = self.stop.child_token();
+        reader.spawn(Arc::clone(&self.source).read(
+            self.read.clone(),
+            self.budget.clone(),
+            sender,
+            stop.clone(),
+        ));
+        let _stop_reader = stop.drop_guard();
+        // Until the reader has ended and everything it said was heard.
+        while let Some(event) = receiver.recv().await {
+            if self.take(event, backoff).await?.is_none() {
+                return Ok(());
+            }
+        }
+        match reader.join_next().await {
+            Some(Ok(ended)) => ended.map_err(PipelineError::from),
+            Some(Err(source)) => Err(PipelineError::Task { task: "reader", source }),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands one event on; none when nobody listens or the pipeline stops.
+    async fn take(&mut self, event: SourceEvent, backoff: &mut Backoff) -> Result<Option<()>, PipelineError> {
+        let event = match event {
+            SourceEvent::Events { batch, reservation } => {
+                let Some(part) = self.decode(batch, reservation, backoff).await? else { return Ok(None) };
+                PartitionEvent::Part(part)
+            }
+            SourceEvent::Hole { partition, missing, cause } => {
+                if cause != HoleCause::Compaction {
+                    self.read.position = missing.to;
+                    self.read.last = None;
+                }
+                PartitionEvent::Hole { partition, missing, cause }
+            }
+            SourceEvent::Failed { partition, error, retry_in } => {
+                PartitionEvent::Failed { partition, error: report(&error), retry_in }
+            }
+            SourceEvent::Progress { partition, last_enqueued_sequence_number, .. } => {
+                PartitionEvent::Progress { partition, last_enqueued: last_enqueued_sequence_number }
+            }
+            // The reader ends after it; the channel's end says the rest.
+            SourceEvent::CaughtUp { .. } => return Ok(Some(())),
+        };
+        Ok(self.events.send(event).await.ok())
+    }
+
+    /// Decodes a batch, however long the registry takes; only this partition waits for it.
+    async fn decode(
+        &mut self,
+        batch: EventBatch,
+        reservation: Reservation,
+        backoff: &mut Backoff,
+    ) -> Result<Option<Part>, PipelineError> {
+        let Some(range) = self.account_for(&batch)? else { return Ok(Some(self.nothing(batch, reservation))) };
+        let batch = Arc::new(batch);
+        let decoded = loop {
+            match self.decoder.decode(Arc::clone(&batch)).await {
+                Ok(decoded) => break decoded,
+                Err(error) if error.retry() == Retry::Backoff => {
+                    if self.pause(&report(&error), backoff).await.is_err() {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        backoff.reset();
+        let Decoded { batches, rejects } = decoded;
+        let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
+        if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
+            self.read.position = range.to;
+            self.read.last = Some(LastSeen { sequence_number, enqueued_at_ms });
+        }
+        let partition = batch.partition.clone();
+        Ok(Some(Part { staged: Staged { partition, range, events, batches, rejects }, reservation }))
+    }
+
+    fn nothing(&self, batch: EventBatch, reservation: Reservation) -> Part {
+        let range = Range::new(self.read.position, self.read.position);
+        let staged =
+            Staged { partition: batch.partition, range, events: Vec::new(), batches: Vec::new(), rejects: Vec::new() };
+        Part { staged, reservation }
+    }
+
+    /// What the events of a batch account for: on a source with holes all numbers since the
+    /// position, else exactly their own.
+    fn account_for(&self, batch: &EventBatch) -> Result<Option<Range>, PipelineError> {
+        let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) else { return Ok(None) };
+        let from = if self.dense { first.sequence_number } else { self.read.position.min(first.sequence_number) };
+        let range = Range::new(from, last.sequence_number + 1);
+        if self.dense && range.len() != batch.events.len() as u64 {
+            return Err(PipelineError::Sparse {
+                partition: batch.partition.to_string(),
+                events: batch.events.len(),
+                numbers: range.len(),
+            });
+        }
+        Ok(Some(range))
+    }
+
+    /// Waits before the next try; an error when the pipeline stops meanwhile.
+    async fn pause(&self, error: &str, backoff: &mut Backoff) -> Result<(), ()> {
+        let retry_in = backoff.pause();
+        let failed =
+            PartitionEvent::Failed { partition: self.read.partition.clone(), error: error.to_owned(), retry_in };
+        self.events.send(failed).await.map_err(|_| ())?;
+        tokio::select! {
+            () = tokio::time::sleep(retry_in) => Ok(()),
+            () = self.stop.cancelled() => Err(()),
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,553 @@
+//! The event loop of one pipeline: takes in decoded events, commits them in groups.
+//!
+//! A flush runs beside the loop and owns the table's writer meanwhile; the loop goes on
+//! taking in. A flush that fails keeps its events and is tried again with backoff, before
+//! anything that came later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::PipelineError;
+use super::lock::PipelineLock;
+use super::partition::{Part, PartitionEvent, PartitionTask, report};
+use super::setup::{self, PartitionStart, Places};
+use super::status::{LastCommit, PipelineStatus, State};
+use crate::checkpoint::{PartitionKey, Range};
+use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::decode::Decoder;
+use crate::error::{Classify as _, Retry};
+use crate::memory::MemoryBudget;
+use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
+use crate::sink::delta::SinkError;
+use crate::sink::delta::fault_points::FaultPoints;
+use crate::sink::delta::writer::{Counts, Flushed, Staged, TableWriter};
+use crate::source::HoleCause;
+use crate::source::event_hubs::EventHubsSource;
+use crate::telemetry::metrics;
+
+/// Decoded batches that wait for the loop. It never does more than put them aside, so a few
+/// are plenty; what they hold is within the memory budget anyway.
+const EVENTS: usize = 16;
+
+/// How often the hub is asked for partitions that were added.
+const LOOK_FOR_PARTITIONS_EVERY: Duration = Duration::from_secs(30);
+
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A run that is to end by itself doesn't wait for a hub or a table longer than this many tries.
+const TRIES_WHEN_CATCHING_UP: u32 = 8;
+
+/// How a pipeline runs.
+#[derive(Debug, Clone)]
+pub struct PipelineOptions {
+    /// End at the last numbers read at the start.
+    pub until_caught_up: bool,
+    pub fault_points: FaultPoints,
+}
+
+/// What a run of one pipeline did.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct PipelineSummary {
+    pub name: String,
+    pub received: u64,
+    pub committed: u64,
+    pub rejected: u64,
+    pub filtered: u64,
+    pub duplicate: u64,
+    pub commits: u64,
+    pub blobs: u64,
+    pub seconds: f64,
+    pub peak_rss_bytes: u64,
+}
+
+pub struct Pipeline {
+    spec: PipelineSpec,
+    options: PipelineOptions,
+    source: Arc<EventHubsSource>,
+    decoder: Arc<Decoder>,
+    budget: MemoryBudget,
+    status: PipelineStatus,
+    shutdown: Shutdown,
+    _lock: PipelineLock,
+    /// Here between flushes, with the flush while one runs.
+    writer: Option<TableWriter>,
+    partitions: JoinSet<()>,
+    /// Cancelled to end every partition's reading.
+    stop_reading: CancellationToken,
+    sender: mpsc::Sender<PartitionEvent>,
+    receiver: mpsc::Receiver<PartitionEvent>,
+    /// Partitions that still read.
+    reading: BTreeMap<PartitionKey, ()>,
+    pending: Vec<Part>,
+    pending_since: Option<Instant>,
+    flush: JoinSet<FlushEnded>,
+    /// Not before this is a failed flush tried again.
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+    added: JoinSet<Result<Vec<String>, PipelineError>>,
+    look_at: Instant,
+    summary: PipelineSummary,
+    failure: Option<PipelineError>,
+}
+
+struct FlushEnded {
+    writer: TableWriter,
+    parts: Vec<Part>,
+    result: Result<Flushed, SinkError>,
+    took: Duration,
+}
+
+/// What the loop waits for.
+enum Event {
+    Partition(Option<PartitionEvent>),
+    FlushEnded(Box<FlushEnded>),
+    FlushLost(tokio::task::JoinError),
+    Added(Result<Vec<String>, PipelineError>),
+    /// It may be time to flush or to look for partitions.
+    Tick,
+    Stop,
+    Abort,
+}
+
+impl Pipeline {
+    /// Finds hub and table, commits first starts, and begins to read.
+    ///
+    /// # Errors
+    /// Whatever keeps the pipeline from starting; what can pass is tried again until the
+    /// shutdown, or a few times when the run is to end by itself.
+    pub async fn start(
+        project: &ProjectSpec,
+        spec: &PipelineSpec,
+        options: PipelineOptions,
+        status: PipelineStatus,
+        shutdown: Shutdown,
+    ) -> Result<Option<Self>, PipelineError> {
+        let places = Places::of(project)?;
+        let lock = PipelineLock::take(&places.state, &spec.name, &spec.source.consumer_group)?;
+        let decoder = Arc::new(setup::decoder(project, spec, &places)?);
+        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+        let (source, writer, starts) = loop {
+            let opened = open(project, spec, &places, &options);
+            let opened = tokio::select! {
+                opened = opened => opened,
+                () = shutdown.stopping() => return Ok(None),
+            };
+            match opened {
+                Ok(opened) => break opened,
+                Err(error) if error.retry() == Retry::Never => return Err(error),
+                Err(error) if options.until_caught_up && backoff.failures() >= TRIES_WHEN_CATCHING_UP => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let pause = backoff.pause();
+                    tracing::warn!(pipeline = spec.name, error = report(&error), ?pause, "could not start: trying again");
+                    status.change(|snapshot| snapshot.error = Some(report(&error)));
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = shutdown.stopping() => return Ok(None),
+                    }
+                }
+            }
+        };
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let budget = MemoryBudget::new(usize::try_from(spec.sink.max_in_flight_bytes.as_u64()).unwrap_or(usize::MAX));
+        let mut pipeline = Self {
+            spec: spec.clone(),
+            options,
+            source,
+            decoder,
+            budget,
+            status,
+            stop_reading: shutdown.child(),
+            shutdown,
+            _lock: lock,
+            writer: Some(writer),
+            partitions: JoinSet::new(),
+            sender,
+            receiver,
+            reading: BTreeMap::new(),
+            pending: Vec::new(),
+            pending_since: None,
+            flush: JoinSet::new(),
+            retry_at: None,
+            backoff: Backoff::new(PAUSE, LONGEST_PAUSE),
+            added: JoinSet::new(),
+            look_at: Instant::now() + LOOK_FOR_PARTITIONS_EVERY,
+            summary: PipelineSummary { name: spec.name.clone(), ..PipelineSummary::default() },
+            failure: None,
+        };
+        pipeline.status.change(|snapshot| {
+            snapshot.state = State::Running;
+            snapshot.error = None;
+        });
+        for start in starts {
+            pipeline.read(start);
+        }
+        Ok(Some(pipeline))
+    }
+
+    /// Runs until stopped, caught up, or beyond mending. What was read is committed first,
+    /// unless the shutdown is cut off.
+    ///
+    /// # Errors
+    /// What the pipeline can't go on with.
+    pub async fn run(mut self) -> Result<PipelineSummary, PipelineError> {
+        let began = Instant::now();
+        loop {
+            self.flush_if_due();
+            self.look_for_partitions();
+            if self.is_done() {
+                break;
+            }
+            match self.next_event().await {
+                Event::Partition(Some(event)) => self.take(event),
+                Event::Partition(None) | Event::Tick => {}
+                Event::FlushEnded(ended) => self.flush_ended(*ended),
+                Event::FlushLost(source) => {
+                    // The writer is gone with the task: nothing can be committed any more.
+                    self.fail(PipelineError::Task { task: "flush", source });
+                    break;
+                }
+                Event::Added(found) => self.take_added(found).await,
+                Event::Stop => self.drain(),
+                Event::Abort => {
+                    self.partitions.abort_all();
+                    self.flush.abort_all();
+                    self.failure.get_or_insert(PipelineError::CutOff);
+                    break;
+                }
+            }
+        }
+        self.stop_reading.cancel();
+        self.partitions.abort_all();
+        self.source.close().await;
+        self.summary.seconds = began.elapsed().as_secs_f64();
+        self.summary.peak_rss_bytes = peak_rss_bytes();
+        match self.failure.take() {
+            Some(error) => {
+                self.status.change(|snapshot| {
+                    snapshot.state = State::Failed;
+                    snapshot.error = Some(report(&error));
+                });
+                Err(error)
+            }
+            None => {
+                self.status.change(|snapshot| snapshot.state = State::Stopped);
+                Ok(self.summary)
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let tick = self.next_tick();
+        let is_draining = self.stop_reading.is_cancelled();
+        let is_flushing = !self.flush.is_empty();
+        let may_flush_early = !is_flushing && !self.pending.is_empty() && self.retry_at.is_none();
+        // Each branch is cancel-safe: receiving and joining lose nothing when dropped.
+        tokio::select! {
+            biased;
+            () = self.shutdown.aborting() => Event::Abort,
+            () = self.shutdown.stopping(), if !is_draining => Event::Stop,
+            Some(ended) = self.flush.join_next(), if is_flushing => match ended {
+                Ok(ended) => Event::FlushEnded(Box::new(ended)),
+                Err(error) => Event::FlushLost(error),
+            },
+            Some(found) = self.added.join_next() => match found {
+                Ok(found) => Event::Added(found),
+                Err(source) => Event::Added(Err(PipelineError::Task { task: "looking for partitions", source })),
+            },
+            event = self.receiver.recv() => Event::Partition(event),
+            () = self.budget.contended(), if may_flush_early => {
+                self.pending_since = Some(Instant::now() - self.spec.sink.commit_every);
+                Event::Tick
+            }
+            () = tokio::time::sleep_until(tick.into()) => Event::Tick,
+        }
+    }
+
+    fn next_tick(&self) -> Instant {
+        let due = match (self.retry_at, self.pending_since) {
+            (Some(retry_at), _) => Some(retry_at),
+            (None, Some(since)) => Some(since + self.patience()),
+            (None, None) => None,
+        };
+        let flush_at = if self.flush.is_empty() { due } else { None };
+        flush_at.map_or(self.look_at, |at| at.min(self.look_at)).max(Instant::now())
+    }
+
+    /// How long events may wait. Coverage without rows is committed more rarely: it makes
+    /// versions and nobody reads anything new from them.
+    fn patience(&self) -> Duration {
+        let has_rows = self.pending.iter().any(|part| !part.staged.batches.is_empty());
+        if has_rows { self.spec.sink.commit_every } else { self.spec.sink.coverage_every }
+    }
+
+    fn is_done(&self) -> bool {
+        self.reading.is_empty()
+            && self.receiver.is_empty()
+            && self.flush.is_empty()
+            && (self.pending.is_empty() || self.failure.is_some())
+            && (self.stop_reading.is_cancelled() || self.options.until_caught_up)
+    }
+
+    fn take(&mut self, event: PartitionEvent) {
+        match event {
+            PartitionEvent::Part(part) => self.take_part(part),
+            PartitionEvent::Hole { partition, missing, cause } => self.report_hole(&partition, missing, cause),
+            PartitionEvent::Failed { partition, error, retry_in } => {
+                tracing::warn!(
+                    pipeline = self.spec.name, partition = &*partition.partition, error, ?retry_in,
+                    "a partition failed: it backs off alone"
+                );
+                metrics::partition_failed(&self.spec.name, &partition.partition);
+                self.status.partition(&partition.partition, |held| held.last_error = Some(error));
+            }
+            PartitionEvent::Progress { partition, last_enqueued } => {
+                self.status.partition(&partition.partition, |held| {
+                    held.last_enqueued = Some(last_enqueued);
+                    held.lag_events = held.position.map(|position| (last_enqueued + 1 - position).max(0));
+                    if let Some(lag) = held.lag_events {
+                        metrics::lag_events(&self.spec.name, &partition.partition, lag);
+                    }
+                });
+            }
+            PartitionEvent::Ended { partition } => {
+                self.reading.remove(&partition);
+            }
+            PartitionEvent::Fatal { error } => {
+                self.reading.clear();
+                self.fail(error);
+            }
+        }
+    }
+
+    fn take_part(&mut self, part: Part) {
+        let received = part.staged.events.len() as u64;
+        if received == 0 {
+            return;
+        }
+        self.summary.received += received;
+        let labels = self.labels(&part.staged.partition);
+        metrics::received(labels.0, labels.1, labels.2, received);
+        self.status.partition(&part.staged.partition.partition, |held| {
+            held.position = Some(part.staged.range.to);
+            held.last_error = None;
+        });
+        self.pending_since.get_or_insert_with(Instant::now);
+        self.pending.push(part);
+    }
+
+    fn report_hole(&self, partition: &PartitionKey, missing: Range, cause: HoleCause) {
+        match cause {
+            HoleCause::Compaction => {
+                tracing::debug!(pipeline = self.spec.name, %partition, %missing, "the hub compacted these away");
+            }
+            HoleCause::Retention | HoleCause::Unexplained => {
+                tracing::error!(
+                    pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(), numbers = missing.len(),
+                    "events are missing: the hub no longer has them"
+                );
+                metrics::hole(&self.spec.name, &partition.partition, cause.as_str(), missing.len());
+            }
+        }
+    }
+
+    fn flush_if_due(&mut self) {
+        if !self.flush.is_empty() || self.pending.is_empty() {
+            return;
+        }
+        if self.retry_at.is_some_and(|retry_at| retry_at > Instant::now()) {
+            return;
+        }
+        let bytes: usize = self.pending.iter().map(|part| part.reservation.bytes()).sum();
+        // Half the budget, so that the other half can be read while this one is written.
+        let enough = (self.spec.sink.commit_bytes.as_u64()).min(self.spec.sink.max_in_flight_bytes.as_u64() / 2);
+        let is_due = self.retry_at.is_some()
+            || bytes as u64 >= enough
+            || self.pending_since.is_some_and(|since| since.elapsed() >= self.patience())
+            || self.reading.is_empty();
+        let Some(mut writer) = self.writer.take_if(|_| is_due) else { return };
+        self.retry_at = None;
+        self.pending_since = None;
+        let parts = std::mem::take(&mut self.pending);
+        self.flush.spawn(async move {
+            let began = Instant::now();
+            let (staged, reservations): (Vec<Staged>, Vec<_>) =
+                parts.into_iter().map(|part| (part.staged, part.reservation)).unzip();
+            let result = writer.flush(&staged).await;
+            let parts = staged
+                .into_iter()
+                .zip(reservations)
+                .map(|(staged, reservation)| Part { staged, reservation })
+                .collect();
+            FlushEnded { writer, parts, result, took: began.elapsed() }
+        });
+    }
+
+    fn flush_ended(&mut self, ended: FlushEnded) {
+        self.writer = Some(ended.writer);
+        match ended.result {
+            Ok(flushed) => {
+                self.backoff.reset();
+                self.account(&flushed, ended.took);
+            }
+            Err(error) => {
+                let mut parts = ended.parts;
+                parts.append(&mut self.pending);
+                self.pending = parts;
+                self.flush_failed(error);
+            }
+        }
+    }
+
+    fn flush_failed(&mut self, error: SinkError) {
+        if error.retry() == Retry::Never {
+            self.fail(error.into());
+            return;
+        }
+        if self.options.until_caught_up && self.backoff.failures() >= TRIES_WHEN_CATCHING_UP {
+            self.fail(error.into());
+            return;
+        }
+        let pause = self.backoff.pause();
+        tracing::warn!(
+            pipeline = self.spec.name, table = %self.spec.sink.table, error = report(&error), ?pause,
+            "the table can't be written: it holds back its pipeline"
+        );
+        metrics::commit_failed(&self.spec.name, &self.spec.sink.table.to_string());
+        self.status.change(|snapshot| {
+            snapshot.state = State::BackingOff;
+            snapshot.error = Some(report(&error));
+        });
+        self.retry_at = Some(Instant::now() + pause);
+    }
+
+    fn account(&mut self, flushed: &Flushed, took: Duration) {
+        for (partition, counts) in &flushed.counts {
+            let Counts { committed, rejected, duplicate } = *counts;
+            self.summary.committed += committed;
+            self.summary.rejected += rejected;
+            self.summary.duplicate += duplicate;
+            let (pipeline, table, partition) = self.labels(partition);
+            metrics::settled(pipeline, table, partition, committed, rejected, duplicate);
+        }
+        let Some(version) = flushed.version else { return };
+        self.summary.commits += 1;
+        metrics::commit(&self.spec.name, &self.spec.sink.table.to_string(), took, flushed.bytes, flushed.tries);
+        tracing::info!(
+            pipeline = self.spec.name, table = %self.spec.sink.table, version, rows = flushed.rows,
+            bytes = flushed.bytes, tries = flushed.tries, milliseconds = took.as_millis() as u64, "committed"
+        );
+        let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        self.status.change(|snapshot| {
+            snapshot.last_commit = Some(LastCommit { version, at });
+            if snapshot.state == State::BackingOff {
+                snapshot.state = State::Running;
+                snapshot.error = None;
+            }
+        });
+    }
+
+    fn labels<'a>(&'a self, partition: &'a PartitionKey) -> (&'a str, &'a str, &'a str) {
+        (&self.spec.name, &self.spec.sink.table.table, &partition.partition)
+    }
+
+    fn read(&mut self, start: PartitionStart) {
+        let partition = start.read.partition.clone();
+        for lost in start.lost {
+            self.report_hole(&partition, lost, HoleCause::Retention);
+        }
+        tracing::info!(pipeline = self.spec.name, %partition, position = start.read.position, "reading");
+        self.status.partition(&partition.partition, |held| held.position = Some(start.read.position));
+        self.reading.insert(partition, ());
+        let task = PartitionTask {
+            source: Arc::clone(&self.source),
+            decoder: Arc::clone(&self.decoder),
+            budget: self.budget.clone(),
+            dense: self.spec.source.dense,
+            read: start.read,
+            events: self.sender.clone(),
+            stop: self.stop_reading.child_token(),
+        };
+        self.partitions.spawn(task.run());
+    }
+
+    fn drain(&mut self) {
+        tracing::info!(pipeline = self.spec.name, "stopping: committing what was read");
+        self.status.change(|snapshot| snapshot.state = State::Draining);
+        self.stop_reading.cancel();
+    }
+
+    fn fail(&mut self, error: PipelineError) {
+        tracing::error!(pipeline = self.spec.name, error = report(&error), "the pipeline stops");
+        self.stop_reading.cancel();
+        self.failure.get_or_insert(error);
+    }
+}
+
+impl Pipeline {
+    /// Starts partitions that the hub has and nobody reads yet. Needs the writer, so it waits
+    /// for the next look when a flush has it.
+    async fn take_added(&mut self, found: Result<Vec<String>, PipelineError>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(pipeline = self.spec.name, error = report(&error), "could not look for new partitions");
+                return;
+            }
+        };
+        let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
+        let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
+        let Some(mut writer) = self.writer.take_if(|_| !new.is_empty()) else { return };
+        let started = setup::starts(&self.source, &mut writer, &self.spec, &new, false).await;
+        self.writer = Some(writer);
+        match started {
+            Ok(starts) => starts.into_iter().for_each(|start| self.read(start)),
+            Err(error) => {
+                tracing::warn!(pipeline = self.spec.name, error = report(&error), "a new partition could not be started");
+            }
+        }
+    }
+
+    /// Asks for the hub's partitions beside the loop, when it is time.
+    fn look_for_partitions(&mut self) {
+        if self.look_at > Instant::now() {
+            return;
+        }
+        self.look_at = Instant::now() + LOOK_FOR_PARTITIONS_EVERY;
+        if self.options.until_caught_up || self.stop_reading.is_cancelled() || !self.added.is_empty() {
+            return;
+        }
+        let source = Arc::clone(&self.source);
+        self.added.spawn(async move { Ok(source.hub().await?.partitions) }.boxed());
+    }
+}
+
+async fn open(
+    project: &ProjectSpec,
+    spec: &PipelineSpec,
+    places: &Places,
+    options: &PipelineOptions,
+) -> Result<(Arc<EventHubsSource>, TableWriter, Vec<PartitionStart>), PipelineError> {
+    let source = setup::connect(project, spec).await?;
+    let partitions = source.hub().await?.partitions;
+    let mut writer = TableWriter::open(setup::table_spec(spec, places, options.fault_points.clone())?).await?;
+    let starts = setup::starts(&source, &mut writer, spec, &partitions, options.until_caught_up).await?;
+    Ok((source, writer, starts))
+}
+
+/// The largest resident set of this process so far, in bytes; 0 where the system doesn't tell.
+pub fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}

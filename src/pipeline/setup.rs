@@ -1,0 +1,192 @@
+//! From a pipeline's declaration to its parts: source, decoder, table, and where each partition starts.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::PipelineError;
+use crate::catalog::{dead_letters_of, table_location};
+use crate::checkpoint::{PartitionKey, Range, SourceId};
+use crate::config::source_id;
+use crate::config::spec::{EventHubsAccess, Format, PipelineSpec, ProjectSpec, RegistrySpec, Secret};
+use crate::decode::{AzureRegistry, Decoder, SchemaRegistry, TokenError, TokenSource, arrow_schema_of};
+use crate::sink::delta::dead_letters::Writer;
+use crate::sink::delta::fault_points::FaultPoints;
+use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
+use crate::source::event_hubs::EventHubsSource;
+use crate::source::{LastSeen, ReadPartition};
+use crate::storage::Location;
+use crate::storage::credential::SignIn;
+
+/// The scope of tokens for Event Hubs and its registry.
+const SCOPE: &str = "https://eventhubs.azure.net/.default";
+
+/// A partition about to be read, and what it can't read any more.
+#[derive(Debug)]
+pub struct PartitionStart {
+    pub read: ReadPartition,
+    /// Numbers before the position that nothing covers and the hub no longer has.
+    pub lost: Vec<Range>,
+}
+
+/// The storage of a project.
+#[derive(Debug, Clone)]
+pub struct Places {
+    pub lake: Location,
+    pub state: Location,
+}
+
+impl Places {
+    /// # Errors
+    /// When a URL can't be used.
+    pub fn of(project: &ProjectSpec) -> Result<Self, PipelineError> {
+        let azure = project.storage_azure.as_ref();
+        Ok(Self {
+            lake: Location::resolve(&project.lake.url, azure)?,
+            state: Location::resolve(&project.state.url, azure)?,
+        })
+    }
+}
+
+/// The id under which every ledger knows the hub of `pipeline`.
+///
+/// # Errors
+/// When the project declares no `[event_hubs]`.
+pub fn source_of(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<SourceId, PipelineError> {
+    let hubs = project
+        .event_hubs
+        .as_ref()
+        .ok_or_else(|| PipelineError::NoEventHubs { pipeline: pipeline.name.clone() })?;
+    Ok(source_id(hubs, &pipeline.source.hub, pipeline.source.generation.as_ref()))
+}
+
+/// Connects to the hub of `pipeline`.
+///
+/// # Errors
+/// When the declared address or sign-in can't be used.
+pub async fn connect(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Arc<EventHubsSource>, PipelineError> {
+    let id = source_of(project, pipeline)?;
+    let hubs = project
+        .event_hubs
+        .as_ref()
+        .ok_or_else(|| PipelineError::NoEventHubs { pipeline: pipeline.name.clone() })?;
+    Ok(EventHubsSource::connect(hubs, &pipeline.source, id).await?)
+}
+
+/// Opens the decoder of `pipeline`, with the project's registry and its cache on disk.
+///
+/// # Errors
+/// When the pinned schema or the registry's address can't be used.
+pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) -> Result<Decoder, PipelineError> {
+    let registry = match &project.registry {
+        None => None,
+        Some(spec) => {
+            let cache = places.state.join("schemas").folder();
+            let registry = AzureRegistry::open(spec, cache, token_source(project, spec)?)?;
+            Some(Arc::new(registry) as Arc<dyn SchemaRegistry>)
+        }
+    };
+    Ok(Decoder::open(&pipeline.decode, registry)?)
+}
+
+/// A registry is signed in to with Entra alone: its own credential, else that of the hubs.
+fn token_source(
+    project: &ProjectSpec,
+    registry: &RegistrySpec,
+) -> Result<Option<Arc<dyn TokenSource>>, PipelineError> {
+    let RegistrySpec::Azure { endpoint, credential } = registry;
+    if endpoint.starts_with("http://") {
+        return Ok(None);
+    }
+    let has_own = *credential != Default::default();
+    let credential = match project.event_hubs.as_ref().map(|hubs| &hubs.access) {
+        Some(EventHubsAccess::Namespace { credential: of_hubs, .. }) if !has_own => of_hubs,
+        _ => credential,
+    };
+    Ok(Some(Arc::new(RegistryToken(SignIn::new(credential)?))))
+}
+
+struct RegistryToken(SignIn);
+
+#[async_trait]
+impl TokenSource for RegistryToken {
+    async fn token(&self) -> Result<Secret, TokenError> {
+        self.0.token(SCOPE).await.map_err(|error| TokenError(Arc::new(error)))
+    }
+}
+
+/// What the writer of the table of `pipeline` needs.
+///
+/// # Errors
+/// When the pinned schema can't be used.
+pub fn table_spec(
+    pipeline: &PipelineSpec,
+    places: &Places,
+    fault_points: FaultPoints,
+) -> Result<TableSpec, PipelineError> {
+    let schema = match (pipeline.decode.format, &pipeline.decode.schema) {
+        (Format::Raw, _) => first_schema(&[raw_body()]),
+        (Format::Avro, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| PipelineError::File { path: path.clone(), source })?;
+            arrow_schema_of(&text)?
+        }
+        (Format::Avro, None) => first_schema(&[]),
+    };
+    Ok(TableSpec {
+        name: pipeline.sink.table.to_string(),
+        location: table_location(&places.lake, &pipeline.sink.table),
+        dead_letters: table_location(&places.lake, &dead_letters_of(&pipeline.sink.table)),
+        writer: Writer {
+            pipeline: pipeline.name.clone(),
+            owner: pipeline.owner.clone(),
+            config_hash: pipeline.config_hash.clone(),
+        },
+        schema,
+        fault_points,
+    })
+}
+
+/// Looks at each partition of the hub, commits where those start that the ledger doesn't
+/// know, and says where each is to be read from.
+///
+/// The order of truth is the ledger, then the declared start. With `catch_up`, each ends at the last
+/// number that the hub has now.
+///
+/// # Errors
+/// A hub that was made anew; errors of hub and storage.
+pub async fn starts(
+    source: &EventHubsSource,
+    writer: &mut TableWriter,
+    pipeline: &PipelineSpec,
+    partitions: &[String],
+    catch_up: bool,
+) -> Result<Vec<PartitionStart>, PipelineError> {
+    let created = source.hub().await?.created_at_ms;
+    let mut looked_at = Vec::new();
+    let mut first_starts = Vec::new();
+    for partition in partitions {
+        let key = PartitionKey::new(source.id().clone(), partition.as_str());
+        let properties = source.partition(partition).await?;
+        if writer.ledger().partition(&key).and_then(|held| held.start()).is_none() {
+            let start = source.resolve_start(partition, pipeline.source.start).await?;
+            first_starts.push((key.clone(), start));
+        }
+        looked_at.push((key, properties));
+    }
+    writer.record_starts(Some((source.id(), created)), &first_starts).await?;
+    let mut starts = Vec::new();
+    for (key, properties) in looked_at {
+        let Some(held) = writer.ledger().partition(&key) else { continue };
+        let coverage = held.coverage();
+        let (Some(start), Some(position)) = (held.start(), held.position(properties.begin)) else { continue };
+        let last = held.last_covered(position).map(|last| LastSeen {
+            sequence_number: last.sequence_number,
+            enqueued_at_ms: last.enqueued_at,
+        });
+        let lost = coverage.missing_in(Range::new(start, position));
+        let until = catch_up.then_some(properties.last_enqueued + 1);
+        starts.push(PartitionStart { read: ReadPartition { partition: key, position, last, until }, lost });
+    }
+    Ok(starts)
+}

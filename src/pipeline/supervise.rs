@@ -1,0 +1,117 @@
+//! All pipelines of a project at once: one that fails doesn't stop the others.
+
+use tokio::task::JoinSet;
+
+use super::PipelineError;
+use super::run::{Pipeline, PipelineOptions, PipelineSummary};
+use super::status::{PipelineStatus, State};
+use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::shutdown::Shutdown;
+use crate::sink::delta::fault_points::FaultPoints;
+
+/// How a project runs.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// End at the last numbers read at the start.
+    pub until_caught_up: bool,
+    /// Names of pipelines; empty means all.
+    pub pipelines: Vec<String>,
+    pub fault_points: FaultPoints,
+}
+
+/// What a run did, a pipeline at a time.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct RunSummary {
+    pub pipelines: Vec<PipelineSummary>,
+}
+
+/// The pipelines that `options` name, with a status of each.
+///
+/// # Errors
+/// [`PipelineError::Unknown`]
+pub fn select<'a>(
+    project: &'a ProjectSpec,
+    options: &RunOptions,
+) -> Result<Vec<(&'a PipelineSpec, PipelineStatus)>, PipelineError> {
+    let known = || project.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect::<Vec<_>>();
+    if let Some(name) = options.pipelines.iter().find(|name| !known().contains(name)) {
+        return Err(PipelineError::Unknown { name: name.clone(), known: known() });
+    }
+    let is_wanted =
+        |pipeline: &&PipelineSpec| options.pipelines.is_empty() || options.pipelines.contains(&pipeline.name);
+    let status = |pipeline: &PipelineSpec| {
+        PipelineStatus::new(&pipeline.name, &pipeline.owner, &pipeline.sink.table.to_string())
+    };
+    Ok(project.pipelines.iter().filter(is_wanted).map(|pipeline| (pipeline, status(pipeline))).collect())
+}
+
+/// Runs pipelines until they are stopped, or have caught up.
+///
+/// # Errors
+/// The first error of a pipeline, after all have ended.
+pub async fn run_project(
+    project: &ProjectSpec,
+    options: RunOptions,
+    shutdown: Shutdown,
+) -> Result<RunSummary, PipelineError> {
+    let selected = select(project, &options)?;
+    run_selected(project, selected, options, shutdown).await
+}
+
+/// As [`run_project`], with statuses that somebody else watches.
+///
+/// # Errors
+/// As [`run_project`]
+pub async fn run_selected(
+    project: &ProjectSpec,
+    selected: Vec<(&PipelineSpec, PipelineStatus)>,
+    options: RunOptions,
+    shutdown: Shutdown,
+) -> Result<RunSummary, PipelineError> {
+    let mut running = JoinSet::new();
+    for (spec, status) in selected {
+        let (project, spec) = (project.clone(), spec.clone());
+        let (options, shutdown) = (options.clone(), shutdown.clone());
+        running.spawn(async move {
+            let name = spec.name.clone();
+            let ended = run_one(project, spec, options, status.clone(), shutdown).await;
+            if let Err(error) = &ended {
+                status.change(|snapshot| {
+                    snapshot.state = State::Failed;
+                    snapshot.error = Some(super::partition::report(error));
+                });
+            }
+            ended.map_err(|source| PipelineError::Stopped { pipeline: name, source: Box::new(source) })
+        });
+    }
+    let mut summary = RunSummary::default();
+    let mut failure = None;
+    while let Some(ended) = running.join_next().await {
+        match ended {
+            Ok(Ok(pipeline)) => summary.pipelines.push(pipeline),
+            Ok(Err(error)) => {
+                failure.get_or_insert(error);
+            }
+            Err(source) => {
+                failure.get_or_insert(PipelineError::Task { task: "pipeline", source });
+            }
+        }
+    }
+    summary.pipelines.sort_by(|a, b| a.name.cmp(&b.name));
+    failure.map_or(Ok(summary), Err)
+}
+
+async fn run_one(
+    project: ProjectSpec,
+    spec: PipelineSpec,
+    options: RunOptions,
+    status: PipelineStatus,
+    shutdown: Shutdown,
+) -> Result<PipelineSummary, PipelineError> {
+    let options = PipelineOptions { until_caught_up: options.until_caught_up, fault_points: options.fault_points };
+    let name = spec.name.clone();
+    match Pipeline::start(&project, &spec, options, status, shutdown).await? {
+        Some(pipeline) => pipeline.run().await,
+        None => Ok(PipelineSummary { name, ..PipelineSummary::default() }),
+    }
+}

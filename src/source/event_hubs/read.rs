@@ -1,0 +1,175 @@
+//! The reader of one partition: opens links until it is told to stop, its end is reached, or
+//! nothing that waiting mends is wrong.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use azure_messaging_eventhubs::{OpenReceiverOptions, StartLocation, StartPosition};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::hub::{EventHubsSource, OWNER_LEVEL};
+use super::link::{Link, LinkEnd};
+use super::message;
+use super::tracker::Tracker;
+use crate::checkpoint::PartitionKey;
+use crate::error::{Classify, Retry};
+use crate::memory::MemoryBudget;
+use crate::retry::Backoff;
+use crate::source::{ReadPartition, SourceError, SourceEvent};
+
+impl EventHubsSource {
+    /// Reads one partition until `stop` is cancelled, the declared end is reached, or what
+    /// waiting can't mend goes wrong. It is meant to be a task of the caller's `JoinSet`.
+    ///
+    /// Each number from the position on is handed on once and in order, or named in a hole
+    /// before it. When the channel or the budget is full it takes no more from the hub. A
+    /// channel without a receiver ends it like `stop`. What was taken from the hub and not
+    /// sent is dropped then: nothing covers it.
+    ///
+    /// # Errors
+    /// [`SourceError::Generation`] for a hub that isn't the one of `last`,
+    /// [`SourceError::Stolen`], and a sign-in or name that was refused from the start. All
+    /// others are sent as [`SourceEvent::Failed`], and it goes on.
+    pub async fn read(
+        self: Arc<Self>,
+        read: ReadPartition,
+        budget: MemoryBudget,
+        sender: mpsc::Sender<SourceEvent>,
+        stop: CancellationToken,
+    ) -> Result<(), SourceError> {
+        let ReadPartition { partition, position, last, until } = read;
+        let reader = Reader {
+            source: self,
+            partition,
+            tracker: Tracker::new(position, last),
+            until,
+            budget,
+            sender,
+            stop,
+            // The service asks for 4 s when it is busy; beyond half a minute nobody knows
+            // whether it still tries.
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            served: false,
+        };
+        reader.run().await
+    }
+}
+
+pub(super) struct Reader {
+    pub(super) source: Arc<EventHubsSource>,
+    pub(super) partition: PartitionKey,
+    pub(super) tracker: Tracker,
+    pub(super) until: Option<i64>,
+    pub(super) budget: MemoryBudget,
+    pub(super) sender: mpsc::Sender<SourceEvent>,
+    pub(super) stop: CancellationToken,
+    pub(super) backoff: Backoff,
+    /// Whether the hub ever delivered an event to this reader.
+    pub(super) served: bool,
+}
+
+/// Whether anybody still listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Yes,
+    Stopped,
+}
+
+impl Reader {
+    async fn run(mut self) -> Result<(), SourceError> {
+        loop {
+            let error = match self.serve().await {
+                Ok(LinkEnd::Stopped) => return Ok(()),
+                Ok(LinkEnd::Reopen) => continue,
+                Ok(LinkEnd::CaughtUp) => {
+                    let position = self.tracker.position();
+                    self.say(SourceEvent::CaughtUp { partition: self.partition.clone(), position }).await;
+                    return Ok(());
+                }
+                Err(error) if self.is_final(&error) => return Err(error),
+                Err(error) => error,
+            };
+            let retry_in = self.backoff.pause().max(error.pause());
+            tracing::warn!(
+                partition = %self.partition, position = self.tracker.position(), %error, ?retry_in,
+                "a partition failed and will be opened again"
+            );
+            let failed = SourceEvent::Failed { partition: self.partition.clone(), error, retry_in };
+            if self.say(failed).await == Heard::Stopped {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                () = sleep(retry_in) => {}
+            }
+        }
+    }
+
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.until.is_some_and(|until| self.tracker.position() >= until)
+    }
+
+    /// A refusal is final where the hub never delivered: later it may be a role that comes
+    /// back, or a hub that is moved.
+    fn is_final(&self, error: &SourceError) -> bool {
+        match error {
+            SourceError::Unauthorized { .. } | SourceError::NotFound { .. } => !self.served,
+            other => other.retry() == Retry::Never,
+        }
+    }
+
+    /// Opens one link and reads it to its end.
+    async fn serve(&mut self) -> Result<LinkEnd, SourceError> {
+        if self.is_caught_up() {
+            return Ok(LinkEnd::CaughtUp);
+        }
+        let source = Arc::clone(&self.source);
+        let id = Arc::clone(&self.partition.partition);
+        let lease = tokio::select! {
+            () = self.stop.cancelled() => return Ok(LinkEnd::Stopped),
+            lease = source.clients.for_partition(&id) => lease?,
+        };
+        let asked = || source.clients.asked(&id, format!("read partition `{id}` of hub `{}`", source.clients.hub));
+        let share = source.link_share(self.budget.capacity());
+        let prefetch = source.credit.prefetch(share);
+        let opened_at = self.tracker.opens_at();
+        let options = OpenReceiverOptions {
+            owner_level: Some(OWNER_LEVEL),
+            prefetch: Some(prefetch),
+            start_position: Some(StartPosition { location: StartLocation::SequenceNumber(opened_at), inclusive: true }),
+            receive_timeout: None,
+        };
+        tracing::debug!(partition = %self.partition, opened_at, prefetch, "opening a link");
+        let opened = lease.client().open_receiver_on_partition(id.to_string(), Some(options)).await;
+        let receiver = match opened {
+            Ok(receiver) => receiver,
+            Err(error) => {
+                lease.retire();
+                return Err(asked().failed(error));
+            }
+        };
+        let outcome = {
+            let events = receiver.stream_events().map(|received| match received {
+                Ok(received) => message::event(&received).map_err(|what| source.protocol(&id, what)),
+                Err(error) => Err(asked().failed(error)),
+            });
+            Link::new(self, opened_at, prefetch, share).run(events).await
+        };
+        // Even a link that ended well: on this client it would go on where it was.
+        lease.retire();
+        source.clients.closing.receiver(receiver, lease);
+        outcome
+    }
+
+    /// Sends, unless nobody listens any more.
+    pub(super) async fn say(&self, event: SourceEvent) -> Heard {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Heard::Stopped,
+            sent = self.sender.send(event) => if sent.is_ok() { Heard::Yes } else { Heard::Stopped },
+        }
+    }
+}
