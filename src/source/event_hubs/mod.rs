@@ -33,6 +33,7 @@
 //! takes it.
 
 mod access;
+mod checkpoint_blobs;
 mod clients;
 mod failure;
 mod hub;
@@ -44,6 +45,7 @@ mod sender;
 mod tracker;
 mod watch;
 
+pub use checkpoint_blobs::{CheckpointBlobError, CheckpointBlobs};
 pub use hub::EventHubsSource;
 pub use message::BODY_PROPERTY;
 pub use sender::{EventSender, OutgoingEvent};
