@@ -1,0 +1,286 @@
+//! Every metric: its name, its labels, what it counts. The only place that names one.
+//!
+//! `sluice_<stage>_<thing>_<unit>[_total]`, in base units. Labels are bounded by what a project
+//! declares: `pipeline`, `table` and `partition`, and causes from closed lists.
+//!
+//! Conservation, for each pipeline, table and partition:
+//! received = committed + rejected + filtered + duplicate + in flight.
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// What a metric is to Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl MetricKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric as the documentation lists it.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: MetricKind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+macro_rules! metrics_of_the_program {
+    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)+) => {
+        $(const $constant: &str = $name;)+
+
+        /// All of them, in the order of the flow.
+        pub const METRICS: &[Metric] = &[
+            $(Metric { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help },)+
+        ];
+    };
+}
+
+metrics_of_the_program! {
+    RECEIVED = "sluice_source_received_events_total", Counter, ["pipeline", "table", "partition"],
+        "Events taken from the source";
+    RECEIVED_BYTES = "sluice_source_received_bytes_total", Counter, ["pipeline", "table", "partition"],
+        "Bytes of the bodies taken from the source";
+    HOLES = "sluice_source_holes_total", Counter, ["pipeline", "table", "partition", "cause"],
+        "Stretches of numbers that the source did not deliver";
+    MISSING = "sluice_source_missing_events_total", Counter, ["pipeline", "table", "partition", "cause"],
+        "Numbers that the source did not deliver";
+    PARTITION_FAILURES = "sluice_source_partition_failures_total", Counter, ["pipeline", "table", "partition"],
+        "Links of a partition that broke and were opened again";
+    LAG = "sluice_source_lag_events", Gauge, ["pipeline", "table", "partition"],
+        "Events that the source holds and the table does not account for yet";
+    DATA_LOSS = "sluice_source_data_loss_in_seconds", Gauge, ["pipeline", "table", "partition"],
+        "Seconds until retention takes the oldest event that is not read; absent where retention is not declared";
+    DECODE_RETRIES = "sluice_decode_retries_total", Counter, ["pipeline", "table", "partition"],
+        "Batches whose schema could not be asked for and that were decoded again";
+    IN_FLIGHT = "sluice_pipeline_in_flight_events", Gauge, ["pipeline", "table", "partition"],
+        "Events received and not settled yet";
+    COMMITTED = "sluice_sink_committed_events_total", Counter, ["pipeline", "table", "partition"],
+        "Events whose rows are committed";
+    REJECTED = "sluice_sink_rejected_events_total", Counter, ["pipeline", "table", "partition"],
+        "Events that became dead letters";
+    FILTERED = "sluice_sink_filtered_events_total", Counter, ["pipeline", "table", "partition"],
+        "Events that a declared rule left out";
+    DUPLICATE = "sluice_sink_duplicate_events_total", Counter, ["pipeline", "table", "partition"],
+        "Events that the table accounted for already";
+    WRITTEN_BYTES = "sluice_sink_written_bytes_total", Counter, ["pipeline", "table"],
+        "Bytes of the data files committed";
+    COMMITS = "sluice_sink_commits_total", Counter, ["pipeline", "table"],
+        "Commits landed in the table";
+    COMMIT_RETRIES = "sluice_sink_commit_retries_total", Counter, ["pipeline", "table"],
+        "Tries of a commit beyond its first";
+    COMMIT_DURATION = "sluice_sink_commit_duration_seconds", Histogram, ["pipeline", "table"],
+        "How long a flush took, from the first file to the commit";
+}
+
+/// A folder commits in a few ms and blob storage in some 100 ms; what takes longer than a
+/// minute is an outage, however long.
+const COMMIT_BUCKETS_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// The metrics were installed before.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics are installed already")]
+pub struct AlreadyInstalled;
+
+/// Renders what was counted; clones share it.
+#[derive(Clone)]
+pub struct MetricsHandle(PrometheusHandle);
+
+impl MetricsHandle {
+    /// The Prometheus text format. Also drains what histograms have gathered, so memory
+    /// stays bounded only while somebody renders, or calls [`MetricsHandle::upkeep`].
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Drains what histograms have gathered; a few times a minute is enough.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+/// Installs the recorder of the process.
+///
+/// # Errors
+/// [`AlreadyInstalled`] at the second call.
+pub fn install() -> Result<MetricsHandle, AlreadyInstalled> {
+    let recorder = recorder();
+    let handle = MetricsHandle(recorder.handle());
+    metrics::set_global_recorder(recorder).map_err(|_| AlreadyInstalled)?;
+    describe();
+    Ok(handle)
+}
+
+fn recorder() -> PrometheusRecorder {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(COMMIT_DURATION.to_owned()), &COMMIT_BUCKETS_SECONDS)
+        .expect("the list of buckets is not empty")
+        .build_recorder()
+}
+
+fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            MetricKind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            MetricKind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+}
+
+fn count(name: &'static str, pipeline: &str, table: &str, partition: &str, n: u64) {
+    metrics::counter!(name, "pipeline" => pipeline.to_owned(), "table" => table.to_owned(),
+        "partition" => partition.to_owned())
+    .increment(n);
+}
+
+fn count_of_table(name: &'static str, pipeline: &str, table: &str, n: u64) {
+    metrics::counter!(name, "pipeline" => pipeline.to_owned(), "table" => table.to_owned()).increment(n);
+}
+
+fn set(name: &'static str, pipeline: &str, table: &str, partition: &str, value: f64) {
+    metrics::gauge!(name, "pipeline" => pipeline.to_owned(), "table" => table.to_owned(),
+        "partition" => partition.to_owned())
+    .set(value);
+}
+
+/// Events taken from the source, and the bytes of their bodies.
+pub fn received(pipeline: &str, table: &str, partition: &str, events: u64, bytes: u64) {
+    count(RECEIVED, pipeline, table, partition, events);
+    count(RECEIVED_BYTES, pipeline, table, partition, bytes);
+}
+
+/// Numbers that the source did not deliver, once for each stretch of them.
+pub fn hole(pipeline: &str, table: &str, partition: &str, cause: &'static str, missing: u64) {
+    for (name, n) in [(HOLES, 1), (MISSING, missing)] {
+        metrics::counter!(name, "pipeline" => pipeline.to_owned(), "table" => table.to_owned(),
+            "partition" => partition.to_owned(), "cause" => cause)
+        .increment(n);
+    }
+}
+
+pub fn partition_failure(pipeline: &str, table: &str, partition: &str) {
+    count(PARTITION_FAILURES, pipeline, table, partition, 1);
+}
+
+pub fn lag(pipeline: &str, table: &str, partition: &str, events: u64) {
+    set(LAG, pipeline, table, partition, events as f64);
+}
+
+/// Negative once the event should be gone by now.
+pub fn seconds_to_data_loss(pipeline: &str, table: &str, partition: &str, seconds: f64) {
+    set(DATA_LOSS, pipeline, table, partition, seconds);
+}
+
+pub fn decode_retry(pipeline: &str, table: &str, partition: &str) {
+    count(DECODE_RETRIES, pipeline, table, partition, 1);
+}
+
+/// Events received and not settled yet: the number itself, not a change of it.
+pub fn in_flight(pipeline: &str, table: &str, partition: &str, events: u64) {
+    set(IN_FLIGHT, pipeline, table, partition, events as f64);
+}
+
+pub fn committed(pipeline: &str, table: &str, partition: &str, events: u64) {
+    count(COMMITTED, pipeline, table, partition, events);
+}
+
+pub fn rejected(pipeline: &str, table: &str, partition: &str, events: u64) {
+    count(REJECTED, pipeline, table, partition, events);
+}
+
+pub fn filtered(pipeline: &str, table: &str, partition: &str, events: u64) {
+    count(FILTERED, pipeline, table, partition, events);
+}
+
+pub fn duplicate(pipeline: &str, table: &str, partition: &str, events: u64) {
+    count(DUPLICATE, pipeline, table, partition, events);
+}
+
+/// A commit that landed: the bytes of its files, its tries (the first one too), how long the
+/// flush took.
+pub fn commit(pipeline: &str, table: &str, bytes: u64, tries: u32, took: std::time::Duration) {
+    count_of_table(COMMITS, pipeline, table, 1);
+    count_of_table(WRITTEN_BYTES, pipeline, table, bytes);
+    count_of_table(COMMIT_RETRIES, pipeline, table, u64::from(tries.saturating_sub(1)));
+    metrics::histogram!(COMMIT_DURATION, "pipeline" => pipeline.to_owned(), "table" => table.to_owned())
+        .record(took.as_secs_f64());
+}
+
+/// The list of all metrics, as `docs/operations.md` has it.
+pub fn markdown() -> String {
+    let mut text = String::from("| metric | kind | labels | counts |\n|---|---|---|---|\n");
+    for Metric { name, kind, labels, help } in METRICS {
+        text.push_str(&format!("| `{name}` | {} | {} | {help} |\n", kind.as_str(), labels.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Counts everything once, and gives what a scrape shows.
+    fn rendered() -> String {
+        let recorder = recorder();
+        let handle = MetricsHandle(recorder.handle());
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            received("leads", "bronze.leads", "0", 5, 100);
+            hole("leads", "bronze.leads", "0", "retention", 3);
+            partition_failure("leads", "bronze.leads", "0");
+            lag("leads", "bronze.leads", "0", 7);
+            seconds_to_data_loss("leads", "bronze.leads", "0", 60.5);
+            decode_retry("leads", "bronze.leads", "0");
+            in_flight("leads", "bronze.leads", "0", 1);
+            committed("leads", "bronze.leads", "0", 2);
+            rejected("leads", "bronze.leads", "0", 1);
+            filtered("leads", "bronze.leads", "0", 0);
+            duplicate("leads", "bronze.leads", "0", 1);
+            commit("leads", "bronze.leads", 900, 2, Duration::from_millis(30));
+        });
+        handle.render()
+    }
+
+    #[test]
+    fn each_metric_has_a_function_that_counts_it_with_its_labels() {
+        let text = rendered();
+        for metric in METRICS {
+            let typed = format!("# TYPE {} {}\n", metric.name, metric.kind.as_str());
+            assert!(text.contains(&typed), "{typed} in\n{text}");
+            let counted = text
+                .lines()
+                .find(|line| line.starts_with(metric.name) && !line.starts_with('#'))
+                .unwrap_or_else(|| panic!("`{}` is counted", metric.name));
+            for label in metric.labels {
+                assert!(counted.contains(&format!("{label}=\"")), "`{label}` in {counted}");
+            }
+        }
+        assert!(text.contains("sluice_source_missing_events_total{") && text.contains("cause=\"retention\"} 3"));
+        assert!(text.contains("sluice_sink_commit_duration_seconds_bucket{"), "{text}");
+    }
+
+    #[test]
+    fn names_follow_the_rule_and_are_used_once() {
+        let names: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len());
+        for metric in METRICS {
+            let stage = metric.name.strip_prefix("sluice_").and_then(|rest| rest.split('_').next());
+            assert!(matches!(stage, Some("source" | "decode" | "pipeline" | "sink")), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
+        }
+    }
+}
