@@ -1,13 +1,12 @@
 //! `sluice emulator`: Azure on this machine, until it is told to stop.
 
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::signals::StopSignals;
 use super::{Exit, Format, Global};
 use crate::config::spec::{ProjectSpec, Secret};
 use crate::config::{self, ConfigErrors};
@@ -89,7 +88,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let format = args.format;
     let options = options(args, global)?;
     // Before the ready line: whoever reads it may stop the program at once.
-    let mut stop = StopSignals::listen().map_err(EmulatorError::Signals)?;
+    let mut stop = StopSignals::listen()?;
     let emulator = Emulator::start(options).await?;
     match format {
         Format::Json => output.json(&Ready::from(emulator.addresses()))?,
@@ -190,46 +189,23 @@ fn words(addresses: &Addresses, hubs: &[HubSpec]) -> String {
     lines.join("\n")
 }
 
-/// SIGINT and SIGTERM, heard from here on.
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 /// What only the command can fail with.
 #[derive(Debug, thiserror::Error)]
 enum EmulatorError {
     #[error("there is no hub to serve")]
     NoHub,
-    #[error("can't listen for signals")]
-    Signals(#[source] io::Error),
 }
 
 impl Classify for EmulatorError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoHub => Kind::User,
-            Self::Signals(_) => Kind::External,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoHub => Some("name one with `--hub leads:4`, or declare a pipeline that reads one".to_owned()),
-            Self::Signals(_) => None,
         }
     }
 }

@@ -10,6 +10,8 @@ pub mod emulator;
 pub mod output;
 pub mod problems;
 pub mod report;
+pub mod run;
+pub mod signals;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,6 +48,7 @@ macro_rules! commands {
 
 commands! {
     Check => check, "Find every problem of the project's files, offline";
+    Run => run, "Run pipelines, until stopped or until nothing is left";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }
 

@@ -25,10 +25,14 @@
 mod access;
 mod broker;
 mod cbs;
+pub mod certificates;
 mod connection;
+pub mod control;
 mod error;
 mod faults;
+mod http;
 mod hub;
+pub mod hubs_file;
 mod journal;
 mod link_end;
 mod log;
@@ -36,10 +40,12 @@ mod management;
 mod messages;
 mod options;
 mod receivers;
+pub mod registry;
 mod rpc;
 mod selector;
 mod senders;
 mod shim;
+pub mod together;
 
 pub use broker::{Broker, PartitionInfo, StoredMessageInput};
 pub use error::BrokerError;

@@ -70,6 +70,8 @@ pub struct PipelineSummary {
 
 pub struct Pipeline {
     spec: PipelineSpec,
+    /// The table's name, for words and labels.
+    table: String,
     options: PipelineOptions,
     source: Arc<EventHubsSource>,
     decoder: Arc<Decoder>,
@@ -161,6 +163,7 @@ impl Pipeline {
         let budget = MemoryBudget::new(usize::try_from(spec.sink.max_in_flight_bytes.as_u64()).unwrap_or(usize::MAX));
         let mut pipeline = Self {
             spec: spec.clone(),
+            table: spec.sink.table.to_string(),
             options,
             source,
             decoder,
@@ -307,15 +310,16 @@ impl Pipeline {
                     pipeline = self.spec.name, partition = &*partition.partition, error, ?retry_in,
                     "a partition failed: it backs off alone"
                 );
-                metrics::partition_failed(&self.spec.name, &partition.partition);
+                let (pipeline, table, name) = self.labels(&partition);
+                metrics::partition_failure(pipeline, table, name);
                 self.status.partition(&partition.partition, |held| held.last_error = Some(error));
             }
             PartitionEvent::Progress { partition, last_enqueued } => {
                 self.status.partition(&partition.partition, |held| {
                     held.last_enqueued = Some(last_enqueued);
                     held.lag_events = held.position.map(|position| (last_enqueued + 1 - position).max(0));
-                    if let Some(lag) = held.lag_events {
-                        metrics::lag_events(&self.spec.name, &partition.partition, lag);
+                    if let Some(lag) = held.lag_events.and_then(|lag| u64::try_from(lag).ok()) {
+                        metrics::lag(&self.spec.name, &self.table, &partition.partition, lag);
                     }
                 });
             }
@@ -335,8 +339,8 @@ impl Pipeline {
             return;
         }
         self.summary.received += received;
-        let labels = self.labels(&part.staged.partition);
-        metrics::received(labels.0, labels.1, labels.2, received);
+        let (pipeline, table, partition) = self.labels(&part.staged.partition);
+        metrics::received(pipeline, table, partition, received, part.reservation.bytes() as u64);
         self.status.partition(&part.staged.partition.partition, |held| {
             held.position = Some(part.staged.range.to);
             held.last_error = None;
@@ -355,7 +359,7 @@ impl Pipeline {
                     pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(), numbers = missing.len(),
                     "events are missing: the hub no longer has them"
                 );
-                metrics::hole(&self.spec.name, &partition.partition, cause.as_str(), missing.len());
+                metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), missing.len());
             }
         }
     }
@@ -419,10 +423,9 @@ impl Pipeline {
         }
         let pause = self.backoff.pause();
         tracing::warn!(
-            pipeline = self.spec.name, table = %self.spec.sink.table, error = report(&error), ?pause,
+            pipeline = self.spec.name, table = self.table, error = report(&error), ?pause,
             "the table can't be written: it holds back its pipeline"
         );
-        metrics::commit_failed(&self.spec.name, &self.spec.sink.table.to_string());
         self.status.change(|snapshot| {
             snapshot.state = State::BackingOff;
             snapshot.error = Some(report(&error));
@@ -437,13 +440,15 @@ impl Pipeline {
             self.summary.rejected += rejected;
             self.summary.duplicate += duplicate;
             let (pipeline, table, partition) = self.labels(partition);
-            metrics::settled(pipeline, table, partition, committed, rejected, duplicate);
+            metrics::committed(pipeline, table, partition, committed);
+            metrics::rejected(pipeline, table, partition, rejected);
+            metrics::duplicate(pipeline, table, partition, duplicate);
         }
         let Some(version) = flushed.version else { return };
         self.summary.commits += 1;
-        metrics::commit(&self.spec.name, &self.spec.sink.table.to_string(), took, flushed.bytes, flushed.tries);
+        metrics::commit(&self.spec.name, &self.table, flushed.bytes, flushed.tries, took);
         tracing::info!(
-            pipeline = self.spec.name, table = %self.spec.sink.table, version, rows = flushed.rows,
+            pipeline = self.spec.name, table = self.table, version, rows = flushed.rows,
             bytes = flushed.bytes, tries = flushed.tries, milliseconds = took.as_millis() as u64, "committed"
         );
         let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
@@ -457,7 +462,7 @@ impl Pipeline {
     }
 
     fn labels<'a>(&'a self, partition: &'a PartitionKey) -> (&'a str, &'a str, &'a str) {
-        (&self.spec.name, &self.spec.sink.table.table, &partition.partition)
+        (&self.spec.name, &self.table, &partition.partition)
     }
 
     fn read(&mut self, start: PartitionStart) {

@@ -29,8 +29,8 @@ use azure_identity::{
 };
 use thiserror::Error;
 
-use crate::config::spec::CredentialSpec;
-use crate::error::{Classify, Kind};
+use crate::config::spec::{CredentialSpec, Secret};
+use crate::error::{Classify, Kind, Retry};
 
 /// IMDS answers within milliseconds where it exists, and nobody answers elsewhere. Shorter,
 /// and a busy machine is taken for a laptop; longer, and every first command on a laptop waits.
@@ -50,6 +50,8 @@ pub enum CredentialError {
     },
     #[error("could not make the HTTP client for sign-ins")]
     Http(#[source] reqwest::Error),
+    #[error("no token can be had from Entra")]
+    Token(#[source] Error),
 }
 
 impl Classify for CredentialError {
@@ -57,6 +59,14 @@ impl Classify for CredentialError {
         match self {
             Self::Prepare { .. } => Kind::Config,
             Self::Http(_) => Kind::Internal,
+            Self::Token(_) => Kind::External,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Token(_) => Retry::Backoff,
+            Self::Prepare { .. } | Self::Http(_) => Retry::Never,
         }
     }
 
@@ -67,6 +77,26 @@ impl Classify for CredentialError {
             }
             _ => None,
         }
+    }
+}
+
+/// A sign-in that gives plain tokens, for HTTP services that aren't reached by an Azure client.
+pub struct SignIn(Arc<dyn TokenCredential>);
+
+impl SignIn {
+    /// # Errors
+    /// As [`credential`]
+    pub fn new(spec: &CredentialSpec) -> Result<Self, CredentialError> {
+        credential(spec).map(Self)
+    }
+
+    /// A bearer token for `scope`, from the credential's cache while it holds.
+    ///
+    /// # Errors
+    /// [`CredentialError::Token`]
+    pub async fn token(&self, scope: &str) -> Result<Secret, CredentialError> {
+        let token = self.0.get_token(&[scope], None).await.map_err(CredentialError::Token)?;
+        Ok(Secret::new(token.token.secret()))
     }
 }
 

@@ -1,0 +1,85 @@
+//! `sluice run`: pipelines, until stopped or until nothing is left.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::{Exit, Format, Global};
+use crate::error::AnyError;
+use crate::pipeline::supervise::{RunSummary, run_selected, select};
+use crate::pipeline::{PipelineError, RunOptions};
+use crate::shutdown::Shutdown;
+use crate::sink::delta::fault_points::FaultPoints;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Pipelines to run; all when none is named
+    #[arg(value_name = "PIPELINE")]
+    pipelines: Vec<String>,
+    /// End at the last numbers that the hubs have now
+    #[arg(long)]
+    until_caught_up: bool,
+    /// How the summary is written
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    format: Format,
+    /// Die at a named point of a flush, as POINT or POINT:N for its Nth passing: for crash tests
+    #[arg(long, hide = true, value_name = "POINT[:N]")]
+    crash_at: Option<FaultPoints>,
+}
+
+/// # Errors
+/// What the declarations, the hubs or the tables didn't allow.
+pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
+    let project = global.load_project()?;
+    let output = global.output();
+    if args.crash_at.is_some() {
+        tracing::warn!("a fault point is armed: this process will kill itself");
+    }
+    let options = RunOptions {
+        until_caught_up: args.until_caught_up,
+        pipelines: args.pipelines,
+        fault_points: args.crash_at.unwrap_or_default(),
+    };
+    let shutdown = Shutdown::new();
+    let selected = select(&project, &options)?;
+    let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
+    let _server = if options.until_caught_up {
+        None
+    } else {
+        let statuses = Arc::new(selected.iter().map(|(_, status)| status.clone()).collect::<Vec<_>>());
+        Some(crate::serve::start(project.serve.address, statuses).await?)
+    };
+    let ended = run_selected(&project, selected, options, shutdown.clone()).await;
+    beside.abort_all();
+    match ended {
+        Ok(summary) => {
+            print(&summary, args.format, &output)?;
+            Ok(Exit::Well.into())
+        }
+        Err(PipelineError::Stopped { source, .. }) if matches!(*source, PipelineError::CutOff) => {
+            tracing::warn!("cut off: what was not committed is read again by the next start");
+            Ok(Exit::CutOff.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn print(summary: &RunSummary, format: Format, output: &super::Output) -> Result<(), AnyError> {
+    match format {
+        Format::Json => output.json(summary)?,
+        Format::Text => {
+            for pipeline in &summary.pipelines {
+                output.say(format!(
+                    "{}: {} received, {} committed, {} rejected, {} duplicate, in {} commits and {:.1} s",
+                    pipeline.name,
+                    pipeline.received,
+                    pipeline.committed,
+                    pipeline.rejected,
+                    pipeline.duplicate,
+                    pipeline.commits,
+                    pipeline.seconds
+                ));
+            }
+        }
+    }
+    Ok(())
+}
