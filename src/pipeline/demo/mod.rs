@@ -9,6 +9,7 @@
 //! | `insurer.rs` | what happened at the insurer: the same seed, the same story |
 //! | `send.rs` | the producers |
 //! | `project.rs` | the folder that stays |
+//! | `tables.rs` | what lies in the tables afterwards |
 //!
 //! `sluice demo` starts the emulator, has the story sent, runs the pipelines until they caught up
 //! and prints tables and audit. Everything on the way is what a project on Azure uses.
@@ -16,10 +17,13 @@
 pub mod insurer;
 pub mod project;
 pub mod send;
+pub mod tables;
 
 use std::io;
 use std::path::PathBuf;
 
+use super::PipelineError;
+use crate::catalog::CatalogError;
 use crate::error::{Classify, Kind, Retry};
 use crate::source::SourceError;
 
@@ -42,6 +46,10 @@ pub enum DemoError {
     Teller(#[source] tokio::task::JoinError),
     #[error("the demo's events can't be sent")]
     Send(#[from] SourceError),
+    #[error("the demo's tables can't be read")]
+    Tables(#[from] CatalogError),
+    #[error(transparent)]
+    Pipeline(Box<PipelineError>),
 }
 
 impl DemoError {
@@ -56,6 +64,8 @@ impl Classify for DemoError {
             Self::Foreign { .. } | Self::Folder { .. } => Kind::User,
             Self::Story(_) | Self::Teller(_) => Kind::Internal,
             Self::Send(error) => error.kind(),
+            Self::Tables(error) => error.kind(),
+            Self::Pipeline(error) => error.kind(),
         }
     }
 
@@ -67,6 +77,8 @@ impl Classify for DemoError {
         match self {
             Self::Foreign { .. } => Some("name an empty folder with `--dir`, or one of an earlier demo".to_owned()),
             Self::Send(error) => error.hint(),
+            Self::Tables(error) => error.hint(),
+            Self::Pipeline(error) => error.hint(),
             Self::Folder { .. } | Self::Story(_) | Self::Teller(_) => None,
         }
     }
