@@ -2,6 +2,8 @@
 
 mod config;
 mod decode;
+mod demo;
 mod emulator;
+mod guide;
 mod registry;
 mod tidy;
