@@ -12,6 +12,8 @@ use buoyant_kernel as kernel;
 use deltalake::DeltaTableBuilder;
 use deltalake::kernel::{Metadata, Protocol};
 use deltalake::logstore::LogStoreRef;
+use url::Url;
+
 use kernel::engine::arrow_data::EngineDataArrowExt;
 
 use super::CatalogError;
@@ -48,6 +50,15 @@ pub fn log_store(location: &Location) -> Result<LogStoreRef, CatalogError> {
         .map_err(|source| CatalogError::Delta { table: location.to_string(), source })
 }
 
+/// The URL of a table's folder, with the slash at its end that the kernel wants.
+pub fn table_url(log_store: &LogStoreRef) -> Url {
+    let mut url = log_store.config().location().clone();
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
+}
+
 /// Reads the head of the log, or nothing where there is no table.
 ///
 /// Costs O(commits since the last checkpoint); for the start of a run, not for each commit.
@@ -55,7 +66,7 @@ pub fn log_store(location: &Location) -> Result<LogStoreRef, CatalogError> {
 /// # Errors
 /// [`CatalogError::Delta`], [`CatalogError::Kernel`]
 pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, CatalogError> {
-    let table = log_store.table_root_url().to_string();
+    let table = table_url(log_store).to_string();
     let is_there = log_store
         .is_delta_table_location()
         .await
@@ -64,7 +75,7 @@ pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, Cat
         return Ok(None);
     }
     let engine = log_store.engine(None);
-    let url = log_store.table_root_url();
+    let url = table_url(log_store);
     let read = tokio::task::spawn_blocking(move || -> Result<TableHead, kernel::Error> {
         let snapshot = kernel::Snapshot::builder_for(url).build(engine.as_ref())?;
         let mut transactions = HashMap::new();

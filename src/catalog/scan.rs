@@ -8,18 +8,19 @@ use deltalake::DeltaTable;
 use deltalake::logstore::LogStoreRef;
 
 use super::CatalogError;
+use super::log::table_url;
 
 /// Runs `sql` over the table, which it names `t`, and gives its rows as they come.
 ///
 /// # Errors
 /// [`CatalogError::Delta`] when the table can't be opened, [`CatalogError::Query`] when it can't be read.
 pub async fn scan(log_store: &LogStoreRef, sql: &str) -> Result<SendableRecordBatchStream, CatalogError> {
-    let name = log_store.table_root_url().to_string();
+    let name = table_url(log_store).to_string();
     let failed = |source| CatalogError::Delta { table: name.clone(), source };
-    let mut table = DeltaTable::new(Arc::clone(log_store), Default::default());
+    let mut table = DeltaTable::new(Arc::clone(log_store));
     table.load().await.map_err(failed)?;
-    let provider = table.table_provider().await.map_err(failed)?;
     let query = async {
+        let provider = table.table_provider().await?;
         let session = SessionContext::new();
         session.register_table("t", provider)?;
         session.sql(sql).await?.execute_stream().await

@@ -1,7 +1,6 @@
 //! `sluice run`: pipelines, until stopped or until nothing is left.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
@@ -42,12 +41,6 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let shutdown = Shutdown::new();
     let selected = select(&project, &options)?;
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
-    let _server = if options.until_caught_up {
-        None
-    } else {
-        let statuses = Arc::new(selected.iter().map(|(_, status)| status.clone()).collect::<Vec<_>>());
-        Some(crate::serve::start(project.serve.address, statuses).await?)
-    };
     let ended = run_selected(&project, selected, options, shutdown.clone()).await;
     beside.abort_all();
     match ended {

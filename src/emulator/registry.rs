@@ -335,7 +335,8 @@ impl Shared {
         }
         let found = lock(&self.store).by_id(&id.to_ascii_lowercase());
         let missing = || Refused::not_found(format!("schema id `{id}` does not exist"));
-        Ok(text_of(base, &found.ok_or_else(missing)?))
+        let schema = found.ok_or_else(missing)?;
+        Ok(text_of(base, &schema))
     }
 
     async fn register(

@@ -133,8 +133,9 @@ async fn faults_strike_as_often_as_ordered_and_only_what_they_name() {
         async |id: &str| send(&registry, Method::GET, &format!("/$schemaGroups/$schemas/{id}"), "").await.status();
 
     registry.fail_next(2, 503);
-    assert_eq!((status(&id).await, status(&id).await, status(&id).await).0, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(status(&id).await, StatusCode::OK);
+    for expected in [503, 503, 200, 200] {
+        assert_eq!(status(&id).await, expected);
+    }
 
     registry.fail(RegistryFault { schema_id: Some(id.clone()), times: 1, action: RegistryAction::Status(500) });
     assert_eq!(status(&other).await, StatusCode::OK);

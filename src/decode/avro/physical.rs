@@ -48,7 +48,8 @@ impl Engine {
         ReaderBuilder::new().with_writer_schema_store(store).with_batch_size(usize::MAX).build_decoder()
     }
 
-    /// The columns of `datums`, each of which is sound.
+    /// The columns of `datums`, each of which is sound and so has a byte at least: a schema whose
+    /// datums have none has no engine.
     ///
     /// # Errors
     /// When arrow-avro refuses one of them; what it had decoded till then is worth nothing.
@@ -59,14 +60,9 @@ impl Engine {
             Ok(consumed) => Err(ArrowError::AvroError(format!("{consumed} of {} bytes were read", bytes.len()))),
             Err(error) => Err(ArrowError::from(error)),
         };
-        // A datum of no bytes is read when the prefix of the next one is fed, so one prefix more
-        // than there are datums ends the last of them.
-        feed(&PREFIX)?;
         for datum in datums {
-            if !datum.is_empty() {
-                feed(datum)?;
-            }
             feed(&PREFIX)?;
+            feed(datum)?;
         }
         let batch = decoder.flush()?.ok_or_else(|| ArrowError::AvroError("no rows came of them".to_owned()))?;
         if batch.num_rows() != datums.len() {

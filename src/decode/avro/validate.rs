@@ -257,3 +257,126 @@ pub(super) fn decimal(bytes: &[u8]) -> Option<i128> {
     wide[16 - digits.len()..].copy_from_slice(digits);
     Some(i128::from_be_bytes(wide))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::plan::Plan;
+    use super::*;
+
+    fn verdict(avsc: &str, bytes: &[u8]) -> Result<usize, String> {
+        datum(&Plan::parse(avsc).expect("a schema").root, bytes).map_err(|error| error.to_string())
+    }
+
+    fn refused(avsc: &str, bytes: &[u8]) -> String {
+        verdict(avsc, bytes).expect_err("refused")
+    }
+
+    const INTS: &str = r#"{"type": "array", "items": "int"}"#;
+
+    #[test]
+    fn numbers_end_where_their_types_do() {
+        let long_max = [0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01];
+        assert!(verdict(r#""long""#, &long_max).is_ok());
+        let mut beyond = long_max;
+        beyond[9] = 2;
+        assert_eq!(refused(r#""long""#, &beyond), "a number of more than 64 bits, at byte 0 in the field `value`");
+        assert_eq!(refused(r#""long""#, &[0x80; 3]), "a number that is cut off, at byte 0 in the field `value`");
+        assert_eq!(refused(r#""long""#, &[0x80; 20]), "a number of more than 64 bits, at byte 0 in the field `value`");
+        assert!(verdict(r#""int""#, &[0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).is_ok());
+        assert_eq!(
+            refused(r#""int""#, &[0x80, 0x80, 0x80, 0x80, 0x10]),
+            "an int of 2147483648, which has more than 32 bits, at byte 5 in the field `value`"
+        );
+    }
+
+    #[test]
+    fn values_that_no_column_could_hold_are_refused() {
+        let decimal = r#"{"type": "bytes", "logicalType": "decimal", "precision": 2}"#;
+        let millis = r#"{"type": "long", "logicalType": "timestamp-millis"}"#;
+        let choice = r#"["null", "int"]"#;
+        let letters = r#"{"type": "enum", "name": "E", "symbols": ["A"]}"#;
+        for (avsc, bytes, problem) in [
+            (r#""boolean""#, &[2][..], "a boolean of 2, at byte 1"),
+            (r#""string""#, &[4, b'a', 0xFF], "a string that isn't UTF-8, at byte 2"),
+            (r#""string""#, &[4, b'a'], "needs 2 bytes, and 1 are left, at byte 1"),
+            (r#""bytes""#, &[1], "a length of -1, at byte 1"),
+            (r#""double""#, &[0; 7], "needs 8 bytes, and 7 are left, at byte 0"),
+            (letters, &[2], "symbol 1 of an enum that has 1, at byte 1"),
+            (letters, &[1], "symbol -1 of an enum that has 1, at byte 1"),
+            (choice, &[4], "branch 2 of a union that has 2, at byte 1"),
+            (choice, &[1], "branch -1 of a union that has 2, at byte 1"),
+            (decimal, &[2, 100], "a decimal of more than 2 digits, at byte 2"),
+            (decimal, &[0], "a decimal of no bytes, at byte 1"),
+            (millis, &[0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
+             "a timestamp that is out of range in microseconds, at byte 10"),
+            (r#"{"type": "bytes", "logicalType": "uuid"}"#, &[34; 18], "a uuid of 17 bytes, at byte 18"),
+        ] {
+            assert_eq!(refused(avsc, bytes), format!("{problem} in the field `value`"));
+        }
+        assert!(verdict(decimal, &[2, 99]).is_ok());
+        assert!(verdict(decimal, &[38, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 99]).is_ok());
+    }
+
+    #[test]
+    fn a_block_is_no_longer_than_what_is_left() {
+        assert!(verdict(INTS, &[4, 2, 4, 0]).is_ok());
+        assert!(verdict(INTS, &[2, 2, 2, 4, 0]).is_ok(), "two blocks");
+        assert!(verdict(INTS, &[3, 4, 2, 4, 0]).is_ok(), "a block that tells its bytes");
+        assert_eq!(refused(INTS, &[3, 2, 2, 4, 0]), "a block that doesn't end where it says, at byte 4 in the field `value`");
+        assert_eq!(refused(INTS, &[3, 1, 2, 4, 0]), "a block of -1 bytes, and 3 are left, at byte 2 in the field `value`");
+        assert_eq!(refused(INTS, &[3, 20, 2, 4, 0]), "a block of 10 bytes, and 3 are left, at byte 2 in the field `value`");
+        assert_eq!(refused(INTS, &[8, 2, 4, 0]), "a block of 4 items, and 3 bytes are left, at byte 1 in the field `value`");
+        assert_eq!(refused(INTS, &[4, 2, 4]), "a number that is cut off, at byte 3 in the field `value`");
+        // i64::MIN items: its negative has no i64.
+        let count = [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01, 0];
+        assert!(refused(INTS, &count).contains("a block of 9223372036854775808 items"));
+    }
+
+    #[test]
+    fn a_count_of_items_that_take_no_bytes_can_not_spin() {
+        // 2^60 nulls; the schema is refused before any datum is looked at.
+        assert!(Plan::parse(r#"{"type": "array", "items": "null"}"#).is_err());
+        let of_records = r#"{"type": "map", "values": {"type": "record", "name": "N", "fields": []}}"#;
+        assert!(Plan::parse(of_records).is_err());
+    }
+
+    #[test]
+    fn nulls_that_would_fill_the_memory_are_refused() {
+        let wide = r#"{"type": "array", "items": ["null", {"type": "fixed", "name": "F", "size": 1000000}]}"#;
+        let mut bytes = vec![0x80, 0x01];
+        bytes.extend([0; 64]);
+        bytes.push(0);
+        assert_eq!(verdict(wide, &bytes), Ok(64_000_000));
+        let mut bytes = vec![0xC8, 0x01];
+        bytes.extend([0; 100]);
+        bytes.push(0);
+        assert!(refused(wide, &bytes).starts_with("nulls that would take more than 67108864 bytes of columns"));
+    }
+
+    #[test]
+    fn an_error_names_the_field_from_the_root_down() {
+        let avsc = r#"{"type": "record", "name": "R", "fields": [{"name": "a", "type": {"type": "array", "items":
+            {"type": "record", "name": "I", "fields": [{"name": "b", "type": "boolean"}]}}}]}"#;
+        assert_eq!(refused(avsc, &[2, 7, 0]), "a boolean of 7, at byte 2 in the field `a.b`");
+    }
+
+    proptest! {
+        #[test]
+        fn a_decimal_is_the_number_that_its_bytes_say(value in any::<i128>(), shift in 0_u32..128, padding in 0_usize..5) {
+            let value = value >> shift;
+            let mut bytes = vec![if value < 0 { 0xFF } else { 0 }; padding];
+            bytes.extend(value.to_be_bytes());
+            prop_assert_eq!(decimal(&bytes), Some(value));
+        }
+
+        #[test]
+        fn any_bytes_get_a_verdict(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let avsc = r#"{"type": "record", "name": "R", "fields": [
+                {"name": "a", "type": {"type": "map", "values": {"type": "array", "items": ["null", "string", "long"]}}},
+                {"name": "b", "type": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 38}]}]}"#;
+            let _ = verdict(avsc, &bytes);
+        }
+    }
+}

@@ -138,3 +138,36 @@ fn bisect(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    #[test]
+    fn halves_of_halves_find_what_arrow_avro_refuses() {
+        let schema = WriterSchema::parse(r#"{"type": "record", "name": "R", "fields": [{"name": "n", "type": "int"}]}"#).expect("a schema");
+        let engine = schema.engine.as_ref().expect("an engine");
+        // Validation would have refused the third and the last.
+        let datums: [&[u8]; 6] = [&[2], &[4], &[0x80, 0x80, 0x80, 0x80, 0x10], &[6], &[8], &[0x80]];
+        let (mut parts, mut rejected) = (Vec::new(), Vec::new());
+        bisect(engine, schema.fields(), &datums, &[0, 1, 2, 3, 4, 5], &mut parts, &mut rejected).expect("bisected");
+        assert_eq!(rejected.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [2, 5]);
+        assert!(rejected.iter().all(|(_, text)| text.starts_with("arrow-avro refuses the datum: ")));
+        let rows: Vec<_> = parts.iter().flat_map(|part| part.datums.iter().copied()).collect();
+        assert_eq!(rows, [0, 1, 3, 4]);
+        let values: Vec<_> =
+            parts.iter().flat_map(|part| part.columns[0].as_primitive::<Int64Type>().values().to_vec()).collect();
+        assert_eq!(values, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_schema_without_bytes_gives_rows_without_columns() {
+        let schema = WriterSchema::parse(r#"{"type": "record", "name": "R", "fields": []}"#).expect("a schema");
+        let rows = schema.decode(&[&[], &[0], &[]]).expect("decoded");
+        assert_eq!(rows.sets[0].datums, [0, 2]);
+        assert_eq!(rows.rejected.len(), 1);
+    }
+}

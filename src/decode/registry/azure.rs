@@ -92,9 +92,11 @@ impl AzureRegistry {
             .redirect(redirect::Policy::none())
             .user_agent(concat!("sluicebox/", env!("CARGO_PKG_VERSION")));
         let client = if loopback { client.no_proxy() } else { client };
+        // A machine without any root certificates can still use an emulator: none are loaded for plain `http`.
+        let client = if base.scheme() == "http" { client.tls_certs_only([]) } else { client };
         let client = client
             .build()
-            .map_err(|source| RegistryError::Unreachable { endpoint: endpoint.clone(), source: Arc::new(source) })?;
+            .map_err(|source| RegistryError::Client { endpoint: endpoint.clone(), source: Arc::new(source) })?;
         let disk = cache_dir.and_then(|dir| {
             let opened = DiskCache::open(&dir, endpoint.split_once("://").map_or(&*endpoint, |(_, authority)| authority));
             opened.inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "schemas aren't cached on disk")).ok()

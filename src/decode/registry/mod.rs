@@ -83,6 +83,12 @@ pub enum RegistryError {
     Id { id: String },
     #[error("the registry's endpoint `{endpoint}` can't be used: {reason}")]
     Endpoint { endpoint: String, reason: &'static str },
+    #[error("the registry `{endpoint}` can't be asked over TLS from this machine")]
+    Client {
+        endpoint: String,
+        #[source]
+        source: Arc<reqwest::Error>,
+    },
     #[error("the registry `{endpoint}` refused the sign-in (HTTP {status})")]
     Denied { endpoint: String, status: u16 },
     #[error("the registry `{endpoint}` is throttling (HTTP 429)")]
@@ -118,7 +124,7 @@ impl Classify for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::Id { .. } => Kind::Data,
-            Self::Endpoint { .. } => Kind::Config,
+            Self::Endpoint { .. } | Self::Client { .. } => Kind::Config,
             _ => Kind::External,
         }
     }
@@ -134,6 +140,7 @@ impl Classify for RegistryError {
         let hint = match self {
             Self::NotFound { .. } | Self::Id { .. } => return None,
             Self::Endpoint { .. } => "`[registry.azure] endpoint` is `https://<namespace>.servicebus.windows.net`",
+            Self::Client { .. } => "install the system's root certificates (`ca-certificates`), or set `SSL_CERT_FILE`",
             Self::Denied { .. } => "give the identity the role `Schema Registry Reader` on the namespace or the schema group",
             Self::Throttled { .. } => "the namespace's tier limits requests; it is asked again, and each schema only once",
             Self::Status { .. } => "it is asked again; see the namespace's health in the portal if it stays",

@@ -164,7 +164,7 @@ impl CommitLog {
     /// # Errors
     /// [`SinkError::Log`]
     pub async fn holds(&self, version: u64) -> Result<bool, SinkError> {
-        use deltalake::ObjectStoreExt as _;
+        use object_store::ObjectStoreExt as _;
         let path = deltalake::Path::from(format!("_delta_log/{version:020}.json"));
         match self.store.object_store(None).head(&path).await {
             Ok(_) => Ok(true),

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::SinkError;
 use super::log::{CommitLog, Put, ReadAt, ReadCommit};
-use crate::catalog::log::{TableHead, read_head};
+use crate::catalog::log::{TableHead, read_head, table_url};
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 
 /// Writer features that an append neither needs to honour nor can break.
@@ -77,7 +77,7 @@ impl OpenTable {
             .map_err(|source| log.failed(source))?;
         let operation = DeltaOperation::Create {
             mode: SaveMode::ErrorIfExists,
-            location: log.store().table_root_url().to_string(),
+            location: table_url(log.store()).to_string(),
             protocol: protocol.clone(),
             metadata: metadata.clone(),
         };

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -281,7 +281,7 @@ impl TableWriter {
             joined = schema::union(held, &batch.schema()).or(joined);
         }
         let Some(joined) = joined else { return Ok(None) };
-        let held = self.table.schema.fields();
+        let held: Vec<_> = self.table.schema.fields().iter().collect();
         let added: Vec<_> = joined.fields().iter().filter(|field| !held.contains(field)).collect();
         let columns = added.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
         let actions = vec![Action::Metadata(self.table.metadata_with(&joined)?)];
@@ -444,7 +444,7 @@ impl TableWriter {
     /// Files that no commit of ours names and none will: a lost race. Best effort, since vacuum
     /// finds what stays; not at all while a commit that names them may still land.
     async fn delete_orphans(&self, files: StagedFiles) {
-        use deltalake::ObjectStoreExt as _;
+        use object_store::ObjectStoreExt as _;
         if self.may_still_land {
             return;
         }

@@ -267,3 +267,87 @@ fn an_endpoint_that_would_leak_is_refused() {
         assert!(!text.contains("secret"), "{text}");
     }
 }
+
+/// Set for the process that this test starts of itself: the endpoint to ask, and `trusted` or `refused`.
+const TLS_ENDPOINT: &str = "SLUICE_TEST_REGISTRY_ENDPOINT";
+const TLS_EXPECTED: &str = "SLUICE_TEST_REGISTRY_EXPECTED";
+
+/// Roots are read once a process from `SSL_CERT_FILE`, so each try is a process of its own.
+#[test]
+fn certificates_are_checked_against_the_roots_of_ssl_cert_file() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    if let Ok(endpoint) = std::env::var(TLS_ENDPOINT) {
+        let spec = RegistrySpec::Azure { endpoint, credential: CredentialSpec::Default };
+        let registry = AzureRegistry::open(&spec, None, Some(Arc::new(Fixed))).expect("a registry");
+        let answer = runtime.block_on(registry.schema(LEAD_ID));
+        match std::env::var(TLS_EXPECTED).expect("what to expect").as_str() {
+            "trusted" => assert_eq!(answer.expect("a schema").text, LEAD),
+            _ => assert!(matches!(answer, Err(RegistryError::Unreachable { .. })), "{answer:?}"),
+        }
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (endpoint, bearer, _tasks) = runtime.block_on(serve_tls(&dir.path().join("trusted.pem")));
+    write_authority(&dir.path().join("refused.pem"));
+    for expected in ["trusted", "refused"] {
+        let status = std::process::Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "decode::registry::certificates_are_checked_against_the_roots_of_ssl_cert_file"])
+            .env("SSL_CERT_FILE", dir.path().join(format!("{expected}.pem")))
+            .env_remove("SSL_CERT_DIR")
+            .env(TLS_ENDPOINT, &endpoint)
+            .env(TLS_EXPECTED, expected)
+            .output()
+            .expect("a process");
+        assert!(status.status.success(), "{expected}: {}", String::from_utf8_lossy(&status.stdout));
+        assert!(String::from_utf8_lossy(&status.stdout).contains("1 passed"), "{expected}");
+    }
+    assert_eq!(*bearer.lock().expect("headers"), ["Bearer entra"]);
+}
+
+fn write_authority(path: &std::path::Path) -> (rcgen::CertificateParams, rcgen::KeyPair) {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    std::fs::write(path, params.self_signed(&key).expect("a certificate").pem()).expect("written");
+    (params, key)
+}
+
+/// Answers each request with the schema over TLS, and notes the sign-ins.
+async fn serve_tls(authority: &std::path::Path) -> (String, Arc<Mutex<Vec<String>>>, JoinSet<()>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+    use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+
+    let (params, authority_key) = write_authority(authority);
+    let issuer = rcgen::Issuer::new(params, authority_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("protocols")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        .expect("a server");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("https://localhost:{}", listener.local_addr().expect("an address").port());
+    let bearer = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = JoinSet::new();
+    let noted = bearer.clone();
+    tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {}
+            let request = String::from_utf8_lossy(&request).into_owned();
+            let sign_in = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
+            noted.lock().expect("headers").push(sign_in.to_owned());
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{LEAD}", LEAD.len());
+            drop(stream.write_all(answer.as_bytes()).await);
+            drop(stream.shutdown().await);
+        }
+    });
+    (endpoint, bearer, tasks)
+}
