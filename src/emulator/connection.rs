@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::access::{Grants, entity, percent_decoded};
 use super::broker::Shared;
+use super::frames::MAX_FRAME_BYTES;
 use super::hub::{self, Hub, Partition, SeatRefused};
 use super::link_end::{self, LinkFailure, failure};
 use super::options::MAX_MESSAGE_BYTES;
@@ -27,7 +28,7 @@ use super::receivers::{self, Reading};
 use super::rpc::{self, Mailboxes, Node};
 use super::selector::StartPosition;
 use super::senders::{self, Writing};
-use super::shim::{MAX_FRAME_BYTES, Shim, Wire};
+use super::shim::{Shim, Wire};
 
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// The limits of the service. pyamqp compares its handles with the first, so it must be said.
@@ -272,9 +273,11 @@ impl Link<'_> {
             acceptor = acceptor.max_message_size(MAX_MESSAGE_BYTES);
         }
         if matches!(self.route, Route::Refused(_)) {
-            // So a client is told that there is no such terminus, before it hears why.
-            attach.source = None;
-            attach.target = None;
+            // So a client is told that our end of the link isn't there, before it hears why.
+            match attach.role {
+                Role::Sender => attach.target = None,
+                Role::Receiver => attach.source = None,
+            }
             acceptor = acceptor.verify_incoming_source(false).verify_incoming_target(false);
         }
         let reply_to = reply_address(&attach);

@@ -250,7 +250,7 @@ impl Partition {
                 return Err(BrokerError::TooLarge { bytes });
             }
             let place = Place { sequence_number: number, offset, enqueued_at };
-            let message = messages::encode(event, place, key).map_err(BrokerError::Encode)?;
+            let message = messages::encode(event, place, key, bytes).map_err(BrokerError::Encode)?;
             offset += bytes as i64;
             stored.push((StoredEvent { sequence_number: number, offset: place.offset, enqueued_at, message }, offset));
             number += 1;

@@ -8,9 +8,10 @@ use fe2o3_amqp_types::messaging::{
     AmqpValue, ApplicationProperties, Batch, Body, Data, Message, MessageAnnotations, Properties,
 };
 use fe2o3_amqp_types::primitives::SimpleValue;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_amqp::Value;
 use serde_amqp::primitives::{Binary, Symbol, Timestamp};
+use serde_amqp::ser::Serializer;
 
 use super::broker::StoredMessageInput;
 
@@ -21,6 +22,9 @@ const SEQUENCE_NUMBER: &str = "x-opt-sequence-number";
 const OFFSET: &str = "x-opt-offset";
 const ENQUEUED_TIME: &str = "x-opt-enqueued-time";
 const PARTITION_KEY: &str = "x-opt-partition-key";
+
+/// What the annotations of an event take, without a key; about.
+const ANNOTATIONS_BYTES: usize = 120;
 
 pub(super) type EventMessage = Message<Body<Value>>;
 
@@ -83,6 +87,7 @@ pub(super) fn encode(
     mut message: EventMessage,
     place: Place,
     partition_key: Option<&str>,
+    payload_bytes: u64,
 ) -> Result<Bytes, serde_amqp::Error> {
     let mut annotations = message.message_annotations.take().unwrap_or_default();
     annotations.0.insert(OwnedKey::from(SEQUENCE_NUMBER), Value::Long(place.sequence_number));
@@ -95,7 +100,10 @@ pub(super) fn encode(
     }
     message.message_annotations = Some(MessageAnnotations(annotations.0));
     message.delivery_annotations = None;
-    serde_amqp::to_vec(&Serializable(message)).map(Bytes::from)
+    // Grown in steps, every event would leave a hole behind where it was shrunk to fit.
+    let mut bytes = Vec::with_capacity(payload_bytes as usize + ANNOTATIONS_BYTES);
+    Serializable(message).serialize(&mut Serializer::new(&mut bytes))?;
+    Ok(Bytes::from(bytes))
 }
 
 /// The bytes by which offsets grow: those of the event alone.
@@ -130,10 +138,10 @@ pub(super) struct Encoded(pub(super) Bytes);
 const VERBATIM: &str = "__LAZY_VALUE";
 
 impl Serialize for Encoded {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         struct Verbatim<'a>(&'a [u8]);
         impl Serialize for Verbatim<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_bytes(self.0)
             }
         }

@@ -30,6 +30,7 @@ mod connection;
 pub mod control;
 mod error;
 mod faults;
+mod frames;
 mod http;
 mod hub;
 pub mod hubs_file;

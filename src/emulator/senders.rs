@@ -46,12 +46,14 @@ pub(super) async fn serve(mut receiver: Receiver, writing: Writing, link: (u16, 
         let mut taken = Taken::default();
         let mut received = Some(first);
         let ended = loop {
-            if connection.wire.was_oversized(link.0, link.1) {
-                break Some(Ended::Failed(too_large()));
-            }
             match received {
                 None => break None,
                 Some(Ok(delivery)) => taken.take(delivery, &writing),
+                Some(Err(RecvError::MessageDecode(bad))) => {
+                    let oversized = connection.wire.was_oversized(link.0, link.1);
+                    let failure = if oversized { too_large() } else { undecodable() };
+                    taken.rejected.push((bad.info, failure.into_error()));
+                }
                 Some(Err(error)) => break Some(ended_by(error)),
             }
             received = if taken.len() < TAKEN_TOGETHER { receiver.recv().now_or_never() } else { None };
@@ -79,15 +81,16 @@ enum Ended {
 fn ended_by(error: RecvError) -> Ended {
     match error {
         RecvError::LinkStateError(state) if is_gone(&state) => Ended::Gone,
-        RecvError::MessageDecode(_) => {
-            Ended::Failed(failure(AmqpError::DecodeError, "a message can't be decoded".to_owned()))
-        }
         other => Ended::Failed(failure(AmqpError::NotAllowed, other.to_string())),
     }
 }
 
+fn undecodable() -> LinkFailure {
+    failure(AmqpError::DecodeError, "the message can't be decoded".to_owned())
+}
+
 fn too_large() -> LinkFailure {
-    let words = format!("a message is larger than the {MAX_MESSAGE_BYTES} bytes that one may have");
+    let words = format!("the message is larger than the {MAX_MESSAGE_BYTES} bytes that one may have");
     failure(LinkError::MessageSizeExceeded, words)
 }
 

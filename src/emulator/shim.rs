@@ -2,8 +2,8 @@
 //!
 //! In what a client sends:
 //! - frames behind a `Begin` are held until ours has gone out: pyamqp doesn't wait for it
-//! - a message that outgrows the limit loses the rest of its payload, so that no client can
-//!   fill the memory; [`Wire::was_oversized`] tells the link
+//! - a message that outgrows the limit loses the rest of its payload and can't be decoded, so
+//!   that no client can fill the memory; [`Wire::was_oversized`] tells why
 //!
 //! In what goes out:
 //! - performatives are padded with nulls to their full number of fields: pyamqp finds them by
@@ -28,42 +28,18 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::frames::{
+    ATTACH, BEGIN, DETACH, END, HEADER_BYTES, OPEN, Performative, TRANSFER, amqp_frame, contains, field_count, uint,
+    unit_bytes,
+};
 use super::options::MAX_MESSAGE_BYTES;
 
-/// What the broker says in its `Open`. Larger frames save headers, smaller ones let links
-/// share the connection more evenly.
-pub(super) const MAX_FRAME_BYTES: u32 = 256 * 1024;
-
-const HEADER_BYTES: usize = 8;
 const READ_BYTES: usize = 64 * 1024;
 /// As much is gathered before it is written: enough that a system call costs nothing per
 /// event, little enough that the client works meanwhile.
 const GATHER_BYTES: usize = 64 * 1024;
 /// Past this, writers wait for the socket.
 const BACKLOG_BYTES: usize = 256 * 1024;
-
-const OPEN: u8 = 0x10;
-const BEGIN: u8 = 0x11;
-const ATTACH: u8 = 0x12;
-const TRANSFER: u8 = 0x14;
-const DETACH: u8 = 0x16;
-const END: u8 = 0x17;
-
-/// How many fields a performative has.
-fn field_count(code: u8) -> usize {
-    match code {
-        OPEN => 10,
-        BEGIN => 8,
-        ATTACH => 14,
-        // flow, transfer
-        0x13 | TRANSFER => 11,
-        // disposition
-        0x15 => 6,
-        DETACH => 3,
-        // end, close
-        _ => 1,
-    }
-}
 
 /// What the shim and the tasks of its connection share.
 #[derive(Debug)]
@@ -111,10 +87,6 @@ impl<S: AsyncWrite + Unpin> fmt::Debug for Shim<S> {
 
 fn severed() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the emulator cut the connection")
-}
-
-fn malformed(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Shim<S> {
@@ -232,111 +204,6 @@ impl<S: AsyncWrite + Unpin> Drop for Shim<S> {
     }
 }
 
-/// A frame's performative, as far as it is looked at.
-struct Performative<'a> {
-    code: u8,
-    descriptor: &'a [u8],
-    count: usize,
-    fields: &'a [u8],
-    payload: &'a [u8],
-}
-
-impl<'a> Performative<'a> {
-    /// Of the body of an AMQP frame; nothing where it is empty or isn't one.
-    fn parse(body: &'a [u8]) -> Option<Self> {
-        let (code, descriptor_bytes) = match body {
-            [0, 0x53, code, ..] => (*code, 3),
-            [0, 0x80, 0, 0, 0, 0, 0, 0, 0, code, ..] => (*code, 10),
-            _ => return None,
-        };
-        let (descriptor, list) = body.split_at(descriptor_bytes);
-        let (count, fields, payload) = match *list {
-            [0x45, ref rest @ ..] => (0, &rest[..0], rest),
-            [0xc0, size, count, ref rest @ ..] => {
-                let (fields, payload) = rest.split_at_checked(usize::from(size).checked_sub(1)?)?;
-                (usize::from(count), fields, payload)
-            }
-            [0xd0, s0, s1, s2, s3, c0, c1, c2, c3, ref rest @ ..] => {
-                let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
-                let (fields, payload) = rest.split_at_checked(size.checked_sub(4)?)?;
-                (u32::from_be_bytes([c0, c1, c2, c3]) as usize, fields, payload)
-            }
-            _ => return None,
-        };
-        Some(Self { code, descriptor, count, fields, payload })
-    }
-
-    /// The encoded field at an index; nothing past the end.
-    fn field(&self, index: usize) -> Option<&'a [u8]> {
-        if index >= self.count {
-            return None;
-        }
-        let mut rest = self.fields;
-        for _ in 0..index {
-            rest = rest.get(value_bytes(rest)?..)?;
-        }
-        rest.get(..value_bytes(rest)?)
-    }
-}
-
-/// How long an encoded value is, as its format code tells (AMQP 1.0, part 1.2). Described
-/// values, which no field that is looked at lies behind, aren't measured.
-fn value_bytes(value: &[u8]) -> Option<usize> {
-    let code = *value.first()?;
-    let sized = |width: usize| -> Option<usize> {
-        let size = value.get(1..=width)?.iter().fold(0, |size, byte| size << 8 | usize::from(*byte));
-        Some(1 + width + size)
-    };
-    match code >> 4 {
-        0x4 => Some(1),
-        0x5 => Some(2),
-        0x6 => Some(3),
-        0x7 => Some(5),
-        0x8 => Some(9),
-        0x9 => Some(17),
-        0xa | 0xc | 0xe => sized(1),
-        0xb | 0xd | 0xf => sized(4),
-        _ => None,
-    }
-}
-
-/// An encoded `uint`.
-fn uint(value: &[u8]) -> Option<u32> {
-    match *value {
-        [0x43] => Some(0),
-        [0x52, small] => Some(u32::from(small)),
-        [0x70, a, b, c, d] => Some(u32::from_be_bytes([a, b, c, d])),
-        _ => None,
-    }
-}
-
-/// The length of what stands first in `bytes`: a protocol header or a frame; nothing while
-/// it isn't whole.
-fn unit_bytes(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let Some(&[a, b, c, d, doff, ..]) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-    if [a, b, c, d] == *b"AMQP" {
-        return Ok(Some(HEADER_BYTES));
-    }
-    let size = u32::from_be_bytes([a, b, c, d]) as usize;
-    // Nobody uses an extended header, and the library doesn't take one.
-    if size < HEADER_BYTES || size > MAX_FRAME_BYTES as usize || doff != 2 {
-        return Err(malformed("not an AMQP frame"));
-    }
-    Ok((bytes.len() >= size).then_some(size))
-}
-
-/// Channel and body of an AMQP frame; nothing for protocol headers and SASL.
-fn amqp_frame(unit: &[u8]) -> Option<(u16, &[u8])> {
-    match *unit {
-        [_, _, _, _, 2, 0, high, low, ref body @ ..] => Some((u16::from_be_bytes([high, low]), body)),
-        _ => None,
-    }
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
-}
-
 /// From the client.
 #[derive(Default)]
 struct Incoming {
@@ -358,7 +225,9 @@ impl Incoming {
             let mut unit = self.raw.split_to(length);
             if let Some(kept) = self.inspect(&unit, wire) {
                 unit.truncate(kept);
-                unit[..4].copy_from_slice(&(kept as u32).to_be_bytes());
+                // No section starts so: whatever came before, the message can't be decoded.
+                unit.put_u8(0xff);
+                unit[..4].copy_from_slice(&(kept as u32 + 1).to_be_bytes());
             }
             self.ready.unsplit(unit);
         }
@@ -494,4 +363,163 @@ fn unwrapped<'a>(performative: &Performative<'a>) -> &'a [u8] {
         return message;
     }
     performative.payload
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// An AMQP frame with a performative of these fields, in a list of the short form.
+    fn frame(channel: u16, code: u8, fields: &[&[u8]], payload: &[u8]) -> Vec<u8> {
+        let content = fields.concat();
+        let mut frame = vec![0, 0, 0, 0, 2, 0];
+        frame.extend(channel.to_be_bytes());
+        frame.extend([0, 0x53, code, 0xc0, content.len() as u8 + 1, fields.len() as u8]);
+        frame.extend(content);
+        frame.extend(payload);
+        let size = frame.len() as u32;
+        frame[..4].copy_from_slice(&size.to_be_bytes());
+        frame
+    }
+
+    fn shim() -> (Shim<DuplexStream>, DuplexStream, Arc<Wire>) {
+        let (ours, theirs) = duplex(4 << 20);
+        let wire = Arc::new(Wire::new(CancellationToken::new()));
+        (Shim::new(ours, Arc::clone(&wire)), theirs, wire)
+    }
+
+    /// What reaches the client of some frames, after `Open`s of the given clients.
+    async fn sent(client: &[u8], frames: &[Vec<u8>]) -> Vec<u8> {
+        let (mut shim, mut theirs, _) = shim();
+        let name: Vec<u8> = [&[0xa1, client.len() as u8], client].concat();
+        let open = frame(0, OPEN, &[&name], &[]);
+        theirs.write_all(&open).await.expect("written");
+        shim.read_exact(&mut vec![0; open.len()]).await.expect("read");
+        for frame in frames {
+            shim.write_all(frame).await.expect("written");
+        }
+        shim.shutdown().await.expect("shut down");
+        let mut received = Vec::new();
+        theirs.read_to_end(&mut received).await.expect("read");
+        received
+    }
+
+    #[tokio::test]
+    async fn performatives_are_padded_to_their_full_length() {
+        let begin = frame(3, BEGIN, &[&[0x60, 0, 1], &[0x43]], &[]);
+        let padded =
+            frame(3, BEGIN, &[&[0x60, 0, 1], &[0x43], &[0x40], &[0x40], &[0x40], &[0x40], &[0x40], &[0x40]], &[]);
+        assert_eq!(sent(b"pyamqp", std::slice::from_ref(&begin)).await, padded);
+        let mut bare_end = frame(3, END, &[], &[]);
+        bare_end.truncate(HEADER_BYTES + 3);
+        bare_end.push(0x45);
+        bare_end[3] = bare_end.len() as u8;
+        assert_eq!(sent(b"pyamqp", &[bare_end]).await, frame(3, END, &[&[0x40]], &[]));
+    }
+
+    #[tokio::test]
+    async fn frames_are_understood_however_they_are_cut() {
+        let whole =
+            [b"AMQP\0\x01\0\0".to_vec(), frame(0, END, &[&[0x40]], &[]), frame(1, END, &[&[0x40]], &[])].concat();
+        for cut in 1..whole.len() {
+            let pieces = [whole[..cut].to_vec(), whole[cut..].to_vec()];
+            assert_eq!(sent(b"any", &pieces).await, whole, "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_that_grows_out_of_its_short_form_takes_the_long_one() {
+        let name = [&[0xa1, 243][..], &[b'n'; 243]].concat();
+        let attach = frame(0, ATTACH, &[&name, &[0x43]], &[]);
+        let received = sent(b"any", &[attach]).await;
+        let (channel, body) = amqp_frame(&received).expect("a frame");
+        let performative = Performative::parse(body).expect("a performative");
+        assert_eq!((channel, performative.count, received[11]), (0, 14, 0xd0));
+        assert_eq!((performative.field(0), performative.field(13)), (Some(&name[..]), Some(&[0x40][..])));
+        assert_eq!(unit_bytes(&received).expect("a frame"), Some(received.len()));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_was_encoded_before_travels_without_its_wrapping() {
+        let message = [0, 0x53, 0x72, 0xc1, 1, 0];
+        let wrapped = [&[0, 0x53, 0x77][..], &message].concat();
+        let tag: &[u8] = &[0xa0, 1, 9];
+        let fields: [&[u8]; 11] =
+            [&[0x43], &[0x43], tag, &[0x43], &[0x41], &[0x42], &[0x40], &[0x40], &[0x42], &[0x42], &[0x41]];
+        let received = sent(b"any", &[frame(0, TRANSFER, &fields, &wrapped)]).await;
+        assert_eq!(received, frame(0, TRANSFER, &fields, &message));
+        // Neither what continues a message nor a plain value is touched.
+        let mut continued = fields;
+        continued[2] = &[0x40];
+        for (fields, payload) in [(continued, &wrapped[..]), (fields, &[0, 0x53, 0x77, 0xa1, 0][..])] {
+            let frame = frame(0, TRANSFER, &fields, payload);
+            assert_eq!(sent(b"any", std::slice::from_ref(&frame)).await, frame);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_rust_client_gets_no_detach_for_cbs() {
+        let attach = frame(5, ATTACH, &[&[0xa1, 4, b'$', b'c', b'b', b's']], &[]);
+        let detach = frame(5, DETACH, &[&[0x43], &[0x41], &[0x40]], &[]);
+        let end = frame(5, END, &[&[0x40]], &[]);
+        let frames = [attach, detach.clone(), end, detach.clone()];
+        let detaches = |bytes: &[u8]| bytes.windows(detach.len()).filter(|window| *window == detach).count();
+        assert_eq!(detaches(&sent(b"azure_messaging_eventhubs", &frames).await), 1);
+        assert_eq!(detaches(&sent(b"pyamqp", &frames).await), 2);
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_begin_waits_for_ours() {
+        let (mut shim, mut theirs, _) = shim();
+        let (begin, attach) = (frame(0, BEGIN, &[&[0x40]], &[]), frame(0, ATTACH, &[&[0xa1, 0]], &[]));
+        theirs.write_all(&[begin.clone(), attach.clone()].concat()).await.expect("written");
+        let mut read = vec![0; begin.len()];
+        shim.read_exact(&mut read).await.expect("read");
+        assert_eq!(read, begin);
+        assert!(timeout(Duration::from_millis(20), shim.read_u8()).await.is_err());
+        shim.write_all(&frame(0, BEGIN, &[&[0x60, 0, 0]], &[])).await.expect("written");
+        let mut read = vec![0; attach.len()];
+        shim.read_exact(&mut read).await.expect("read");
+        assert_eq!(read, attach);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_outgrows_the_limit_is_cut_short_and_told() {
+        let (mut shim, mut theirs, wire) = shim();
+        let payload = vec![7; 200_000];
+        let part =
+            |more: u8| frame(2, TRANSFER, &[&[0x52, 8], &[0x43], &[0xa0, 1, 1], &[0x43], &[0x42], &[more]], &payload);
+        let whole = part(0x41).len();
+        for index in 0..7 {
+            theirs.write_all(&part(if index < 6 { 0x41 } else { 0x42 })).await.expect("written");
+        }
+        drop(theirs);
+        let mut read = Vec::new();
+        shim.read_to_end(&mut read).await.expect("read");
+        assert_eq!(read.len(), 5 * whole + 2 * (whole - payload.len() + 1));
+        assert!(wire.was_oversized(2, 8));
+        assert!(!wire.was_oversized(2, 9));
+    }
+
+    #[tokio::test]
+    async fn a_cut_connection_fails_reads_and_writes() {
+        let (mut shim, _theirs, wire) = shim();
+        wire.cut.cancel();
+        assert!(shim.read_u8().await.is_err());
+        assert!(shim.write_u8(0).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn rubbish_is_an_error() {
+        for rubbish in [&[0, 0, 0, 3, 2, 0, 0, 0][..], &[0xff; 16], &[0, 0, 0, 8, 9, 0, 0, 0]] {
+            let (mut shim, mut theirs, _) = shim();
+            theirs.write_all(rubbish).await.expect("written");
+            assert!(shim.read_u8().await.is_err(), "{rubbish:?}");
+        }
+    }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use azure_core::time::Duration as AzureDuration;
-use azure_messaging_eventhubs::models::{EventData, ReceivedEventData};
+use azure_messaging_eventhubs::error::ErrorKind;
+use azure_messaging_eventhubs::models::{AmqpSimpleValue, EventData, ReceivedEventData};
 use azure_messaging_eventhubs::{
     ConsumerClient, EventDataBatchOptions, EventReceiver, OpenReceiverOptions, ProducerClient, RetryOptions,
     SendEventOptions, StartLocation, StartPosition,
@@ -25,6 +26,9 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn broker_with(change: impl FnOnce(&mut BrokerOptions)) -> Broker {
+    // The client makes a TLS configuration even where it speaks plaintext. Another test of
+    // this process may have installed the provider before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut options = BrokerOptions { hubs: vec![HubSpec::new(HUB, 4)], ..BrokerOptions::default() };
     change(&mut options);
     Broker::start(options).await.expect("a broker")
@@ -159,8 +163,8 @@ async fn a_batch_arrives_in_its_partition_byte_by_byte() {
         assert_eq!(data.body().unwrap_or_default(), body);
         assert_eq!(data.content_type(), Some("avro/binary+0123"));
         let properties = data.properties().expect("properties");
-        assert_eq!(properties["type"], "lead.generated".into());
-        assert_eq!(properties["count"], 7_i64.into());
+        assert_eq!(properties["type"], AmqpSimpleValue::from("lead.generated"));
+        assert_eq!(properties["count"], AmqpSimpleValue::from(7_i64));
         let offset: i64 = event.offset().as_deref().and_then(|offset| offset.parse().ok()).expect("an offset");
         assert!(offset > last_offset);
         last_offset = offset;
@@ -289,7 +293,7 @@ async fn a_higher_epoch_takes_the_partition_over() {
     let winner = receiver(&second, "0", owner(2)).await;
     assert_eq!(take(&winner, 3).await.len(), 3);
     let error = within(stream.next()).await.expect("an error").expect_err("the link was stolen");
-    assert!(format!("{error:?}").contains("ConsumerDisconnected"), "{error:?}");
+    assert!(matches!(error.kind, ErrorKind::ConsumerDisconnected(_)), "{error:?}");
     for options in [owner(1), earliest()] {
         let refused = within(third.open_receiver_on_partition("0".to_owned(), Some(options))).await;
         let error = match refused {
@@ -379,7 +383,7 @@ async fn a_full_memory_refuses_producers_or_lets_the_oldest_go() {
     assert_eq!(appended, 9);
     let client = producer(&full).await;
     let error = within(client.send_event(vec![7_u8; 10_000], None)).await.expect_err("no memory");
-    assert!(format!("{error:?}").contains("server-busy"), "{error:?}");
+    assert!(format!("{error:?}").contains("ServerBusy"), "{error:?}");
     full.stop().await;
     let evicting = broker_with(|options| {
         options.max_bytes = 100_000;
@@ -453,10 +457,8 @@ async fn a_message_over_the_limit_is_refused_and_the_next_one_is_not() {
     let too_large = vec![1_u8; MAX_MESSAGE_BYTES as usize];
     assert!(!batch.try_add_event_data(too_large.clone(), None).unwrap_or(false));
     let error = within(client.send_event(too_large, None)).await.expect_err("too large");
-    let error = format!("{error:?}");
-    assert!(error.contains("MessageSizeExceeded") || error.contains("message-size-exceeded"), "{error}");
-    let fresh = producer(&broker).await;
-    within(fresh.send_event(vec![1_u8; 900_000], None)).await.expect("sent");
+    assert!(format!("{error:?}").contains("MessageSizeExceeded"), "{error:?}");
+    within(client.send_event(vec![1_u8; 900_000], None)).await.expect("sent");
     let total: u64 = (0..4).map(|id| broker.partition(HUB, &id.to_string()).expect("a partition").events).sum();
     assert_eq!(total, 1);
     let too_large = StoredMessageInput { body: vec![0; 2 << 20].into(), ..Default::default() };
