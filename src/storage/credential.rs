@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind, ResultExt};
 use azure_core::http::headers::{HeaderName, HeaderValue, Headers};
-use azure_core::http::{AsyncRawResponse, Body, ClientOptions, HttpClient, Method, Request, Transport};
+use azure_core::http::{AsyncRawResponse, Body, ClientOptions, HttpClient, Request, Transport};
 use azure_identity::{
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions, DeveloperToolsCredential,
     ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
@@ -235,7 +235,9 @@ struct Http(reqwest::Client);
 #[async_trait]
 impl HttpClient for Http {
     async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
-        let mut outgoing = self.0.request(method(request.method()), request.url().clone());
+        let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes())
+            .with_context(ErrorKind::Other, "the sign-in request has an unknown method")?;
+        let mut outgoing = self.0.request(method, request.url().clone());
         for (name, value) in request.headers().iter() {
             outgoing = outgoing.header(name.as_str(), value.as_str());
         }
@@ -257,17 +259,6 @@ impl HttpClient for Http {
             .collect();
         let body = response.bytes().await.with_context(ErrorKind::Io, "the answer to a sign-in broke off")?;
         Ok(AsyncRawResponse::from_bytes(status, Headers::from(headers), body))
-    }
-}
-
-fn method(method: Method) -> reqwest::Method {
-    match method {
-        Method::Delete => reqwest::Method::DELETE,
-        Method::Get => reqwest::Method::GET,
-        Method::Head => reqwest::Method::HEAD,
-        Method::Patch => reqwest::Method::PATCH,
-        Method::Post => reqwest::Method::POST,
-        Method::Put => reqwest::Method::PUT,
     }
 }
 

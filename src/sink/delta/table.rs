@@ -77,7 +77,7 @@ impl OpenTable {
             .map_err(|source| log.failed(source))?;
         let operation = DeltaOperation::Create {
             mode: SaveMode::ErrorIfExists,
-            location: table_url(log.store()).to_string(),
+            location: table_url(log.store()),
             protocol: protocol.clone(),
             metadata: metadata.clone(),
         };

@@ -14,9 +14,7 @@
 use std::sync::Arc;
 
 use object_store::path::Path;
-use object_store::{
-    Attribute, AttributeValue, Attributes, GetOptions, ObjectStore, ObjectStoreExt, PutOptions, PutPayload,
-};
+use object_store::{Attribute, AttributeValue, Attributes, GetOptions, ObjectStore, PutOptions, PutPayload};
 use thiserror::Error;
 
 use crate::error::{Classify, Kind, Retry};
@@ -154,6 +152,7 @@ fn metadata<'a>(attributes: &'a Attributes, wanted: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use object_store::ObjectStoreExt;
     use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
 

@@ -7,12 +7,13 @@
 //!
 //! Application properties of any AMQP type become strings: numbers and booleans as written in
 //! JSON, timestamps RFC 3339 in UTC with milliseconds, binary as base64, UUIDs with hyphens,
-//! decimals as the hex of their bits, null as the empty string.
+//! decimals as the hex of their bits, null as the empty string, described values (as .NET writes
+//! `DateTimeOffset`, `TimeSpan` and `Uri`) as the value alone.
 
 use std::time::SystemTime;
 
 use azure_core_amqp::message::AmqpMessageBody;
-use azure_messaging_eventhubs::models::{AmqpMessage, AmqpSimpleValue, ReceivedEventData};
+use azure_messaging_eventhubs::models::{AmqpMessage, AmqpSimpleValue, AmqpValue, ReceivedEventData};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -90,6 +91,21 @@ fn text(value: &AmqpSimpleValue) -> String {
         AmqpSimpleValue::String(value) => value.clone(),
         AmqpSimpleValue::Symbol(value) => value.0.clone(),
         AmqpSimpleValue::Binary(value) => STANDARD.encode(value),
+        AmqpSimpleValue::Described(value) => described(&value.value),
+    }
+}
+
+/// Event Hubs clients of .NET write times, durations and URIs as described strings and longs.
+fn described(value: &AmqpValue) -> String {
+    match value {
+        AmqpValue::String(value) => value.clone(),
+        AmqpValue::Symbol(value) => value.0.clone(),
+        AmqpValue::Long(value) => value.to_string(),
+        AmqpValue::ULong(value) => value.to_string(),
+        AmqpValue::Int(value) => value.to_string(),
+        AmqpValue::UInt(value) => value.to_string(),
+        AmqpValue::Binary(value) => STANDARD.encode(value),
+        other => format!("{other:?}"),
     }
 }
 
@@ -111,7 +127,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use azure_core_amqp::message::{AmqpAnnotationKey, AmqpAnnotations};
-    use azure_core_amqp::{AmqpList, AmqpSymbol, AmqpTimestamp, AmqpValue};
+    use azure_core_amqp::{AmqpDescribed, AmqpList, AmqpSymbol, AmqpTimestamp};
 
     use super::*;
 
@@ -183,6 +199,7 @@ mod tests {
             (AmqpSimpleValue::TimeStamp(time), "1970-01-01T00:00:01.500Z"),
             (AmqpSimpleValue::Symbol(AmqpSymbol::from("s")), "s"),
             (AmqpSimpleValue::Decimal32([0x22, 0x50, 0x00, 0x01]), "22500001"),
+            (AmqpSimpleValue::Described(Box::new(AmqpDescribed::new("com.microsoft:timespan", 5i64))), "5"),
             (AmqpSimpleValue::Uuid(azure_core::Uuid::nil()), "00000000-0000-0000-0000-000000000000"),
         ] {
             assert_eq!(text(&value), expected);
