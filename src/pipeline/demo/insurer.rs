@@ -132,7 +132,10 @@ impl<'s> Story<'s> {
         // A lead every two seconds or so, on average.
         let at_ms = BEGINS_AT_MS + i64::try_from(number).unwrap_or(i64::MAX / 4096) * 2000 + self.rng.random_range(0..2000);
         let (key, body) = match self.fact {
-            Fact::LeadGenerated => (None, self.writer.write_ser_to_vec(&self.lead(number, at_ms))?),
+            Fact::LeadGenerated => {
+                let lead = self.lead(number, at_ms);
+                (None, self.writer.write_ser_to_vec(&lead)?)
+            }
             Fact::AccountActivated => {
                 let account = self.account(number, at_ms);
                 (Some(account.address.town), self.writer.write_ser_to_vec(&account)?)
@@ -199,7 +202,7 @@ impl<'s> Story<'s> {
             lead_id: rng.random_bool(0.9).then_some(lead_id),
             plan: *pick(&Plan::ALL, rng),
             address: Address {
-                street: pick(&STREETS, rng),
+                street: *pick(&STREETS, rng),
                 house_number: rng.random_range(1..200),
                 postcode,
                 town,
