@@ -52,7 +52,9 @@ def receive(emulator, wanted, partition=None, start="-1", inclusive=False, owner
     client = consumer(emulator, hub, **(options or {}))
 
     def on_event(context, event):
-        got.append((context.partition_id, event.sequence_number, event.body_as_str(), event.partition_key))
+        key = event.partition_key
+        key = key.decode() if isinstance(key, bytes) else key
+        got.append((context.partition_id, event.sequence_number, event.body_as_str(), key))
         if len(got) >= wanted:
             enough.set()
 
