@@ -333,7 +333,7 @@ pub(super) struct DecodeTable {
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
-    /// What happens when the writers' schema changes.
+    /// What happens when the writers' schema changes: a new field becomes a column.
     #[serde(rename = "on_schema_change")]
     #[schemars(extend("default" = "evolve"))]
     pub _on_schema_change: Option<OnSchemaChange>,

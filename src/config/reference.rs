@@ -127,7 +127,8 @@ fn cell(schema: &Value) -> String {
     for member in schema::members(schema) {
         for (word, meaning) in schema::words(member) {
             let separator = if text.is_empty() { "" } else { "<br>" };
-            let _ = write!(text, "{separator}`{word}`: {meaning}");
+            let colon = if meaning.is_empty() { "" } else { ": " };
+            let _ = write!(text, "{separator}`{word}`{colon}{meaning}");
         }
     }
     text.replace('|', "\\|")

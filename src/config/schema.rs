@@ -104,11 +104,13 @@ fn without_marks(schema: &mut Value) {
 
 /// The words that a string may be, with what they mean; empty where it may be any.
 pub(super) fn words(schema: &Value) -> Vec<(&str, &str)> {
-    let description = schema["description"].as_str().unwrap_or_default();
     // An enum of one word is that word.
-    let only = schema["const"].as_str().map(|word| (word, description));
+    let only = schema["const"].as_str().map(|word| (word, ""));
     let listed = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|word| (word, ""));
-    let described = schema["oneOf"].as_array().into_iter().flatten().flat_map(words);
+    let described = schema["oneOf"].as_array().into_iter().flatten().flat_map(|member| {
+        let description = member["description"].as_str().unwrap_or_default();
+        words(member).into_iter().map(move |(word, _)| (word, description))
+    });
     only.into_iter().chain(listed).chain(described).collect()
 }
 
