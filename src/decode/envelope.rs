@@ -27,7 +27,11 @@ use crate::batch::{Event, EventBatch, bronze};
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
 /// Columns for the events at `rows`, in the order of [`bronze::fields`].
-pub(super) fn columns(batch: &EventBatch, rows: &[usize], schema_id: Option<&str>) -> Result<Vec<ArrayRef>, ArrowError> {
+pub(super) fn columns(
+    batch: &EventBatch,
+    rows: &[usize],
+    schema_id: Option<&str>,
+) -> Result<Vec<ArrayRef>, ArrowError> {
     let count = rows.len();
     let events = || rows.iter().map(|row| &batch.events[*row]);
     let same = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(repeat_n(text, count))) };
@@ -35,7 +39,8 @@ pub(super) fn columns(batch: &EventBatch, rows: &[usize], schema_id: Option<&str
     let attribute = |pick: fn(&Attributes<'_>) -> Option<String>| -> ArrayRef {
         Arc::new(attributes.iter().map(pick).collect::<StringArray>())
     };
-    let enqueued = TimestampMicrosecondArray::from_iter_values(events().map(|event| event.enqueued_at.saturating_mul(1000)));
+    let enqueued =
+        TimestampMicrosecondArray::from_iter_values(events().map(|event| event.enqueued_at.saturating_mul(1000)));
     let event_time: TimestampMicrosecondArray = attributes.iter().map(|found| found.time.and_then(micros)).collect();
     Ok(vec![
         same(batch.partition.source.as_str()),

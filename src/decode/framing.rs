@@ -148,7 +148,10 @@ mod tests {
         for content_type in [None, Some("application/json"), Some("avro/binary")] {
             assert_eq!(tell(&event(content_type, &[]), known(Framing::Auto, true, true)), Ok(Frame::Bare));
         }
-        assert_eq!(tell(&event(Some(&format!("avro/binary+{ID}")), &[]), known(Framing::Bare, true, true)), Ok(Frame::Bare));
+        assert_eq!(
+            tell(&event(Some(&format!("avro/binary+{ID}")), &[]), known(Framing::Bare, true, true)),
+            Ok(Frame::Bare)
+        );
     }
 
     #[test]

@@ -155,10 +155,8 @@ fn list(data_type: &DataType, items: &Node, array: &ListArray) -> Result<ArrayRe
 fn map(data_type: &DataType, values: &Node, array: &MapArray) -> Result<ArrayRef, ArrowError> {
     let DataType::Map(entries_field, _) = data_type else { return Err(unexpected(data_type)) };
     let (_, offsets, entries, nulls, _) = array.clone().into_parts();
-    let columns = vec![
-        entries.column(0).clone(),
-        normalise(values, entries.column(1))?.ok_or_else(|| unexpected(data_type))?,
-    ];
+    let columns =
+        vec![entries.column(0).clone(), normalise(values, entries.column(1))?.ok_or_else(|| unexpected(data_type))?];
     let entries = StructArray::try_new(struct_fields(entries_field.data_type())?, columns, None)?;
     Ok(Arc::new(MapArray::try_new(entries_field.clone(), offsets, entries, nulls, false)?))
 }
@@ -178,8 +176,7 @@ fn union(data_type: &DataType, branches: &[BranchNode], array: &UnionArray) -> R
         let wrapped: &StructArray = typed(array.child(type_id))?;
         let Some(values) = normalise(&branch.node, wrapped.column(0))? else { continue };
         let rows = array.type_ids().iter().zip(offsets.iter());
-        let picked: UInt32Array =
-            rows.map(|(id, offset)| (*id == type_id).then(|| offset.cast_unsigned())).collect();
+        let picked: UInt32Array = rows.map(|(id, offset)| (*id == type_id).then(|| offset.cast_unsigned())).collect();
         columns.push(take(&values, &picked, None)?);
     }
     if columns.len() == 1 {

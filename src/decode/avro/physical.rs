@@ -92,9 +92,9 @@ impl Names {
             Kind::Double => json!("double"),
             Kind::Bytes | Kind::Decimal { form: Form::Bytes, .. } | Kind::Uuid(Form::Bytes) => json!("bytes"),
             Kind::String => json!("string"),
-            Kind::Fixed(size)
-            | Kind::Decimal { form: Form::Fixed(size), .. }
-            | Kind::Uuid(Form::Fixed(size)) => self.fixed(*size),
+            Kind::Fixed(size) | Kind::Decimal { form: Form::Fixed(size), .. } | Kind::Uuid(Form::Fixed(size)) => {
+                self.fixed(*size)
+            }
             Kind::Duration => self.fixed(12),
             Kind::Array(items) => json!({"type": "array", "items": self.physical(items)}),
             Kind::Map(values) => json!({"type": "map", "values": self.physical(values)}),

@@ -98,8 +98,11 @@ impl AzureRegistry {
             .build()
             .map_err(|source| RegistryError::Client { endpoint: endpoint.clone(), source: Arc::new(source) })?;
         let disk = cache_dir.and_then(|dir| {
-            let opened = DiskCache::open(&dir, endpoint.split_once("://").map_or(&*endpoint, |(_, authority)| authority));
-            opened.inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "schemas aren't cached on disk")).ok()
+            let opened =
+                DiskCache::open(&dir, endpoint.split_once("://").map_or(&*endpoint, |(_, authority)| authority));
+            opened
+                .inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "schemas aren't cached on disk"))
+                .ok()
         });
         let wire = Arc::new(Wire { client, base, endpoint, token, disk });
         Ok(Self { wire, state: Mutex::default() })

@@ -141,13 +141,19 @@ impl Classify for RegistryError {
             Self::NotFound { .. } | Self::Id { .. } => return None,
             Self::Endpoint { .. } => "`[registry.azure] endpoint` is `https://<namespace>.servicebus.windows.net`",
             Self::Client { .. } => "install the system's root certificates (`ca-certificates`), or set `SSL_CERT_FILE`",
-            Self::Denied { .. } => "give the identity the role `Schema Registry Reader` on the namespace or the schema group",
-            Self::Throttled { .. } => "the namespace's tier limits requests; it is asked again, and each schema only once",
+            Self::Denied { .. } => {
+                "give the identity the role `Schema Registry Reader` on the namespace or the schema group"
+            }
+            Self::Throttled { .. } => {
+                "the namespace's tier limits requests; it is asked again, and each schema only once"
+            }
             Self::Status { .. } => "it is asked again; see the namespace's health in the portal if it stays",
             Self::Timeout { .. } | Self::Unreachable { .. } => {
                 "check `[registry.azure] endpoint`, the network and, with a certificate authority of your own, `SSL_CERT_FILE`"
             }
-            Self::TooLarge { .. } | Self::NotText { .. } => "register a schema that is Avro JSON within the service's limit of 1 MB",
+            Self::TooLarge { .. } | Self::NotText { .. } => {
+                "register a schema that is Avro JSON within the service's limit of 1 MB"
+            }
             Self::Token { .. } => "check the sign-in under `[registry.azure]`",
         };
         Some(hint.to_owned())
