@@ -96,9 +96,11 @@ fn without_marks(schema: &mut Value) {
             // JSON Schema has no such format, and editors complain.
             map.remove("format");
         }
-        with_variables(map);
     }
     each_child(schema, without_marks);
+    if let Value::Object(map) = schema {
+        with_variables(map);
+    }
 }
 
 /// Any scalar may be written as a string with variables in it.
