@@ -79,6 +79,14 @@ impl ReadCommit {
             .unwrap_or("unknown operation")
     }
 
+    /// When its author's clock said that it was made, epoch ms.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.actions.iter().find_map(|action| match action {
+            Action::CommitInfo(info) => info.timestamp,
+            _ => None,
+        })
+    }
+
     pub fn removes_data(&self) -> bool {
         self.actions.iter().any(|action| matches!(action, Action::Remove(remove) if remove.data_change))
     }
