@@ -58,7 +58,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
 
     let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
     let reader = source.as_ref().map(|source| {
-        let reader = format!("{} as `{}`", source.hub, source.consumer_group).to_lowercase();
+        let reader = format!("`{}` with consumer group `{}`", source.hub, source.consumer_group).to_lowercase();
         (reader, reading.place(&["source", "event_hubs", "consumer_group"]))
     });
     let named = name.clone().map(|name| (name, reading.place(&["pipeline", "name"])));

@@ -3,6 +3,8 @@
 mod broker;
 mod config;
 mod decode;
+mod demo;
 mod emulator;
+mod guide;
 mod registry;
 mod tidy;

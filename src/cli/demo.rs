@@ -1,0 +1,228 @@
+//! `sluice demo`: an insurer's events, tables and audit, all on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use arrow::util::pretty::pretty_format_batches;
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::{Exit, Format, Global, Output};
+use crate::config::spec::ProjectSpec;
+use crate::config::{ConfigErrors, LoadOptions, load_with};
+use crate::emulator::HubSpec;
+use crate::emulator::together::{Emulator, EmulatorOptions};
+use crate::error::AnyError;
+use crate::pipeline::audit::{Audit, audit};
+use crate::pipeline::demo::insurer::Fact;
+use crate::pipeline::demo::send::{Sending, send};
+use crate::pipeline::demo::tables::{Table, tables};
+use crate::pipeline::demo::{DemoError, PARTITIONS, project};
+use crate::pipeline::{RunOptions, run_project};
+use crate::shutdown::Shutdown;
+
+/// How often the progress is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Events that become rows; of each hub, a broken one comes beside them
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(10..=10_000_000))]
+    events: u64,
+    /// The project's folder; a second demo in it goes on where the first ended
+    #[arg(long, value_name = "DIR", default_value = "sluice-demo")]
+    dir: PathBuf,
+    /// Which story is told; the same seed, the same events
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// `json` writes `{"events", "tables": [{"name", "rows"}], "audit": […], "seconds"}`
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+}
+
+/// The shape that scripts read: fields may be added, never renamed or removed.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    /// Sent by this run, without the broken ones.
+    events: u64,
+    tables: Vec<TableRows<'a>>,
+    audit: &'a [Audit],
+    seconds: f64,
+    dir: &'a Path,
+}
+
+#[derive(Debug, Serialize)]
+struct TableRows<'a> {
+    name: &'a str,
+    rows: u64,
+}
+
+/// # Errors
+/// When the folder or a port can't be used, and whatever stops a pipeline.
+pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
+    let output = global.output();
+    let began = Instant::now();
+    let dir = std::path::absolute(&args.dir)
+        .map_err(|source| DemoError::Folder { path: args.dir.clone(), source })?;
+    project::lay_out(&dir)?;
+    let emulator = Emulator::start(EmulatorOptions {
+        hubs: Fact::ALL.map(|fact| HubSpec::new(fact.hub(), PARTITIONS)).to_vec(),
+        dir: Some(dir.join(project::EMULATOR_FOLDER)),
+        ..EmulatorOptions::default()
+    })
+    .await?;
+    let played = play(&args, &dir, &emulator, &output).await;
+    emulator.stop().await;
+    let Some(played) = played? else {
+        output.say("stopped; what was committed stays");
+        return Ok(Exit::Well.into());
+    };
+    let summary = Summary {
+        events: args.events,
+        tables: played.tables.iter().map(|table| TableRows { name: &table.name, rows: table.rows }).collect(),
+        audit: &played.audits,
+        seconds: began.elapsed().as_secs_f64(),
+        dir: &dir,
+    };
+    match args.format {
+        Format::Json => output.json(&summary)?,
+        Format::Text => output.line(words(&summary, &played.tables, &args.dir))?,
+    }
+    let complete = played.audits.iter().all(|audit| audit.complete);
+    Ok(if complete { Exit::Well } else { Exit::Failed }.into())
+}
+
+struct Played {
+    tables: Vec<Table>,
+    audits: Vec<Audit>,
+}
+
+/// Events in, rows out, and the proof; nothing when it was told to stop.
+async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> Result<Option<Played>, AnyError> {
+    let project = load(dir, emulator)?;
+    let shutdown = Shutdown::new();
+    let mut signals = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
+    let progress = Progress::new(output);
+
+    let sendings = Fact::ALL.into_iter().map(|fact| sending(args, fact, emulator)).collect::<Result<Vec<_>, _>>()?;
+    let hubs = project.event_hubs.as_ref().expect("the demo's project declares its hubs");
+    let (sent, watched) = watch::channel(0);
+    progress.count("sending", args.events + Fact::ALL.len() as u64);
+    progress.follow(send(hubs, &sendings, &sent, &shutdown), || *watched.borrow()).await?;
+
+    progress.spin("reading, decoding, committing");
+    let options = RunOptions { until_caught_up: true, ..RunOptions::default() };
+    run_project(&project, options, shutdown.clone()).await?;
+    if shutdown.is_stopping() {
+        return Ok(None);
+    }
+
+    progress.spin("auditing");
+    let mut audits = Vec::new();
+    for pipeline in &project.pipelines {
+        audits.push(audit(&project, pipeline).await?);
+    }
+    let tables = tables(&project).await?;
+    progress.clear();
+    signals.abort_all();
+    Ok(Some(Played { tables, audits }))
+}
+
+/// The folder's project, with the emulator's addresses in place of the defaults.
+fn load(dir: &Path, emulator: &Emulator) -> Result<ProjectSpec, ConfigErrors> {
+    let addresses = emulator.addresses();
+    let lookup = |name: &str| match name {
+        "EVENTHUBS_CONNECTION_STRING" => Some(addresses.connection_string.reveal().to_owned()),
+        "SCHEMA_REGISTRY_ENDPOINT" => Some(addresses.schema_registry.clone()),
+        other => std::env::var(other).ok(),
+    };
+    load_with(&LoadOptions { project: Some(dir.to_owned()), env: None }, &lookup)
+}
+
+/// What one team has to send: it goes on with the story where its hub ends.
+fn sending(args: &Args, fact: Fact, emulator: &Emulator) -> Result<Sending, AnyError> {
+    let schema_id = emulator.registry().register(fact.team(), fact.name(), fact.avsc())?;
+    let mut next = 0;
+    for partition in 0..PARTITIONS {
+        let info = emulator.broker().partition(fact.hub(), &partition.to_string())?;
+        next += u64::try_from(info.last_sequence_number + 1).unwrap_or(0);
+    }
+    Ok(Sending { fact, schema_id, seed: args.seed, next, events: fact.share_of(args.events) })
+}
+
+fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> String {
+    let mut text = String::new();
+    for table in tables {
+        text.push_str(&format!("{}: {} rows, of which the first\n", table.name, HumanCount(table.rows)));
+        match pretty_format_batches(&table.first) {
+            Ok(rows) => text.push_str(&format!("{rows}\n\n")),
+            Err(error) => text.push_str(&format!("(can't be shown: {error})\n\n")),
+        }
+    }
+    text.push_str("audit: is every number of every partition there, once?\n");
+    for audit in summary.audit {
+        let verdict = if audit.complete { "complete" } else { "NOT COMPLETE" };
+        text.push_str(&format!(
+            "  {}: {verdict}: {} rows, {} rejected, {} duplicates, {} missing\n",
+            audit.table,
+            HumanCount(audit.rows),
+            audit.rejected,
+            audit.duplicates,
+            audit.missing
+        ));
+    }
+    text.push_str(&format!(
+        "\n{} events from producer to table, with audit, in {:.1} s. The project stays in `{dir}`; ask it more:\n\n\
+         \x20 sluice --project {dir} query \"SELECT channel, count(*), avg(score) FROM bronze.leads GROUP BY channel\"\n\
+         \x20 sluice --project {dir} query \"SELECT _sequence_number, reason FROM bronze.leads__dead_letters\"\n\
+         \x20 sluice --project {dir} ledger bronze.leads\n\
+         \x20 sluice demo --dir {dir}",
+        HumanCount(summary.events),
+        summary.seconds,
+        dir = dir.display()
+    ));
+    text
+}
+
+/// What happens now, on stderr; nothing when nobody watches.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new(output: &Output) -> Self {
+        Self(if output.stderr_is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() })
+    }
+
+    fn count(&self, stage: &'static str, events: u64) {
+        self.0.set_length(events);
+        self.0.set_style(style("{msg} {bar:30} {human_pos}/{human_len} events"));
+        self.0.set_message(stage);
+    }
+
+    fn spin(&self, stage: &'static str) {
+        self.0.set_style(style("{spinner} {msg} {elapsed}"));
+        self.0.set_message(stage);
+        self.0.enable_steady_tick(DRAW_EVERY);
+    }
+
+    /// Draws `position` until `work` is done.
+    async fn follow<T>(&self, work: impl Future<Output = T>, position: impl Fn() -> u64) -> T {
+        let mut draw = tokio::time::interval(DRAW_EVERY);
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = draw.tick() => self.0.set_position(position()),
+            }
+        }
+    }
+
+    fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("a template of ours is well formed")
+}

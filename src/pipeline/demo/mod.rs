@@ -1,0 +1,85 @@
+//! The demo: an insurer on this machine, from its producers to its tables.
+//!
+//! ```text
+//! story ─▶ Avro, CloudEvents ─▶ real client ─▶ AMQP ─▶ hubs ─▶ the repository's own pipelines ─▶ tables
+//! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `insurer.rs` | what happened at the insurer: the same seed, the same story |
+//! | `send.rs` | the producers |
+//! | `project.rs` | the folder that stays |
+//! | `tables.rs` | what lies in the tables afterwards |
+//!
+//! `sluice demo` starts the emulator, has the story sent, runs the pipelines until they caught up
+//! and prints tables and audit. Everything on the way is what a project on Azure uses.
+
+pub mod insurer;
+pub mod project;
+pub mod send;
+pub mod tables;
+
+use std::io;
+use std::path::PathBuf;
+
+use super::PipelineError;
+use crate::catalog::CatalogError;
+use crate::error::{Classify, Kind, Retry};
+use crate::source::SourceError;
+
+/// Of each hub of the demo.
+pub const PARTITIONS: u32 = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    #[error("folder `{}` holds something else than a demo", dir.display())]
+    Foreign { dir: PathBuf },
+    #[error("the demo can't use `{}`", path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("an event of the demo can't be written")]
+    Story(#[source] Box<apache_avro::Error>),
+    #[error("telling the demo's story broke off")]
+    Teller(#[source] tokio::task::JoinError),
+    #[error("the demo's events can't be sent")]
+    Send(#[from] SourceError),
+    #[error("the demo's tables can't be read")]
+    Tables(#[from] CatalogError),
+    #[error(transparent)]
+    Pipeline(Box<PipelineError>),
+}
+
+impl DemoError {
+    fn story(error: apache_avro::Error) -> Self {
+        Self::Story(Box::new(error))
+    }
+}
+
+impl Classify for DemoError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Foreign { .. } | Self::Folder { .. } => Kind::User,
+            Self::Story(_) | Self::Teller(_) => Kind::Internal,
+            Self::Send(error) => error.kind(),
+            Self::Tables(error) => error.kind(),
+            Self::Pipeline(error) => error.kind(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Foreign { .. } => Some("name an empty folder with `--dir`, or one of an earlier demo".to_owned()),
+            Self::Send(error) => error.hint(),
+            Self::Tables(error) => error.hint(),
+            Self::Pipeline(error) => error.hint(),
+            Self::Folder { .. } | Self::Story(_) | Self::Teller(_) => None,
+        }
+    }
+}

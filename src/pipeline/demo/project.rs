@@ -1,0 +1,104 @@
+//! The demo's folder: a project like any other, so that every command works on it afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::DemoError;
+
+/// Where the emulator keeps its events, so that a second demo goes on where the first ended.
+pub const EMULATOR_FOLDER: &str = ".emulator";
+
+/// Each variable of the repository's own `sluice.toml` gets a default: where `sluice emulator`
+/// listens unless told otherwise. So commands that don't need Event Hubs need no variables, and
+/// `sluice emulator --dir .emulator` brings the demo's hubs back for those that do.
+const DEFAULTS: [(&str, &str); 2] = [
+    (
+        "${EVENTHUBS_CONNECTION_STRING}",
+        "${EVENTHUBS_CONNECTION_STRING:-Endpoint=sb://localhost:5672;SharedAccessKeyName=RootManageSharedAccessKey;\
+         SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;}",
+    ),
+    ("${SCHEMA_REGISTRY_ENDPOINT}", "${SCHEMA_REGISTRY_ENDPOINT:-http://127.0.0.1:8081}"),
+];
+
+const PROJECT: &str = include_str!("../../../sluice.toml");
+
+const FILES: [(&str, &str); 6] = [
+    ("pipelines/conversions/leads.toml", include_str!("../../../pipelines/conversions/leads.toml")),
+    ("pipelines/customer/accounts.toml", include_str!("../../../pipelines/customer/accounts.toml")),
+    ("pipelines/product/products.toml", include_str!("../../../pipelines/product/products.toml")),
+    ("schemas/lead.generated.avsc", include_str!("../../../schemas/lead.generated.avsc")),
+    ("schemas/account.activated.avsc", include_str!("../../../schemas/account.activated.avsc")),
+    ("schemas/product.updated.avsc", include_str!("../../../schemas/product.updated.avsc")),
+];
+
+/// Makes the folder, or takes that of an earlier demo as it is: declarations that somebody
+/// changed meanwhile stay.
+///
+/// # Errors
+/// [`DemoError::Foreign`] for a folder with something else in it, and what the disk says.
+pub fn lay_out(dir: &Path) -> Result<(), DemoError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DemoError::Folder { path, source }
+    };
+    fs::create_dir_all(dir).map_err(failed(dir))?;
+    let is_empty = fs::read_dir(dir).map_err(failed(dir))?.next().is_none();
+    let mark = dir.join(EMULATOR_FOLDER);
+    if !is_empty && !mark.is_dir() {
+        return Err(DemoError::Foreign { dir: dir.to_owned() });
+    }
+    // First, so that a folder that was left half made is known again.
+    fs::create_dir_all(&mark).map_err(failed(&mark))?;
+    let project = project_file();
+    let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES);
+    for (name, text) in files {
+        let path: PathBuf = dir.join(name);
+        if path.exists() {
+            continue;
+        }
+        let folder = path.parent().unwrap_or(dir);
+        fs::create_dir_all(folder).map_err(failed(folder))?;
+        fs::write(&path, text).map_err(failed(&path))?;
+    }
+    Ok(())
+}
+
+fn project_file() -> String {
+    DEFAULTS.iter().fold(PROJECT.to_owned(), |text, (variable, with_default)| text.replace(variable, with_default))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LoadOptions, load_with};
+
+    #[test]
+    fn the_folder_is_a_project_without_variables() {
+        let folder = tempfile::tempdir().expect("a folder");
+        lay_out(folder.path()).expect("laid out");
+        let options = LoadOptions { project: Some(folder.path().to_owned()), env: None };
+        let project = load_with(&options, &|_| None).expect("a project without problems");
+        let tables: Vec<_> = project.pipelines.iter().map(|pipeline| pipeline.sink.table.to_string()).collect();
+        assert_eq!(tables, ["bronze.leads", "bronze.accounts", "bronze.products"]);
+    }
+
+    #[test]
+    fn a_changed_declaration_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        lay_out(folder.path()).expect("laid out");
+        let file = folder.path().join("sluice.toml");
+        fs::write(&file, "# mine").expect("written");
+        fs::remove_file(folder.path().join("schemas/lead.generated.avsc")).expect("removed");
+        lay_out(folder.path()).expect("laid out again");
+        assert_eq!(fs::read_to_string(&file).expect("read"), "# mine");
+        assert!(folder.path().join("schemas/lead.generated.avsc").is_file());
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("thesis.txt"), "…").expect("written");
+        assert!(matches!(lay_out(folder.path()), Err(DemoError::Foreign { .. })));
+        assert!(!folder.path().join("sluice.toml").exists());
+    }
+}

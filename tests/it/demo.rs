@@ -1,0 +1,111 @@
+//! `sluice demo` as a newcomer runs it: twice, and then the commands that it names.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const EVENTS: u64 = 2000;
+
+fn sluice(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluice")).current_dir(dir).args(args).output().expect("sluice runs")
+}
+
+fn json(dir: &Path, args: &[&str]) -> Value {
+    let output = sluice(dir, args);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {words}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {words}"))
+}
+
+fn demo(dir: &Path) -> Value {
+    let events = EVENTS.to_string();
+    json(dir, &["demo", "--events", &events, "--dir", "demo", "--format", "json"])
+}
+
+fn check(summary: &Value, runs: u64) {
+    assert_eq!(summary["events"], EVENTS);
+    let rows: Vec<_> = ["bronze.leads", "bronze.accounts", "bronze.products"]
+        .iter()
+        .zip([6, 3, 1])
+        .map(|(name, tenths)| serde_json::json!({ "name": name, "rows": runs * EVENTS * tenths / 10 }))
+        .collect();
+    let sorted = |tables: &[Value]| {
+        let mut tables = tables.to_vec();
+        tables.sort_by_key(|table| table["name"].to_string());
+        tables
+    };
+    assert_eq!(sorted(summary["tables"].as_array().expect("tables")), sorted(&rows));
+    let audits = summary["audit"].as_array().expect("audits");
+    assert_eq!(audits.len(), 3);
+    for audit in audits {
+        assert_eq!(audit["complete"], true, "{audit}");
+        assert_eq!((&audit["rejected"], &audit["duplicates"]), (&runs.into(), &0.into()), "{audit}");
+    }
+}
+
+#[test]
+fn a_second_demo_goes_on_where_the_first_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    check(&demo(folder.path()), 1);
+    check(&demo(folder.path()), 2);
+
+    let project = folder.path().join("demo");
+    let counted = json(&project, &["query", "--format", "json", "SELECT count(DISTINCT _event_id) AS ids FROM bronze.leads"]);
+    assert_eq!(counted[0]["ids"], 2 * EVENTS * 6 / 10);
+    let joined = "SELECT count(*) AS pairs FROM bronze.accounts a JOIN bronze.leads l ON a.lead_id = l.lead_id";
+    let joined = json(&project, &["query", "--format", "json", joined]);
+    assert!(joined[0]["pairs"].as_u64() > Some(EVENTS / 4), "{joined}");
+    let audit = json(&project, &["audit", "bronze.leads", "--offline", "--format", "json"]);
+    assert_eq!(audit["complete"], true, "{audit}");
+    let ledger = sluice(&project, &["ledger", "bronze.leads"]);
+    assert!(ledger.status.success() && !ledger.stdout.is_empty(), "{}", String::from_utf8_lossy(&ledger.stderr));
+    assert!(json(&project, &["check", "--format", "json"])["ok"] == true);
+}
+
+#[test]
+fn nothing_is_drawn_where_nobody_watches() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = sluice(folder.path(), &["demo", "--events", "10", "--dir", "demo"]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let words = String::from_utf8(output.stdout).expect("text");
+    assert!(words.contains("bronze.leads: complete: 6 rows, 1 rejected"), "{words}");
+    assert!(!words.contains('\x1b'), "{words}");
+}
+
+#[test]
+fn a_folder_with_something_else_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("thesis.txt"), "…").expect("written");
+    let output = sluice(folder.path(), &["demo", "--dir", "."]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("holds something else than a demo") && words.contains("hint:"), "{words}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_it_cleanly() {
+    use std::process::Stdio;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .current_dir(folder.path())
+        .args(["demo", "--events", "10000000", "--dir", "demo"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sluice runs");
+    // Far more events than can be sent meanwhile: once a hub has some, it is in the midst of it.
+    let log = folder.path().join("demo/.emulator/event-hubs/leads/0.log");
+    while std::fs::metadata(&log).map_or(0, |log| log.len()) < 10_000 {
+        assert!(demo.try_wait().expect("it can be asked").is_none(), "it ended before it sent anything");
+        std::thread::yield_now();
+    }
+    let killed = Command::new("kill").args(["-INT", &demo.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    let output = demo.wait_with_output().expect("it ends");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{words}");
+    assert!(words.contains("stopped"), "{words}");
+}
