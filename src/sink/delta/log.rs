@@ -5,6 +5,7 @@
 //! `commitInfo`, so a retried put knows its own success.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -112,6 +113,12 @@ impl ReadAt {
     pub fn is_stale(&self) -> bool {
         let wall = self.wall.elapsed().unwrap_or(Duration::MAX);
         self.monotonic.elapsed().max(wall) > BASE_BELIEVED_FOR
+    }
+}
+
+impl fmt::Debug for CommitLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommitLog({})", self.table)
     }
 }
 
