@@ -17,6 +17,7 @@ pub mod lock;
 pub mod partition;
 pub mod run;
 pub mod setup;
+pub mod standing;
 pub mod status;
 pub mod supervise;
 
