@@ -81,11 +81,7 @@ impl Classify for QueryError {
 ///
 /// # Errors
 /// [`QueryError`]; an error of the rows comes with the stream, for [`QueryError::of_rows`].
-pub async fn query(
-    catalog: &Catalog,
-    sql: &str,
-    memory_bytes: usize,
-) -> Result<SendableRecordBatchStream, QueryError> {
+pub async fn query(catalog: &Catalog, sql: &str, memory_bytes: usize) -> Result<SendableRecordBatchStream, QueryError> {
     let config = session_config()
         .with_default_catalog_and_schema(CATALOG, "public")
         .with_create_default_catalog_and_schema(false);

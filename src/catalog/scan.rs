@@ -45,8 +45,7 @@ pub async fn scan_at(
         session.register_table("t", provider)?;
         session.sql(sql).await?.execute_stream().await
     };
-    query.await.map_err(|source| CatalogError::Query {
-        table: table_url(log_store).to_string(),
-        source: Box::new(source),
-    })
+    query
+        .await
+        .map_err(|source| CatalogError::Query { table: table_url(log_store).to_string(), source: Box::new(source) })
 }

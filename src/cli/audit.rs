@@ -72,13 +72,8 @@ fn partitions(audit: &Audit) -> Table {
     for partition in &audit.partitions {
         let ranges: Vec<String> = partition.ranges.iter().map(|(from, to)| format!("[{from}, {to})")).collect();
         let ranges = if ranges.is_empty() { "nothing".to_owned() } else { ranges.join(" ") };
-        let numbers = [
-            partition.rows,
-            partition.rejected,
-            partition.filtered,
-            partition.duplicates,
-            partition.missing_count,
-        ];
+        let numbers =
+            [partition.rows, partition.rejected, partition.filtered, partition.duplicates, partition.missing_count];
         let cells = [partition.source.clone(), partition.partition.clone(), ranges];
         table.add_row(cells.into_iter().chain(numbers.map(|number| number.to_string())));
     }

@@ -84,10 +84,10 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
 
 impl Shown {
     fn of(table: String, read: &ReadLedger) -> Self {
-        let sources = read.ledger.sources().map(|(source, created)| ShownSource {
-            source: source.to_string(),
-            created_at: rfc3339(created),
-        });
+        let sources = read
+            .ledger
+            .sources()
+            .map(|(source, created)| ShownSource { source: source.to_string(), created_at: rfc3339(created) });
         Self {
             table,
             table_id: read.table_id.clone(),

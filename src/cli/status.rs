@@ -44,13 +44,7 @@ fn words(pipelines: &[PipelineStanding]) -> String {
 }
 
 fn shown(pipeline: &PipelineStanding) -> String {
-    let mut text = format!(
-        "{} ({}) to {}: {}",
-        pipeline.name,
-        pipeline.owner,
-        pipeline.table,
-        pipeline.state.as_str()
-    );
+    let mut text = format!("{} ({}) to {}: {}", pipeline.name, pipeline.owner, pipeline.table, pipeline.state.as_str());
     match &pipeline.last_commit {
         Some(commit) => {
             let at = commit.at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();

@@ -128,10 +128,7 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
 
 async fn last_commit(read: &ReadLedger) -> Result<Option<LastCommitAt>, PipelineError> {
     let commit = read.last_commit().await?;
-    Ok(commit.map(|commit| LastCommitAt {
-        version: commit.version,
-        at: commit.at_ms.and_then(rfc3339),
-    }))
+    Ok(commit.map(|commit| LastCommitAt { version: commit.version, at: commit.at_ms.and_then(rfc3339) }))
 }
 
 /// What the hub holds of each partition, or in words why it doesn't say.
@@ -195,9 +192,7 @@ fn stand(
     // than the last event accounted for, and with one event waiting it is the hub's last.
     let oldest_ms = match (lag_events, holds) {
         (Some(1), Some(holds)) => Some(holds.last_enqueued_at_ms),
-        (Some(2..), _) => {
-            position.and_then(|position| held?.last_covered(position)).map(|covered| covered.enqueued_at)
-        }
+        (Some(2..), _) => position.and_then(|position| held?.last_covered(position)).map(|covered| covered.enqueued_at),
         _ => None,
     };
     let age = oldest_ms.map(|oldest| (now.timestamp_millis() - oldest).max(0) as f64 / 1000.0);

@@ -71,9 +71,9 @@ pub struct Tallies {
 
 impl Tallies {
     pub fn of(ledger: &Ledger) -> Self {
-        let partitions = ledger.partitions().map(|(key, held)| {
-            (key.clone(), Tally { coverage: held.coverage(), ..Tally::default() })
-        });
+        let partitions = ledger
+            .partitions()
+            .map(|(key, held)| (key.clone(), Tally { coverage: held.coverage(), ..Tally::default() }));
         Self { partitions: partitions.collect(), ..Self::default() }
     }
 
@@ -221,9 +221,8 @@ impl Keys {
                 next += 1;
             }
             let is_whole = self.sources.is_valid(from) && self.partitions.is_valid(from);
-            let partition = is_whole.then(|| {
-                PartitionKey::new(SourceId::new(self.sources.value(from)), self.partitions.value(from))
-            });
+            let partition = is_whole
+                .then(|| PartitionKey::new(SourceId::new(self.sources.value(from)), self.partitions.value(from)));
             Some(Run { partition, rows: from..next })
         })
     }

@@ -63,11 +63,9 @@ async fn ask_hub(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Expec
         Ok((source.id().clone(), properties))
     });
     match asked.await {
-        Ok(Ok((source, properties))) => Ok(Expected::Hub {
-            source,
-            created_at_ms: properties.created_at_ms,
-            partitions: properties.partitions,
-        }),
+        Ok(Ok((source, properties))) => {
+            Ok(Expected::Hub { source, created_at_ms: properties.created_at_ms, partitions: properties.partitions })
+        }
         Ok(Err(error)) => Err(AuditError::Hub { hub, source: Box::new(error) }),
         Err(_) => Err(AuditError::HubSilent { hub, after: HUB_ANSWERS_WITHIN }),
     }
@@ -126,7 +124,10 @@ fn problems_of_table(read: &ReadLedger, tallies: &Tallies, expected: &Expected) 
     let mut problems = Vec::new();
     if read.ledger.seen().is_none() {
         problems.push(if read.has_foreign_ledger {
-            format!("its ledger belongs to another table: this one has the id `{}`, and was replaced or copied", read.table_id)
+            format!(
+                "its ledger belongs to another table: this one has the id `{}`, and was replaced or copied",
+                read.table_id
+            )
         } else {
             "it has no ledger: no pipeline has written it".to_owned()
         });
@@ -313,4 +314,3 @@ fn cut_off(names: impl Iterator<Item = String>, of: usize) -> String {
     }
     text
 }
-

@@ -85,9 +85,9 @@ impl NumberSet {
             let (one, two) = (self.chunks.get(&chunk), other.chunks.get(&chunk));
             if one.is_none() && two.is_none() {
                 // Over the empty stretch in one step: coverage may be wide and hold nothing.
-                let after = [&self.chunks, &other.chunks].into_iter().filter_map(|chunks| {
-                    chunks.range(chunk..).next().map(|(chunk, _)| *chunk)
-                });
+                let after = [&self.chunks, &other.chunks]
+                    .into_iter()
+                    .filter_map(|chunks| chunks.range(chunk..).next().map(|(chunk, _)| *chunk));
                 match after.min() {
                     Some(chunk) => next = start_of(chunk),
                     None => return until,
