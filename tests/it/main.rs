@@ -11,4 +11,7 @@ mod lakehouse;
 mod ledger;
 mod query;
 mod registry;
+mod sink;
+mod source;
+mod source_tls;
 mod tidy;
