@@ -5,13 +5,18 @@
 //! line and a line in `commands!` below. Data goes to stdout and words to stderr, both through
 //! [`Output`]; an error becomes words, a hint and an exit code in [`report`].
 
+pub mod audit;
 pub mod check;
 pub mod emulator;
+pub mod ledger;
 pub mod output;
 pub mod problems;
+pub mod query;
 pub mod report;
+pub mod rows;
 pub mod run;
 pub mod signals;
+pub mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -49,6 +54,10 @@ macro_rules! commands {
 commands! {
     Check => check, "Find every problem of the project's files, offline";
     Run => run, "Run pipelines, until stopped or until nothing is left";
+    Query => query, "Ask the tables, in SQL";
+    Status => status, "Where each pipeline stands: positions, lag, last commit";
+    Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";
+    Ledger => ledger, "Show what a table accounts for, as its log holds it";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }
 
