@@ -50,6 +50,20 @@ pub fn log_store(location: &Location) -> Result<LogStoreRef, CatalogError> {
         .map_err(|source| CatalogError::Delta { table: location.to_string(), source })
 }
 
+/// Opens the log store of a table that is there, or finds that there is none. Makes nothing.
+///
+/// # Errors
+/// [`CatalogError::Delta`]
+pub async fn log_store_to_read(location: &Location) -> Result<Option<LogStoreRef>, CatalogError> {
+    if location.folder().is_some_and(|folder| !folder.join("_delta_log").is_dir()) {
+        return Ok(None);
+    }
+    let log_store = log_store(location)?;
+    let is_there = log_store.is_delta_table_location().await;
+    let is_there = is_there.map_err(|source| CatalogError::Delta { table: location.to_string(), source })?;
+    Ok(is_there.then_some(log_store))
+}
+
 /// The URL of a table's folder, with the slash at its end that the kernel wants.
 pub fn table_url(log_store: &LogStoreRef) -> Url {
     let mut url = log_store.config().location().clone();

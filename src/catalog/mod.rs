@@ -1,7 +1,12 @@
 //! Names to tables: where a table lies, and what its log says.
 
+pub mod lake;
 pub mod log;
+pub mod provider;
+pub mod query;
 pub mod scan;
+
+pub use lake::Catalog;
 
 use crate::config::spec::TableName;
 use crate::error::{Classify, Kind, Retry};
@@ -15,6 +20,12 @@ pub enum CatalogError {
     Kernel { table: String, source: Box<buoyant_kernel::Error> },
     #[error("the rows of the table at `{table}` can't be read")]
     Query { table: String, source: Box<datafusion::error::DataFusionError> },
+    #[error("table `{table}` can't be read at version {version}")]
+    NoVersion { table: String, version: u64, source: Box<datafusion::error::DataFusionError> },
+    #[error("the lake at `{lake}` can't be listed")]
+    List { lake: String, source: object_store::Error },
+    #[error("there is no table `{table}`")]
+    Unknown { table: String, known: Vec<String> },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -22,15 +33,28 @@ pub enum CatalogError {
 impl Classify for CatalogError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Delta { .. } | Self::Kernel { .. } | Self::Query { .. } => Kind::External,
+            Self::Delta { .. } | Self::Kernel { .. } | Self::Query { .. } | Self::List { .. } => Kind::External,
+            Self::NoVersion { .. } | Self::Unknown { .. } => Kind::User,
             Self::Storage(error) => error.kind(),
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Delta { .. } | Self::Kernel { .. } | Self::Query { .. } => Retry::Backoff,
+            Self::Delta { .. } | Self::Kernel { .. } | Self::Query { .. } | Self::List { .. } => Retry::Backoff,
+            Self::NoVersion { .. } | Self::Unknown { .. } => Retry::Never,
             Self::Storage(error) => error.retry(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoVersion { .. } => {
+                Some("a version is one that the table has had, and whose log was not cleaned up since".to_owned())
+            }
+            Self::Unknown { known, .. } => Some(query::name_tables(known)),
+            Self::Storage(error) => error.hint(),
+            _ => None,
         }
     }
 }

@@ -7,7 +7,7 @@
 
 /// A name with one of these in it is taken for a secret's. Too many hidden values cost a
 /// little convenience, one shown secret costs the secret.
-const SUSPECTS: [&str; 7] = ["key", "secret", "token", "password", "connection", "signature", "sas"];
+const SUSPECTS: [&str; 8] = ["key", "secret", "token", "password", "connection", "string", "signature", "sas"];
 
 /// The text with each byte of a secret replaced by `*`: as long as before, line by line.
 pub(super) fn mask(text: &str) -> String {

@@ -82,7 +82,7 @@ impl Shape<'_> {
             (Value::Broken, ..) => None,
             (Value::Text(text), Some(scalar), Some("string")) => self.text(node, text, scalar, path),
             (Value::Text(text), Some(scalar), Some(kind @ ("integer" | "boolean"))) if text.has_variables => {
-                self.from_variable(node, text, scalar, kind, path)
+                self.variable(node, text, scalar, kind, path)
             }
             (Value::Integer(number), Some(scalar), Some("integer")) => self.integer(node, *number, scalar, path),
             (Value::HugeInteger, Some(_), Some("integer")) => {
@@ -126,7 +126,7 @@ impl Shape<'_> {
     }
 
     /// A variable is always text: where a number or a truth is wanted, it is read as one.
-    fn from_variable(&mut self, node: &Node, text: &Text, schema: &Json, kind: &str, path: &[&str]) -> Option<Json> {
+    fn variable(&mut self, node: &Node, text: &Text, schema: &Json, kind: &str, path: &[&str]) -> Option<Json> {
         match (kind, text.value.parse::<i64>(), text.value.parse::<bool>()) {
             ("integer", Ok(number), _) => self.integer(node, number, schema, path),
             ("boolean", _, Ok(boolean)) => Some(boolean.into()),

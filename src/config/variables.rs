@@ -49,7 +49,7 @@ pub(super) fn resolve(node: &mut Node, dir: &Path, lookup: Lookup<'_>, problems:
         },
         Value::Integer(_)
         | Value::HugeInteger
-        | Value::Float(_)
+        | Value::Float
         | Value::Boolean(_)
         | Value::Time(_)
         | Value::Broken => {}

@@ -112,21 +112,23 @@ impl Decoder {
     }
 
     async fn schemas_of(&self, frames: &[Result<Frame, Unframed>]) -> Result<Schemas, DecodeError> {
-        let mut found = Schemas::new();
-        let mut unknown = Vec::new();
-        {
-            let schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
-            for frame in frames {
-                let Ok(Frame::Registered(id)) = frame else { continue };
-                if found.contains_key(id) || unknown.contains(id) {
-                    continue;
-                }
-                match schemas.get(id) {
-                    Some(prepared) => drop(found.insert(id.clone(), usable(prepared))),
-                    None => unknown.push(id.clone()),
-                }
+        let mut ids: Vec<SchemaId> = Vec::new();
+        for frame in frames {
+            // Most events name the same schema as the one before.
+            if let Ok(Frame::Registered(id)) = frame
+                && ids.last() != Some(id)
+            {
+                ids.push(*id);
             }
         }
+        ids.sort_unstable();
+        ids.dedup();
+        let mut found = Schemas::new();
+        {
+            let schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+            found.extend(ids.iter().filter_map(|id| Some((*id, usable(schemas.get(id)?)))));
+        }
+        let unknown: Vec<_> = ids.into_iter().filter(|id| !found.contains_key(id)).collect();
         let mut lookups = stream::iter(unknown).map(|id| self.look_up(id)).buffer_unordered(LOOKUPS_MAX);
         while let Some(looked_up) = lookups.next().await {
             let (id, schema) = looked_up?;
@@ -154,7 +156,7 @@ impl Decoder {
             Err(reason) => tracing::warn!(schema_id = %id, %reason, "a registered schema can't be used"),
         }
         let schema = usable(&prepared);
-        self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), prepared);
+        self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, prepared);
         Ok((id, schema))
     }
 }
@@ -180,16 +182,19 @@ struct Job {
 impl Job {
     fn run(self) -> Result<Decoded, DecodeError> {
         let mut rejects = Vec::new();
-        let mut groups: Vec<(&Frame, Vec<usize>)> = Vec::new();
-        let mut group_of: HashMap<&Frame, usize> = HashMap::new();
+        let mut groups: Vec<(Frame, Vec<usize>)> = Vec::new();
+        let mut group_of: HashMap<Frame, usize> = HashMap::new();
+        let mut last = 0;
         for (index, frame) in self.frames.iter().enumerate() {
             match frame {
                 Ok(frame) => {
-                    let group = *group_of.entry(frame).or_insert_with(|| {
-                        groups.push((frame, Vec::new()));
-                        groups.len() - 1
-                    });
-                    groups[group].1.push(index);
+                    if groups.get(last).is_none_or(|(of_last, _)| of_last != frame) {
+                        last = *group_of.entry(*frame).or_insert(groups.len());
+                        if last == groups.len() {
+                            groups.push((*frame, Vec::new()));
+                        }
+                    }
+                    groups[last].1.push(index);
                 }
                 Err(unframed) => rejects.push((index, self.unframed(index, unframed))),
             }
@@ -197,7 +202,7 @@ impl Job {
         let mut batches = Vec::with_capacity(groups.len());
         for (frame, indices) in &groups {
             for indices in self.portions(indices) {
-                self.group(frame, indices, &mut batches, &mut rejects)?;
+                self.group(*frame, indices, &mut batches, &mut rejects)?;
             }
         }
         rejects.sort_unstable_by_key(|(index, _)| *index);
@@ -223,7 +228,7 @@ impl Job {
     /// Events of one frame, and so of one schema.
     fn group(
         &self,
-        frame: &Frame,
+        frame: Frame,
         indices: &[usize],
         batches: &mut Vec<RecordBatch>,
         rejects: &mut Vec<(usize, Reject)>,
@@ -234,8 +239,8 @@ impl Job {
                 return Ok(());
             }
             Frame::Bare => (self.pinned.as_ref().ok_or(DecodeError::NoSchema)?, None),
-            Frame::Registered(id) => match self.schemas.get(id) {
-                Some(Ok(schema)) => (schema, Some(id.as_str())),
+            Frame::Registered(id) => match self.schemas.get(&id) {
+                Some(Ok(schema)) => (schema, Some(id)),
                 Some(Err((class, text))) => {
                     let all = indices.iter().map(|index| (*index, self.reject(*index, frame, *class, text.clone())));
                     rejects.extend(all);
@@ -252,7 +257,7 @@ impl Job {
         for set in rows.sets {
             let events: Vec<_> = set.datums.iter().map(|datum| indices[*datum]).collect();
             let mut columns = set.columns;
-            columns.extend(envelope::columns(&self.batch, &events, schema_id)?);
+            columns.extend(envelope::columns(&self.batch, &events, schema_id.as_ref().map(SchemaId::as_str))?);
             batches.push(RecordBatch::try_new(schema.clone(), columns)?);
         }
         Ok(())
@@ -269,7 +274,7 @@ impl Job {
         self.batch.events[index].clone()
     }
 
-    fn reject(&self, index: usize, frame: &Frame, class: RejectClass, text: String) -> Reject {
+    fn reject(&self, index: usize, frame: Frame, class: RejectClass, text: String) -> Reject {
         let schema_id = match frame {
             Frame::Registered(id) => Some(id.to_string()),
             Frame::Bare | Frame::Raw => None,

@@ -27,15 +27,20 @@ use crate::batch::{Event, EventBatch, bronze};
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
 /// Columns for the events at `rows`, in the order of [`bronze::fields`].
-pub(super) fn columns(batch: &EventBatch, rows: &[usize], schema_id: Option<&str>) -> Result<Vec<ArrayRef>, ArrowError> {
+pub(super) fn columns(
+    batch: &EventBatch,
+    rows: &[usize],
+    schema_id: Option<&str>,
+) -> Result<Vec<ArrayRef>, ArrowError> {
     let count = rows.len();
     let events = || rows.iter().map(|row| &batch.events[*row]);
     let same = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(repeat_n(text, count))) };
     let attributes: Vec<_> = events().map(Attributes::of).collect();
-    let attribute = |pick: fn(&Attributes<'_>) -> Option<String>| -> ArrayRef {
-        Arc::new(attributes.iter().map(pick).collect::<StringArray>())
-    };
-    let enqueued = TimestampMicrosecondArray::from_iter_values(events().map(|event| event.enqueued_at.saturating_mul(1000)));
+    let ids: StringArray = attributes.iter().map(|found| found.id).collect();
+    let sources: StringArray = attributes.iter().map(|found| found.source).collect();
+    let types: StringArray = attributes.iter().map(|found| found.kind).collect();
+    let enqueued =
+        TimestampMicrosecondArray::from_iter_values(events().map(|event| event.enqueued_at.saturating_mul(1000)));
     let event_time: TimestampMicrosecondArray = attributes.iter().map(|found| found.time.and_then(micros)).collect();
     Ok(vec![
         same(batch.partition.source.as_str()),
@@ -45,9 +50,9 @@ pub(super) fn columns(batch: &EventBatch, rows: &[usize], schema_id: Option<&str
         Arc::new(StringArray::from_iter_values(events().map(|event| event.offset.as_str()))),
         Arc::new(enqueued.with_timezone("UTC")),
         Arc::new(Date32Array::from_iter_values(events().map(|event| day(event.enqueued_at)))),
-        attribute(|found| found.id.map(str::to_owned)),
-        attribute(|found| found.source.map(str::to_owned)),
-        attribute(|found| found.kind.map(str::to_owned)),
+        Arc::new(ids),
+        Arc::new(sources),
+        Arc::new(types),
         Arc::new(event_time.with_timezone("UTC")),
         match schema_id {
             Some(id) => same(id),

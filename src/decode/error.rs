@@ -60,11 +60,15 @@ impl Classify for DecodeError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::SchemaFile { .. } => "`[decode] schema` is a path to an `.avsc` file, relative to the project's folder",
+            Self::SchemaFile { .. } => {
+                "`[decode] schema` is a path to an `.avsc` file, relative to the project's folder"
+            }
             Self::PinnedSchema { .. } | Self::Schema { .. } => return None,
             Self::NoRegistry => "declare `[registry.azure]` in `sluice.toml`, or pin a schema with `[decode] schema`",
             Self::NoSchema => "name an `.avsc` file in `[decode] schema`",
-            Self::NoSource => "declare `[registry.azure]` in `sluice.toml`, or name an `.avsc` file in `[decode] schema`",
+            Self::NoSource => {
+                "declare `[registry.azure]` in `sluice.toml`, or name an `.avsc` file in `[decode] schema`"
+            }
             Self::Registry { source, .. } => return source.hint(),
             Self::Worker(_) | Self::Columns(_) => "this is a defect of sluice: report it with the schema",
         };

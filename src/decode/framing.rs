@@ -12,7 +12,7 @@ const AVRO_MIME: &str = "avro/binary";
 const QUOTED_CHARS_MAX: usize = 100;
 
 /// What a body holds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Frame {
     /// The body is the datum of a schema that the registry knows.
     Registered(SchemaId),
@@ -23,7 +23,7 @@ pub(super) enum Frame {
 }
 
 impl Frame {
-    pub(super) fn name(&self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Registered(_) => "content-type",
             Self::Bare => "bare",
@@ -148,7 +148,10 @@ mod tests {
         for content_type in [None, Some("application/json"), Some("avro/binary")] {
             assert_eq!(tell(&event(content_type, &[]), known(Framing::Auto, true, true)), Ok(Frame::Bare));
         }
-        assert_eq!(tell(&event(Some(&format!("avro/binary+{ID}")), &[]), known(Framing::Bare, true, true)), Ok(Frame::Bare));
+        assert_eq!(
+            tell(&event(Some(&format!("avro/binary+{ID}")), &[]), known(Framing::Bare, true, true)),
+            Ok(Frame::Bare)
+        );
     }
 
     #[test]

@@ -76,6 +76,12 @@ impl<'a> Performative<'a> {
         }
         rest.get(..value_bytes(rest)?)
     }
+
+    /// How many bytes of fields follow the one at an index.
+    pub(super) fn fields_after(&self, index: usize) -> usize {
+        let upto: usize = (0..=index).filter_map(|index| self.field(index)).map(<[u8]>::len).sum();
+        self.fields.len() - upto
+    }
 }
 
 /// How long an encoded value is, as its format code tells (AMQP 1.0, part 1.2). Described

@@ -212,7 +212,7 @@ struct Incoming {
     /// There is a `Begin` of the client that we haven't answered.
     held: bool,
     is_rust_client: bool,
-    /// Bytes of messages that aren't whole, by channel and handle.
+    /// Bytes of messages that aren't whole, by channel and handle of their link.
     partial: HashMap<(u16, u32), u64>,
 }
 
@@ -223,44 +223,88 @@ impl Incoming {
             && let Some(length) = unit_bytes(&self.raw)?
         {
             let mut unit = self.raw.split_to(length);
-            if let Some(kept) = self.inspect(&unit, wire) {
-                unit.truncate(kept);
-                // No section starts so: whatever came before, the message can't be decoded.
-                unit.put_u8(0xff);
-                unit[..4].copy_from_slice(&(kept as u32 + 1).to_be_bytes());
+            match self.inspect(&unit, wire) {
+                Verdict::Pass => self.ready.unsplit(unit),
+                Verdict::Swallow => {}
+                Verdict::EndHere { kept_bytes, more_at } => {
+                    unit.truncate(kept_bytes);
+                    // No section starts so: whatever came before, the message can't be decoded.
+                    unit.put_u8(0xff);
+                    unit[..4].copy_from_slice(&(kept_bytes as u32 + 1).to_be_bytes());
+                    if let Some(more_at) = more_at {
+                        unit[more_at] = if unit[more_at] == 0x41 { 0x42 } else { 0 };
+                    }
+                    self.ready.unsplit(unit);
+                }
             }
-            self.ready.unsplit(unit);
         }
         Ok(())
     }
 
-    /// Notes what a frame tells; says how much of it to keep where not all.
-    fn inspect(&mut self, unit: &[u8], wire: &Wire) -> Option<usize> {
-        let (channel, body) = amqp_frame(unit)?;
-        let performative = Performative::parse(body)?;
+    fn inspect(&mut self, unit: &[u8], wire: &Wire) -> Verdict {
+        let frame = amqp_frame(unit).and_then(|(channel, body)| Some((channel, Performative::parse(body)?)));
+        let Some((channel, performative)) = frame else { return Verdict::Pass };
+        let link = || Some((channel, uint(performative.field(0)?)?));
         match performative.code {
-            OPEN => self.is_rust_client = contains(body, b"azure_messaging_eventhubs"),
+            OPEN => self.is_rust_client = contains(performative.fields, b"azure_messaging_eventhubs"),
             BEGIN => self.held = true,
             TRANSFER => {
-                let link = (channel, uint(performative.field(0)?)?);
-                let more = matches!(performative.field(5), Some([0x41] | [0x56, 1]));
-                let bytes = self.partial.remove(&link).unwrap_or(0) + performative.payload.len() as u64;
-                if more {
-                    self.partial.insert(link, bytes);
-                }
-                if bytes > MAX_MESSAGE_BYTES {
-                    wire.note_oversized(link);
-                    return Some(unit.len() - performative.payload.len());
+                if let Some(link) = link() {
+                    return self.inspect_transfer(link, &performative, unit.len(), wire);
                 }
             }
             DETACH => {
-                let link = (channel, uint(performative.field(0)?)?);
-                self.partial.remove(&link);
+                if let Some(link) = link() {
+                    self.partial.remove(&link);
+                }
             }
             _ => {}
         }
-        None
+        Verdict::Pass
     }
+
+    /// A message that outgrows the limit ends where it does, and what follows of it is
+    /// swallowed: so its outcome finds the client, which gives the rest of a message that its
+    /// link splits another delivery id.
+    fn inspect_transfer(
+        &mut self,
+        link: (u16, u32),
+        transfer: &Performative<'_>,
+        unit_bytes: usize,
+        wire: &Wire,
+    ) -> Verdict {
+        let more = matches!(transfer.field(5), Some([0x41] | [0x56, 1]));
+        let payload_bytes = transfer.payload.len();
+        let before = self.partial.remove(&link).unwrap_or(0);
+        let bytes = before + payload_bytes as u64;
+        if more {
+            self.partial.insert(link, bytes);
+        }
+        // With more to come, a full message is too large already.
+        let is_too_large = |bytes, more| bytes > MAX_MESSAGE_BYTES || (more && bytes == MAX_MESSAGE_BYTES);
+        if is_too_large(before, true) {
+            Verdict::Swallow
+        } else if is_too_large(bytes, more) {
+            wire.note_oversized(link);
+            let kept_bytes = unit_bytes - payload_bytes;
+            let after_more = transfer.fields_after(5);
+            Verdict::EndHere { kept_bytes, more_at: more.then(|| kept_bytes - after_more - 1) }
+        } else {
+            Verdict::Pass
+        }
+    }
+}
+
+/// What becomes of a frame of the client.
+enum Verdict {
+    Pass,
+    Swallow,
+    /// The message ends with this frame, without its payload; where `more` stands, if it is
+    /// set.
+    EndHere {
+        kept_bytes: usize,
+        more_at: Option<usize>,
+    },
 }
 
 /// To the client.
@@ -501,7 +545,10 @@ mod tests {
         drop(theirs);
         let mut read = Vec::new();
         shim.read_to_end(&mut read).await.expect("read");
-        assert_eq!(read.len(), 5 * whole + 2 * (whole - payload.len() + 1));
+        assert_eq!(read.len(), 5 * whole + whole - payload.len() + 1);
+        let (_, body) = amqp_frame(&read[5 * whole..]).expect("a frame");
+        let last = Performative::parse(body).expect("a transfer");
+        assert_eq!((last.field(5), last.payload), (Some(&[0x42][..]), &[0xff][..]));
         assert!(wire.was_oversized(2, 8));
         assert!(!wire.was_oversized(2, 9));
     }

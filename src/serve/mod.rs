@@ -1,1 +1,16 @@
-//! serve
+//! What `sluice run` tells over HTTP: health, metrics, and a page to look at.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/` | the pipelines and their partitions, as a page; as JSON where `Accept` asks for it |
+//! | `/healthz` | 200 for as long as the process answers: a restart would mend nothing else |
+//! | `/readyz` | 200 once every pipeline is at work; else 503, naming those that aren't, and why |
+//! | `/metrics` | Prometheus text |
+//!
+//! It only reads, and nothing that it tells is secret; still it listens on loopback unless told
+//! otherwise.
+
+mod page;
+mod server;
+
+pub use server::{ServeError, Server, start};

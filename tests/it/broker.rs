@@ -457,7 +457,7 @@ async fn a_message_over_the_limit_is_refused_and_the_next_one_is_not() {
     let too_large = vec![1_u8; MAX_MESSAGE_BYTES as usize];
     assert!(!batch.try_add_event_data(too_large.clone(), None).unwrap_or(false));
     let error = within(client.send_event(too_large, None)).await.expect_err("too large");
-    assert!(format!("{error:?}").contains("MessageSizeExceeded"), "{error:?}");
+    assert!(format!("{error:?}").contains("PayloadSizeExceeded"), "{error:?}");
     within(client.send_event(vec![1_u8; 900_000], None)).await.expect("sent");
     let total: u64 = (0..4).map(|id| broker.partition(HUB, &id.to_string()).expect("a partition").events).sum();
     assert_eq!(total, 1);

@@ -157,7 +157,9 @@ fn at(array: &ArrayRef, row: usize) -> Json {
         }
         DataType::Struct(fields) => {
             let columns = array.as_struct().columns();
-            Json::Object(fields.iter().zip(columns).map(|(field, column)| (field.name().clone(), at(column, row))).collect())
+            Json::Object(
+                fields.iter().zip(columns).map(|(field, column)| (field.name().clone(), at(column, row))).collect(),
+            )
         }
         other => panic!("a bronze table holds no {other}"),
     }

@@ -18,4 +18,4 @@ mod validate;
 mod writer;
 
 pub use plan::SCHEMA_NODES_MAX;
-pub(super) use writer::{Rows, WriterSchema};
+pub(super) use writer::WriterSchema;

@@ -99,32 +99,39 @@ fn fixed(size: usize, array: &FixedSizeBinaryArray) -> Result<ArrayRef, ArrowErr
     Ok(Arc::new(BinaryArray::try_new(offsets, values, nulls)?))
 }
 
-/// The value at `row`, wherever the bytes lie.
-fn bytes_at<'a>(form: Form, array: &'a ArrayRef) -> Result<Box<dyn Fn(usize) -> &'a [u8] + 'a>, ArrowError> {
-    Ok(match form {
-        Form::Bytes => {
-            let bytes: &BinaryArray = typed(array)?;
-            Box::new(|row| bytes.value(row))
+/// Values of bytes, wherever they lie.
+enum ByteValues<'a> {
+    Bytes(&'a BinaryArray),
+    Fixed(&'a FixedSizeBinaryArray),
+}
+
+impl<'a> ByteValues<'a> {
+    fn of(form: Form, array: &'a ArrayRef) -> Result<Self, ArrowError> {
+        Ok(match form {
+            Form::Bytes => Self::Bytes(typed(array)?),
+            Form::Fixed(_) => Self::Fixed(typed(array)?),
+        })
+    }
+
+    fn at(&self, row: usize) -> Option<&'a [u8]> {
+        match self {
+            Self::Bytes(array) => array.is_valid(row).then(|| array.value(row)),
+            Self::Fixed(array) => array.is_valid(row).then(|| array.value(row)),
         }
-        Form::Fixed(_) => {
-            let bytes: &FixedSizeBinaryArray = typed(array)?;
-            Box::new(|row| bytes.value(row))
-        }
-    })
+    }
 }
 
 fn decimals(precision: u8, scale: i8, form: Form, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    let bytes = bytes_at(form, array)?;
-    let values = (0..array.len()).map(|row| if array.is_null(row) { None } else { decimal(bytes(row)) });
+    let bytes = ByteValues::of(form, array)?;
+    let values = (0..array.len()).map(|row| bytes.at(row).and_then(decimal));
     Ok(Arc::new(Decimal128Array::from_iter(values).with_precision_and_scale(precision, scale)?))
 }
 
 fn uuids(form: Form, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    let bytes = bytes_at(form, array)?;
+    let bytes = ByteValues::of(form, array)?;
     let mut texts = StringBuilder::with_capacity(array.len(), array.len() * 36);
     for row in 0..array.len() {
-        let value = (!array.is_null(row)).then(|| bytes(row)).and_then(|bytes| uuid::Uuid::from_slice(bytes).ok());
-        match value {
+        match bytes.at(row).and_then(|bytes| uuid::Uuid::from_slice(bytes).ok()) {
             Some(uuid) => texts.append_value(uuid.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())),
             None => texts.append_null(),
         }
@@ -155,10 +162,8 @@ fn list(data_type: &DataType, items: &Node, array: &ListArray) -> Result<ArrayRe
 fn map(data_type: &DataType, values: &Node, array: &MapArray) -> Result<ArrayRef, ArrowError> {
     let DataType::Map(entries_field, _) = data_type else { return Err(unexpected(data_type)) };
     let (_, offsets, entries, nulls, _) = array.clone().into_parts();
-    let columns = vec![
-        entries.column(0).clone(),
-        normalise(values, entries.column(1))?.ok_or_else(|| unexpected(data_type))?,
-    ];
+    let columns =
+        vec![entries.column(0).clone(), normalise(values, entries.column(1))?.ok_or_else(|| unexpected(data_type))?];
     let entries = StructArray::try_new(struct_fields(entries_field.data_type())?, columns, None)?;
     Ok(Arc::new(MapArray::try_new(entries_field.clone(), offsets, entries, nulls, false)?))
 }
@@ -178,8 +183,7 @@ fn union(data_type: &DataType, branches: &[BranchNode], array: &UnionArray) -> R
         let wrapped: &StructArray = typed(array.child(type_id))?;
         let Some(values) = normalise(&branch.node, wrapped.column(0))? else { continue };
         let rows = array.type_ids().iter().zip(offsets.iter());
-        let picked: UInt32Array =
-            rows.map(|(id, offset)| (*id == type_id).then(|| offset.cast_unsigned())).collect();
+        let picked: UInt32Array = rows.map(|(id, offset)| (*id == type_id).then(|| offset.cast_unsigned())).collect();
         columns.push(take(&values, &picked, None)?);
     }
     if columns.len() == 1 {

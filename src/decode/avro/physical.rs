@@ -11,12 +11,16 @@
 //! | null or something that takes no bytes | `int` | only the branch's index is there to read |
 //! | a branch of a union | a record of one field | two branches may be of one physical type |
 //!
-//! A decoder is made for each set of datums: arrow-avro 59 doesn't reset the offsets of a union
-//! when it flushes, so the second batch of a used decoder fails.
+//! A decoder that has made its columns is kept for the next datums, since making one costs as much
+//! as decoding a hundred events. Not so with a union in the schema: arrow-avro 59 doesn't reset a
+//! union's offsets when it flushes, so the second batch of a used decoder fails. And never after an
+//! error.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
-use arrow_avro::reader::ReaderBuilder;
+use arrow_avro::reader::{Decoder, ReaderBuilder};
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
 use serde_json::{Value, json};
 
@@ -26,9 +30,15 @@ use super::plan::{Form, Kind, Node};
 /// of the schema's text.
 const PREFIX: [u8; 5] = [0; 5];
 
+/// Decoders kept: about as many as decode at the same moment. Each holds 8 KiB for each leaf of the
+/// schema, so more would cost memory for every schema that was ever met.
+const IDLE_MAX: usize = 4;
+
 #[derive(Debug)]
 pub(super) struct Engine {
     schema: AvroSchema,
+    reusable: bool,
+    idle: Mutex<Vec<Decoder>>,
 }
 
 impl Engine {
@@ -36,12 +46,24 @@ impl Engine {
     /// When arrow-avro can't work with the schema.
     pub(super) fn try_new(root: &Node) -> Result<Self, ArrowError> {
         let schema = AvroSchema::new(Names::default().physical(root).to_string());
-        let engine = Self { schema };
-        engine.decoder()?;
+        let engine = Self { schema, reusable: !has_union(root), idle: Mutex::default() };
+        let first = engine.decoder()?;
+        engine.keep(first);
         Ok(engine)
     }
 
-    fn decoder(&self) -> Result<arrow_avro::reader::Decoder, ArrowError> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Decoder>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, decoder: Decoder) {
+        let mut idle = self.idle();
+        if self.reusable && idle.len() < IDLE_MAX {
+            idle.push(decoder);
+        }
+    }
+
+    fn decoder(&self) -> Result<Decoder, ArrowError> {
         let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
         store.set(Fingerprint::Id(0), self.schema.clone())?;
         // Only a counter: flushing is up to us.
@@ -54,7 +76,8 @@ impl Engine {
     /// # Errors
     /// When arrow-avro refuses one of them; what it had decoded till then is worth nothing.
     pub(super) fn columns(&self, datums: &[&[u8]]) -> Result<RecordBatch, ArrowError> {
-        let mut decoder = self.decoder()?;
+        let idle = self.idle().pop();
+        let mut decoder = idle.map_or_else(|| self.decoder(), Ok)?;
         let mut feed = |bytes: &[u8]| match decoder.decode(bytes) {
             Ok(consumed) if consumed == bytes.len() => Ok(()),
             Ok(consumed) => Err(ArrowError::AvroError(format!("{consumed} of {} bytes were read", bytes.len()))),
@@ -68,7 +91,17 @@ impl Engine {
         if batch.num_rows() != datums.len() {
             return Err(ArrowError::AvroError(format!("{} rows came of {}", batch.num_rows(), datums.len())));
         }
+        self.keep(decoder);
         Ok(batch)
+    }
+}
+
+fn has_union(node: &Node) -> bool {
+    match &node.kind {
+        Kind::Union(_) => true,
+        Kind::Array(inner) | Kind::Map(inner) | Kind::Optional { inner, .. } => has_union(inner),
+        Kind::Record(fields) => fields.iter().any(|field| has_union(&field.node)),
+        _ => false,
     }
 }
 
@@ -92,9 +125,9 @@ impl Names {
             Kind::Double => json!("double"),
             Kind::Bytes | Kind::Decimal { form: Form::Bytes, .. } | Kind::Uuid(Form::Bytes) => json!("bytes"),
             Kind::String => json!("string"),
-            Kind::Fixed(size)
-            | Kind::Decimal { form: Form::Fixed(size), .. }
-            | Kind::Uuid(Form::Fixed(size)) => self.fixed(*size),
+            Kind::Fixed(size) | Kind::Decimal { form: Form::Fixed(size), .. } | Kind::Uuid(Form::Fixed(size)) => {
+                self.fixed(*size)
+            }
             Kind::Duration => self.fixed(12),
             Kind::Array(items) => json!({"type": "array", "items": self.physical(items)}),
             Kind::Map(values) => json!({"type": "map", "values": self.physical(values)}),

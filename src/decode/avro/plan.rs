@@ -50,7 +50,11 @@ pub(super) enum Kind {
     String,
     Fixed(usize),
     Enum(Arc<[String]>),
-    Decimal { precision: u8, scale: i8, form: Form },
+    Decimal {
+        precision: u8,
+        scale: i8,
+        form: Form,
+    },
     /// Sixteen bytes that become text; a uuid that is text already is a `String`.
     Uuid(Form),
     Date,
@@ -63,7 +67,10 @@ pub(super) enum Kind {
     Map(Box<Node>),
     Record(Vec<FieldNode>),
     /// A union of null and one other.
-    Optional { null_first: bool, inner: Box<Node> },
+    Optional {
+        null_first: bool,
+        inner: Box<Node>,
+    },
     /// Any other union. With one branch that has a column it is that column, else a struct of them.
     Union(Vec<BranchNode>),
 }

@@ -117,7 +117,19 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Most lengths, counts and branches take one byte.
+    #[inline]
     fn varint(&mut self) -> Step<u64> {
+        match self.bytes.get(self.at) {
+            Some(byte) if byte & 0x80 == 0 => {
+                self.at += 1;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Step<u64> {
         let mut value = 0_u64;
         for (position, byte) in self.bytes[self.at..].iter().take(10).enumerate() {
             if position == 9 && *byte > 1 {
@@ -309,8 +321,11 @@ mod tests {
             (choice, &[1], "branch -1 of a union that has 2, at byte 1"),
             (decimal, &[2, 100], "a decimal of more than 2 digits, at byte 2"),
             (decimal, &[0], "a decimal of no bytes, at byte 1"),
-            (millis, &[0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
-             "a timestamp that is out of range in microseconds, at byte 10"),
+            (
+                millis,
+                &[0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
+                "a timestamp that is out of range in microseconds, at byte 10",
+            ),
             (r#"{"type": "bytes", "logicalType": "uuid"}"#, &[34; 18], "a uuid of 17 bytes, at byte 18"),
         ] {
             assert_eq!(refused(avsc, bytes), format!("{problem} in the field `value`"));
@@ -324,10 +339,22 @@ mod tests {
         assert!(verdict(INTS, &[4, 2, 4, 0]).is_ok());
         assert!(verdict(INTS, &[2, 2, 2, 4, 0]).is_ok(), "two blocks");
         assert!(verdict(INTS, &[3, 4, 2, 4, 0]).is_ok(), "a block that tells its bytes");
-        assert_eq!(refused(INTS, &[3, 2, 2, 4, 0]), "a block that doesn't end where it says, at byte 4 in the field `value`");
-        assert_eq!(refused(INTS, &[3, 1, 2, 4, 0]), "a block of -1 bytes, and 3 are left, at byte 2 in the field `value`");
-        assert_eq!(refused(INTS, &[3, 20, 2, 4, 0]), "a block of 10 bytes, and 3 are left, at byte 2 in the field `value`");
-        assert_eq!(refused(INTS, &[8, 2, 4, 0]), "a block of 4 items, and 3 bytes are left, at byte 1 in the field `value`");
+        assert_eq!(
+            refused(INTS, &[3, 2, 2, 4, 0]),
+            "a block that doesn't end where it says, at byte 4 in the field `value`"
+        );
+        assert_eq!(
+            refused(INTS, &[3, 1, 2, 4, 0]),
+            "a block of -1 bytes, and 3 are left, at byte 2 in the field `value`"
+        );
+        assert_eq!(
+            refused(INTS, &[3, 20, 2, 4, 0]),
+            "a block of 10 bytes, and 3 are left, at byte 2 in the field `value`"
+        );
+        assert_eq!(
+            refused(INTS, &[8, 2, 4, 0]),
+            "a block of 4 items, and 3 bytes are left, at byte 1 in the field `value`"
+        );
         assert_eq!(refused(INTS, &[4, 2, 4]), "a number that is cut off, at byte 3 in the field `value`");
         // i64::MIN items: its negative has no i64.
         let count = [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01, 0];

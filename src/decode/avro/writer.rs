@@ -148,7 +148,9 @@ mod tests {
 
     #[test]
     fn halves_of_halves_find_what_arrow_avro_refuses() {
-        let schema = WriterSchema::parse(r#"{"type": "record", "name": "R", "fields": [{"name": "n", "type": "int"}]}"#).expect("a schema");
+        let schema =
+            WriterSchema::parse(r#"{"type": "record", "name": "R", "fields": [{"name": "n", "type": "int"}]}"#)
+                .expect("a schema");
         let engine = schema.engine.as_ref().expect("an engine");
         // Validation would have refused the third and the last.
         let datums: [&[u8]; 6] = [&[2], &[4], &[0x80, 0x80, 0x80, 0x80, 0x10], &[6], &[8], &[0x80]];

@@ -98,8 +98,11 @@ impl AzureRegistry {
             .build()
             .map_err(|source| RegistryError::Client { endpoint: endpoint.clone(), source: Arc::new(source) })?;
         let disk = cache_dir.and_then(|dir| {
-            let opened = DiskCache::open(&dir, endpoint.split_once("://").map_or(&*endpoint, |(_, authority)| authority));
-            opened.inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "schemas aren't cached on disk")).ok()
+            let opened =
+                DiskCache::open(&dir, endpoint.split_once("://").map_or(&*endpoint, |(_, authority)| authority));
+            opened
+                .inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "schemas aren't cached on disk"))
+                .ok()
         });
         let wire = Arc::new(Wire { client, base, endpoint, token, disk });
         Ok(Self { wire, state: Mutex::default() })
@@ -121,8 +124,8 @@ impl AzureRegistry {
             None => {}
         }
         let wire = Arc::clone(&self.wire);
-        let asked = state.in_flight.entry(id.clone()).or_insert_with(|| {
-            let id = id.clone();
+        let asked = state.in_flight.entry(*id).or_insert_with(|| {
+            let id = *id;
             async move { wire.get(&id).await }.boxed().shared()
         });
         Err(asked.clone())
@@ -164,14 +167,14 @@ impl Wire {
         if let Some(disk) = &self.disk
             && let Some(text) = disk.load(id).await
         {
-            return Ok(Arc::new(RegisteredSchema { id: id.clone(), text }));
+            return Ok(Arc::new(RegisteredSchema { id: *id, text }));
         }
         let text = self.fetch(id).await?;
         if let Some(disk) = &self.disk {
             disk.store(id, &text).await;
         }
         tracing::info!(schema_id = %id, registry = %self.endpoint, "fetched a schema");
-        Ok(Arc::new(RegisteredSchema { id: id.clone(), text }))
+        Ok(Arc::new(RegisteredSchema { id: *id, text }))
     }
 
     async fn fetch(&self, id: &SchemaId) -> Result<String, RegistryError> {

@@ -93,7 +93,8 @@ mod tests {
         cache.store(&id(), AVSC).await;
         let reopened = DiskCache::open(dir.path(), "insurer.servicebus.windows.net").expect("a cache");
         assert_eq!(reopened.load(&id()).await.as_deref(), Some(AVSC));
-        let files: Vec<_> = std::fs::read_dir(&cache.dir).expect("a folder").map(|file| file.expect("a file").file_name()).collect();
+        let files: Vec<_> =
+            std::fs::read_dir(&cache.dir).expect("a folder").map(|file| file.expect("a file").file_name()).collect();
         assert_eq!(files, [format!("{}.avsc", id()).as_str()]);
     }
 

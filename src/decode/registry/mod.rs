@@ -37,25 +37,33 @@ pub struct RegisteredSchema {
     pub text: String,
 }
 
-/// The id of a schema in an Azure Schema Registry: 32 lower-case hex digits, and so safe in a path and in a URL.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SchemaId(Arc<str>);
+/// The id of a schema in an Azure Schema Registry: 32 lower-case hex digits, and so safe in a path
+/// and in a URL. Copied for each event, so it owns no memory elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SchemaId([u8; 32]);
 
 impl SchemaId {
     /// `None` unless the text is 32 hex digits; upper case is made lower.
     pub fn parse(text: &str) -> Option<Self> {
-        let fits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        fits.then(|| Self(text.to_ascii_lowercase().into()))
+        let mut digits: [u8; 32] = text.as_bytes().try_into().ok()?;
+        digits.make_ascii_lowercase();
+        digits.iter().all(u8::is_ascii_hexdigit).then_some(Self(digits))
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
     }
 }
 
 impl fmt::Display for SchemaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for SchemaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SchemaId({self})")
     }
 }
 
@@ -141,13 +149,19 @@ impl Classify for RegistryError {
             Self::NotFound { .. } | Self::Id { .. } => return None,
             Self::Endpoint { .. } => "`[registry.azure] endpoint` is `https://<namespace>.servicebus.windows.net`",
             Self::Client { .. } => "install the system's root certificates (`ca-certificates`), or set `SSL_CERT_FILE`",
-            Self::Denied { .. } => "give the identity the role `Schema Registry Reader` on the namespace or the schema group",
-            Self::Throttled { .. } => "the namespace's tier limits requests; it is asked again, and each schema only once",
+            Self::Denied { .. } => {
+                "give the identity the role `Schema Registry Reader` on the namespace or the schema group"
+            }
+            Self::Throttled { .. } => {
+                "the namespace's tier limits requests; it is asked again, and each schema only once"
+            }
             Self::Status { .. } => "it is asked again; see the namespace's health in the portal if it stays",
             Self::Timeout { .. } | Self::Unreachable { .. } => {
                 "check `[registry.azure] endpoint`, the network and, with a certificate authority of your own, `SSL_CERT_FILE`"
             }
-            Self::TooLarge { .. } | Self::NotText { .. } => "register a schema that is Avro JSON within the service's limit of 1 MB",
+            Self::TooLarge { .. } | Self::NotText { .. } => {
+                "register a schema that is Avro JSON within the service's limit of 1 MB"
+            }
             Self::Token { .. } => "check the sign-in under `[registry.azure]`",
         };
         Some(hint.to_owned())

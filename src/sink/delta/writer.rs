@@ -240,7 +240,8 @@ impl TableWriter {
             counts.committed += kept - rejected.min(kept);
             *plan.stayed.entry(part.partition.clone()).or_default() += stayed.len() as u64;
             plan.letters.extend(letters);
-            plan.runs.entry(part.partition.clone()).or_default().extend(runs);
+            let joined = plan.runs.entry(part.partition.clone()).or_default();
+            runs.into_iter().for_each(|run| join(joined, run));
         }
         Ok(plan)
     }
@@ -463,6 +464,17 @@ impl TableWriter {
 fn forget_misfits(written: &mut StagedFiles, caught_up: CaughtUp) {
     if caught_up.schema_changed || caught_up.enumerated {
         written.clear();
+    }
+}
+
+/// Adds a run; one that begins where the last one ends makes that longer.
+fn join(runs: &mut Vec<Run>, run: Run) {
+    match runs.last_mut().filter(|last| last.range.to == run.range.from) {
+        Some(last) => {
+            last.range.to = run.range.to;
+            last.last_enqueued_at = run.last_enqueued_at;
+        }
+        None => runs.push(run),
     }
 }
 

@@ -57,7 +57,7 @@ async fn handle(
     headers: HeaderMap,
 ) -> (StatusCode, HeaderMap, String) {
     desk.requests.lock().expect("requests").push((format!("{id}?{}", query.unwrap_or_default()), headers));
-    drop(desk.arrived.send(()));
+    desk.arrived.send(()).unwrap_or_default();
     let _permit = desk.gate.acquire().await.expect("the gate");
     let answer = desk.answer.lock().expect("an answer").clone();
     let mut headers = HeaderMap::new();
@@ -107,7 +107,10 @@ async fn a_schema_is_asked_for_as_the_service_wants_it_and_only_once() {
         assert_eq!((schema.id.as_str(), schema.text.as_str()), (LEAD_ID, LEAD));
     }
     let requests = server.desk.requests.lock().expect("requests");
-    assert_eq!(requests.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), [format!("{LEAD_ID}?api-version=2022-10")]);
+    assert_eq!(
+        requests.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(),
+        [format!("{LEAD_ID}?api-version=2022-10")]
+    );
     assert!(!requests[0].1.contains_key("authorization"));
 }
 
@@ -221,7 +224,9 @@ async fn what_is_no_id_is_never_asked_for() {
     let server = serve(Answer::Schema(LEAD.to_owned())).await;
     let dir = tempfile::tempdir().expect("a folder");
     let registry = server.registry(Some(dir.path()));
-    for id in ["", "../../etc/passwd", "b489dc4916744e3db72dda8f9693f34", "b489dc4916744e3db72dda8f9693f34g", &"é".repeat(16)] {
+    for id in
+        ["", "../../etc/passwd", "b489dc4916744e3db72dda8f9693f34", "b489dc4916744e3db72dda8f9693f34g", &"é".repeat(16)]
+    {
         assert!(matches!(registry.schema(id).await, Err(RegistryError::Id { .. })), "{id}");
     }
     assert_eq!(server.requests(), 0);
@@ -344,7 +349,8 @@ async fn serve_tls(authority: &std::path::Path) -> (String, Arc<Mutex<Vec<String
             let request = String::from_utf8_lossy(&request).into_owned();
             let sign_in = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
             noted.lock().expect("headers").push(sign_in.to_owned());
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{LEAD}", LEAD.len());
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{LEAD}", LEAD.len());
             drop(stream.write_all(answer.as_bytes()).await);
             drop(stream.shutdown().await);
         }

@@ -37,14 +37,16 @@ fn instant(per_second: i64) -> Vec<u8> {
 const INSTANT_MICROS: i64 = 1_700_000_000_000_000;
 
 fn cases() -> Vec<Case> {
-    let fixed = |size: usize, logical: &str| json!({"type": "fixed", "name": "F", "size": size, "logicalType": logical});
+    let fixed =
+        |size: usize, logical: &str| json!({"type": "fixed", "name": "F", "size": size, "logicalType": logical});
     let record = |fields: Json| json!({"type": "record", "name": "R", "fields": fields});
     let uuid = [0x55, 0x0e, 0x84, 0x00, 0xe2, 0x9b, 0x41, 0xd4, 0xa7, 0x16, 0x44, 0x66, 0x55, 0x44, 0x00, 0x00];
     let uuid_text = "550e8400-e29b-41d4-a716-446655440000";
     let uuid_behind_length = [&[32], &uuid[..]].concat();
     let duration = [1, 0, 0, 0, 2, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF];
     let decimal = json!({"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2});
-    let decimal_fixed = json!({"type": "fixed", "name": "D", "size": 3, "logicalType": "decimal", "precision": 6, "scale": 2});
+    let decimal_fixed =
+        json!({"type": "fixed", "name": "D", "size": 3, "logicalType": "decimal", "precision": 6, "scale": 2});
     let mut uuid_string = vec![72];
     uuid_string.extend(uuid_text.as_bytes());
     vec![
@@ -72,13 +74,28 @@ fn cases() -> Vec<Case> {
         case("`timestamp-nanos`", logical("long", "timestamp-nanos"), &[1], json!(-1)),
         case("`timestamp-nanos`", logical("long", "timestamp-nanos"), &instant(1_000_000_000), json!(INSTANT_MICROS)),
         case("`local-timestamp-*`", logical("long", "local-timestamp-millis"), &instant(1_000), json!(INSTANT_MICROS)),
-        case("`local-timestamp-*`", logical("long", "local-timestamp-micros"), &instant(1_000_000), json!(INSTANT_MICROS)),
-        case("`local-timestamp-*`", logical("long", "local-timestamp-nanos"), &instant(1_000_000_000), json!(INSTANT_MICROS)),
+        case(
+            "`local-timestamp-*`",
+            logical("long", "local-timestamp-micros"),
+            &instant(1_000_000),
+            json!(INSTANT_MICROS),
+        ),
+        case(
+            "`local-timestamp-*`",
+            logical("long", "local-timestamp-nanos"),
+            &instant(1_000_000_000),
+            json!(INSTANT_MICROS),
+        ),
         case("`duration`", fixed(12, "duration"), &duration, json!({"months": 1, "days": 2, "millis": u32::MAX})),
         case("`array`", json!({"type": "array", "items": "int"}), &[4, 2, 4, 0], json!([1, 2])),
         case("`map`", json!({"type": "map", "values": "int"}), &[2, 2, b'k', 2, 0], json!({"k": 1})),
         case("`record`", record(json!([{"name": "a", "type": "int"}])), &[2], json!({"a": 1})),
-        case("`record` without a field that has a column", record(json!([{"name": "a", "type": "null"}])), &[], Json::Null),
+        case(
+            "`record` without a field that has a column",
+            record(json!([{"name": "a", "type": "null"}])),
+            &[],
+            Json::Null,
+        ),
         case("`[\"null\", T]` or `[T, \"null\"]`", json!(["null", "string"]), &[0], Json::Null),
         case("`[\"null\", T]` or `[T, \"null\"]`", json!(["string", "null"]), &[0, 2, b'x'], json!("x")),
         case("`[T]`", json!(["string"]), &[0, 2, b'x'], json!("x")),
@@ -90,7 +107,8 @@ fn cases() -> Vec<Case> {
 
 /// The rows of the first table: Avro, Arrow, Delta.
 fn rows() -> Vec<[String; 3]> {
-    let table = TABLE.lines().skip_while(|line| !line.starts_with("| Avro |")).skip(2).take_while(|line| line.starts_with('|'));
+    let table =
+        TABLE.lines().skip_while(|line| !line.starts_with("| Avro |")).skip(2).take_while(|line| line.starts_with('|'));
     let cells = |line: &str| -> Vec<String> { line.split('|').map(|cell| cell.trim().to_owned()).collect() };
     table.map(|line| cells(line)[1..4].to_vec().try_into().expect("three cells")).collect()
 }
@@ -120,7 +138,8 @@ fn each_type_becomes_what_the_table_says() {
         let batch = &decoded.batches[0];
         let Some(column) = batch.column_by_name("f") else {
             assert_eq!(arrow, "no column", "{avsc}");
-            assert_eq!(schema_notes(&avsc).expect("notes"), ["the field `f` holds only nulls and has no column"]);
+            let notes = schema_notes(&avsc).expect("notes");
+            assert_eq!(notes.last().map(String::as_str), Some("the field `f` holds only nulls and has no column"));
             continue;
         };
         assert_eq!(at(column, 0), case.value, "{avsc}");
@@ -132,7 +151,8 @@ fn each_type_becomes_what_the_table_says() {
             DataType::Struct(_) => "`Struct`".to_owned(),
             other => format!("`{other}`"),
         };
-        let kernel: StructType = batch.schema().as_ref().try_into_kernel().expect("a Delta schema");
+        let schema = batch.schema();
+        let kernel: StructType = schema.as_ref().try_into_kernel().expect("a Delta schema");
         let found = kernel.field("f").expect("a field").data_type().to_string();
         let delta_name = found.split(['(', '<', ':']).next().expect("a name").to_owned();
         if arrow.starts_with('`') {
@@ -153,7 +173,8 @@ fn a_batch_equals_the_arrow_schema_of_its_table() {
                 {"name": "money", "type": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": 10}]}
             ]}}}]}
     ]});
-    let schemas = cases().iter().map(schema_of).chain([nested.to_string(), LEAD.to_owned()]);
+    let cases = cases();
+    let schemas = cases.iter().map(schema_of).chain([nested.to_string(), LEAD.to_owned()]);
     for schema in schemas.map(|avsc| arrow_schema_of(&avsc).expect("a schema")).chain([raw_schema()]) {
         let table: StructType = schema.as_ref().try_into_kernel().expect("a Delta schema");
         let back: arrow::datatypes::Schema = (&table).try_into_arrow().expect("an Arrow schema");
@@ -172,21 +193,27 @@ fn what_no_table_can_hold_is_refused_by_name() {
     assert_eq!(refused(decimal), "the field `f` is a decimal of 39 digits, and Delta holds at most 38");
     let tree = json!({"type": "record", "name": "Tree", "fields": [{"name": "twigs", "type": {"type": "array", "items": "Tree"}}]});
     assert_eq!(refused(tree), "the field `f.twigs` is of the recursive type `Tree`, which no table can hold");
-    assert_eq!(refused(json!({"type": "array", "items": "null"})), "the field `f` is an array or a map of nothing but nulls");
+    assert_eq!(
+        refused(json!({"type": "array", "items": "null"})),
+        "the field `f` is an array or a map of nothing but nulls"
+    );
     assert_eq!(refused(json!({"type": "fixed", "name": "Z", "size": 0})), "the field `f` is a fixed of 0 bytes");
     let empty = json!(["null", "int", {"type": "record", "name": "Gone", "fields": []}]);
     assert_eq!(refused(empty), "the field `f.Gone` is a record that holds nothing, as a branch of a union");
     let mut deep = json!("int");
-    for level in 0..50 {
-        deep = json!({"type": "record", "name": format!("L{level}"), "fields": [{"name": "x", "type": {"type": "array", "items": deep}}]});
+    for _ in 0..70 {
+        deep = json!({"type": "array", "items": deep});
     }
     assert!(refused(deep).ends_with("lies deeper than 64 levels"));
-    assert!(arrow_schema_of("{\"type\": \"object\"}").expect_err("refused").to_string().contains("it isn't an Avro schema"));
+    assert!(
+        arrow_schema_of("{\"type\": \"object\"}").expect_err("refused").to_string().contains("it isn't an Avro schema")
+    );
 }
 
 #[test]
 fn a_few_lines_that_unfold_to_billions_of_columns_are_refused() {
-    let mut fields = vec![json!({"name": "f0", "type": {"type": "record", "name": "R0", "fields": [{"name": "x", "type": "int"}]}})];
+    let mut fields =
+        vec![json!({"name": "f0", "type": {"type": "record", "name": "R0", "fields": [{"name": "x", "type": "int"}]}})];
     for level in 1..40 {
         let inner = format!("R{}", level - 1);
         let doubled = json!([{"name": "a", "type": inner}, {"name": "b", "type": inner}]);
@@ -208,7 +235,8 @@ fn a_root_that_is_no_record_is_the_column_value() {
 fn a_root_without_columns_still_gives_rows() {
     for avsc in [r#""null""#, r#"{"type": "record", "name": "Ping", "fields": []}"#] {
         let decoder = by_content_type(Shelf::with(&[(LEAD_ID, avsc)]));
-        let decoded = decode_now(&decoder, batch(vec![event(0, Some(LEAD_ID), vec![]), event(1, Some(LEAD_ID), vec![0])]));
+        let decoded =
+            decode_now(&decoder, batch(vec![event(0, Some(LEAD_ID), vec![]), event(1, Some(LEAD_ID), vec![0])]));
         assert_eq!(sequence_numbers(&decoded.batches[0]), [0], "{avsc}");
         assert_eq!(decoded.rejects[0].text, "the datum ends here, and 1 bytes follow, at byte 0");
     }

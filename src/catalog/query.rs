@@ -1,0 +1,296 @@
+//! SQL over the tables of a lake: read only, streamed, within a bound of memory.
+//!
+//! What a query holds beyond the batch in hand (sorts, joins, groups) counts against the bound and
+//! spills to the system's folder for temporary files. Names of columns and tables are taken as
+//! they are written: events have fields like `leadId`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::common::Span;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement;
+
+use super::CatalogError;
+use super::lake::Catalog;
+use super::provider::LakeCatalog;
+use crate::error::{Classify, Kind};
+
+/// The name of the lake in SQL, for who wants to write `lake.bronze.leads`.
+const CATALOG: &str = "lake";
+
+/// How many tables a hint names; a lake may have thousands.
+const MOST_NAMED: usize = 20;
+
+/// A query that can't be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The SQL is wrong, with a place where that is known.
+    #[error("the SQL can't be run: {}", .0.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; "))]
+    Sql(Vec<SqlProblem>),
+    #[error("`sluice query` reads only: {0}")]
+    ReadOnly(String),
+    #[error("the query needs more memory than it may have")]
+    Memory(#[source] Box<DataFusionError>),
+    /// A value that a function can't take, a division by zero.
+    #[error("the query failed")]
+    Value(#[source] Box<DataFusionError>),
+    #[error("the tables can't be read")]
+    Storage(#[source] Box<DataFusionError>),
+    #[error("the query could not be planned")]
+    Planner(#[source] Box<DataFusionError>),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// One mistake in the SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlProblem {
+    pub message: String,
+    /// Bytes of the SQL.
+    pub place: Option<Range<usize>>,
+    pub hint: Option<String>,
+}
+
+impl Classify for QueryError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Sql(_) | Self::ReadOnly(_) | Self::Memory(_) | Self::Value(_) => Kind::User,
+            Self::Storage(_) => Kind::External,
+            Self::Planner(_) => Kind::Internal,
+            Self::Catalog(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Sql(problems) => problems.iter().find_map(|problem| problem.hint.clone()),
+            Self::ReadOnly(_) => Some("tables are written by pipelines: `sluice run`".to_owned()),
+            Self::Memory(_) => Some("give it more with `--memory`, or ask for fewer groups or columns".to_owned()),
+            Self::Catalog(error) => error.hint(),
+            Self::Value(_) | Self::Storage(_) | Self::Planner(_) => None,
+        }
+    }
+}
+
+/// Runs one statement; its rows come as they are made.
+///
+/// # Errors
+/// [`QueryError`]; an error of the rows comes with the stream, for [`QueryError::of_rows`].
+pub async fn query(
+    catalog: &Catalog,
+    sql: &str,
+    memory_bytes: usize,
+) -> Result<SendableRecordBatchStream, QueryError> {
+    let session = SessionContext::new_with_config_rt(session_config(), runtime(memory_bytes)?);
+    let state = session.state();
+    let dialect = state.config().options().sql_parser.dialect;
+    let statement = match state.sql_to_statement(sql, &dialect) {
+        Ok(statement) => statement,
+        Err(error) => return Err(wrong(error, sql, catalog).await),
+    };
+    let listed = if asks_for_the_list(&state, &statement) { catalog.tables().await? } else { Vec::new() };
+    session.register_catalog(CATALOG, Arc::new(LakeCatalog::new(catalog.clone(), listed)));
+    // A plan is made twice as deep as the SQL is; the state is the one that knows the catalog.
+    let plan = match session.state().statement_to_plan(statement).await {
+        Ok(plan) => plan,
+        Err(error) => return Err(wrong(error, sql, catalog).await),
+    };
+    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    if let Err(error) = read_only.verify_plan(&plan) {
+        return Err(QueryError::ReadOnly(plain(&error)));
+    }
+    let run = async { session.execute_logical_plan(plan).await?.execute_stream().await };
+    match run.await {
+        Ok(rows) => Ok(rows),
+        Err(error) => Err(wrong(error, sql, catalog).await),
+    }
+}
+
+impl QueryError {
+    /// What an error among the rows means.
+    pub fn of_rows(error: DataFusionError) -> Self {
+        let source = Box::new(error);
+        match source.find_root() {
+            DataFusionError::ResourcesExhausted(_) => Self::Memory(source),
+            DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => Self::Value(source),
+            DataFusionError::Internal(_) => Self::Planner(source),
+            _ => Self::Storage(source),
+        }
+    }
+}
+
+fn session_config() -> SessionConfig {
+    SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, "public")
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(true)
+        .set_bool("datafusion.sql_parser.collect_spans", true)
+        .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
+        // Pushing the keys of a join down as a list panics on dictionaries, which partition
+        // columns are; delta-rs turns it off for its own sessions too.
+        .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_size", 0)
+        .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_distinct_values", 0)
+}
+
+fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, QueryError> {
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
+        .build_arc()
+        .map_err(|error| QueryError::Planner(Box::new(error)))
+}
+
+/// Whether the names of all tables are needed: `SHOW TABLES`, the information schema.
+fn asks_for_the_list(state: &SessionState, statement: &Statement) -> bool {
+    let names = state.resolve_table_references(statement).unwrap_or_default();
+    names.iter().any(|name| name.schema() == Some("information_schema"))
+        || statement.to_string().to_ascii_uppercase().starts_with("SHOW")
+}
+
+/// What an error of the SQL, or of a plan made from it, means.
+async fn wrong(error: DataFusionError, sql: &str, catalog: &Catalog) -> QueryError {
+    let error = match take_catalog_error(error) {
+        Ok(error) => return QueryError::Catalog(error),
+        Err(error) => error,
+    };
+    match error.find_root() {
+        DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::SQL(..)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Configuration(_)
+        | DataFusionError::Collection(_) => {}
+        _ => return QueryError::of_rows(error),
+    }
+    let mut problems: Vec<SqlProblem> = error.iter().map(|error| problem(error, sql)).collect();
+    for problem in &mut problems {
+        if let Some(table) = unknown_table(&problem.message) {
+            problem.hint = Some(match catalog.tables().await {
+                Ok(tables) => name_tables(&tables.iter().map(ToString::to_string).collect::<Vec<_>>()),
+                Err(error) => format!("its tables can't be listed: {error}"),
+            });
+            problem.message = format!("there is no table `{table}`");
+        }
+    }
+    QueryError::Sql(problems)
+}
+
+fn take_catalog_error(error: DataFusionError) -> Result<CatalogError, DataFusionError> {
+    match error {
+        DataFusionError::External(source) => {
+            source.downcast::<CatalogError>().map(|error| *error).map_err(DataFusionError::External)
+        }
+        error => Err(error),
+    }
+}
+
+fn problem(error: &DataFusionError, sql: &str) -> SqlProblem {
+    match error.diagnostic() {
+        Some(diagnostic) => {
+            let notes = diagnostic.notes.iter().map(|note| &note.message);
+            let helps = diagnostic.helps.iter().map(|help| &help.message);
+            let hints: Vec<&str> = helps.chain(notes).map(String::as_str).take(MOST_NAMED).collect();
+            SqlProblem {
+                message: diagnostic.message.clone(),
+                place: diagnostic.span.and_then(|span| bytes_of(span, sql)),
+                hint: (!hints.is_empty()).then(|| hints.join("; ")),
+            }
+        }
+        None => {
+            let message = plain(error);
+            SqlProblem { place: place_in_words(&message, sql), message, hint: None }
+        }
+    }
+}
+
+/// The innermost words, without `Error during planning:` before them.
+fn plain(error: &DataFusionError) -> String {
+    error.find_root().strip_backtrace().split_once(": ").map_or_else(
+        || error.strip_backtrace(),
+        |(prefix, rest)| {
+            let is_prefix = prefix.ends_with("error") || prefix.starts_with("Error") || prefix.ends_with("implemented");
+            if is_prefix { rest.to_owned() } else { format!("{prefix}: {rest}") }
+        },
+    )
+}
+
+/// The parser says where only in words: `… at Line: 1, Column: 8`.
+fn place_in_words(message: &str, sql: &str) -> Option<Range<usize>> {
+    let (_, place) = message.rsplit_once("Line: ")?;
+    let (line, column) = place.split_once(", Column: ")?;
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
+    let start = offset(sql, digits(line)?, digits(column)?)?;
+    let end = sql[start..].find(|c: char| c.is_whitespace() || c == ';').map_or(sql.len(), |at| start + at);
+    Some(start..end)
+}
+
+fn bytes_of(span: Span, sql: &str) -> Option<Range<usize>> {
+    let start = offset(sql, span.start.line, span.start.column)?;
+    let end = offset(sql, span.end.line, span.end.column)?;
+    (start <= end).then_some(start..end)
+}
+
+/// Lines and columns count from 1, columns in characters.
+fn offset(sql: &str, line: u64, column: u64) -> Option<usize> {
+    let line = usize::try_from(line.checked_sub(1)?).ok()?;
+    let column = usize::try_from(column.checked_sub(1)?).ok()?;
+    let start: usize = sql.split_inclusive('\n').take(line).map(str::len).sum();
+    let rest = sql.get(start..)?;
+    Some(start + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at))
+}
+
+/// `table 'lake.public.leads' not found` is about `leads`.
+fn unknown_table(message: &str) -> Option<String> {
+    let name = message.strip_prefix("table '")?.strip_suffix("' not found")?;
+    let name = name.strip_prefix("lake.").unwrap_or(name);
+    Some(name.strip_prefix("public.").unwrap_or(name).to_owned())
+}
+
+/// "the lake has …", for hints.
+pub fn name_tables(tables: &[String]) -> String {
+    if tables.is_empty() {
+        return "the lake has no tables yet: `sluice run` makes them".to_owned();
+    }
+    let named: Vec<String> = tables.iter().take(MOST_NAMED).map(|table| format!("`{table}`")).collect();
+    let more = tables.len().saturating_sub(MOST_NAMED);
+    let rest = if more > 0 { format!(" and {more} more (`SHOW TABLES` lists them)") } else { String::new() };
+    format!("the lake has {}{rest}", named.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns_are_bytes_of_the_text() {
+        let sql = "SELECT 'ä',\n  x\nFROM t";
+        for (line, column, expected) in
+            [(1, 1, Some(0)), (1, 11, Some(11)), (2, 3, Some(15)), (3, 6, Some(22)), (0, 1, None)]
+        {
+            assert_eq!(offset(sql, line, column), expected, "{line}:{column}");
+        }
+        assert_eq!(offset(sql, 9, 9), Some(sql.len()));
+    }
+
+    #[test]
+    fn an_unknown_table_is_named_as_it_was_written() {
+        for (message, expected) in [
+            ("table 'lake.bronze.nope' not found", Some("bronze.nope")),
+            ("table 'lake.public.nope' not found", Some("nope")),
+            ("column 'x' not found", None),
+        ] {
+            assert_eq!(unknown_table(message).as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn a_hint_names_a_bounded_number_of_tables() {
+        let tables: Vec<String> = (0..25).map(|number| format!("bronze.t{number}")).collect();
+        assert!(name_tables(&tables).ends_with("`bronze.t19` and 5 more (`SHOW TABLES` lists them)"));
+        assert_eq!(name_tables(&tables[..1]), "the lake has `bronze.t0`");
+    }
+}
