@@ -62,11 +62,11 @@ impl Catalog {
         if self.lake.folder().is_some_and(|folder| !folder.is_dir()) {
             return Ok(Vec::new());
         }
-        let store = self.lake.object_store()?;
-        let schemas = folders(&store, None).await.map_err(|source| self.unlisted(source))?;
+        let store = &self.lake.object_store()?;
+        let schemas = folders(store, None).await.map_err(|source| self.unlisted(source))?;
         let candidates: Vec<Vec<TableName>> = futures::stream::iter(schemas)
-            .map(|schema| async {
-                let tables = folders(&store, Some(&Path::from(schema.as_str()))).await?;
+            .map(|schema| async move {
+                let tables = folders(store, Some(&Path::from(schema.as_str()))).await?;
                 Ok(tables.into_iter().map(|table| TableName { schema: schema.clone(), table }).collect())
             })
             .buffer_unordered(LOOKS_AT_ONCE)
@@ -74,7 +74,7 @@ impl Catalog {
             .await
             .map_err(|source| self.unlisted(source))?;
         let found: Vec<Option<TableName>> = futures::stream::iter(candidates.into_iter().flatten())
-            .map(|name| async { Ok(has_log(&store, &name).await?.then_some(name)) })
+            .map(|name| async move { Ok(has_log(store, &name).await?.then_some(name)) })
             .buffer_unordered(LOOKS_AT_ONCE)
             .try_collect()
             .await

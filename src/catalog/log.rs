@@ -93,8 +93,7 @@ pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, Cat
     let read = tokio::task::spawn_blocking(move || -> Result<TableHead, kernel::Error> {
         let snapshot = kernel::Snapshot::builder_for(url).build(engine.as_ref())?;
         let mut transactions = HashMap::new();
-        let actions =
-            snapshot.log_segment().read_actions(engine.as_ref(), kernel::actions::LOG_TXN_SCHEMA.clone())?;
+        let actions = snapshot.log_segment().read_actions(engine.as_ref(), kernel::actions::LOG_TXN_SCHEMA.clone())?;
         for batch in actions {
             collect_transactions(&batch?.actions.try_into_record_batch()?, &mut transactions);
         }

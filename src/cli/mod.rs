@@ -6,7 +6,6 @@
 //! [`Output`]; an error becomes words, a hint and an exit code in [`report`].
 
 pub mod check;
-pub mod demo;
 pub mod emulator;
 pub mod output;
 pub mod problems;
@@ -48,7 +47,6 @@ macro_rules! commands {
 }
 
 commands! {
-    Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
     Run => run, "Run pipelines, until stopped or until nothing is left";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
@@ -142,7 +140,7 @@ pub async fn run(command_line: CommandLine) -> ExitCode {
     let output = global.output();
     logging::install(&logging::Logging {
         // The demo shows its progress where others log theirs.
-        verbosity: i16::from(global.verbose) - i16::from(global.quiet) - i16::from(matches!(command, Command::Demo(_))),
+        verbosity: i16::from(global.verbose) - i16::from(global.quiet),
         form: match global.log_format {
             LogFormat::Text => logging::Form::Text { color: output.color_on_stderr() },
             LogFormat::Json => logging::Form::Json,

@@ -333,7 +333,7 @@ pub(super) struct DecodeTable {
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
-    /// What happens when the writers' schema changes.
+    /// What happens when the writers' schema changes: a new field becomes a column.
     #[serde(rename = "on_schema_change")]
     #[schemars(extend("default" = "evolve"))]
     pub _on_schema_change: Option<OnSchemaChange>,
@@ -383,7 +383,8 @@ pub(super) struct SinkTable {
     /// How long read events wait for a commit at most. Shorter means fresher tables, with more and smaller files.
     #[schemars(extend("default" = COMMIT_EVERY))]
     pub commit_every: Option<DurationText>,
-    /// How many bytes of bodies, as they lie in memory, make a commit before that time.
+    /// How many bytes of bodies, as they lie in memory, make a commit before that time. Never more than
+    /// `max_in_flight_bytes`.
     #[schemars(extend("default" = COMMIT_BYTES))]
     pub commit_bytes: Option<SizeText>,
     /// How many bytes of events may be read and not yet committed, over the whole pipeline: what bounds its memory.

@@ -107,11 +107,12 @@ impl Node {
         }
     }
 
-    /// The text at a path as it was written.
+    /// What stands at a path as it was written.
     pub(super) fn written(&self, path: &[&str]) -> &str {
-        match self.at(path).map(|entry| &entry.node.value) {
-            Some(Value::Text(text)) => &text.written,
-            _ => "",
+        match self.at(path).map(|entry| &entry.node) {
+            Some(Node { value: Value::Text(text), .. }) => &text.written,
+            Some(Node { place, .. }) => place.file.shown.get(place.bytes.clone()).unwrap_or_default(),
+            None => "",
         }
     }
 }

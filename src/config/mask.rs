@@ -9,6 +9,9 @@
 /// little convenience, one shown secret costs the secret.
 const SUSPECTS: [&str; 8] = ["key", "secret", "token", "password", "connection", "string", "signature", "sas"];
 
+/// The keys that hold secrets: a slip of the fingers in one of them must not show it.
+const SECRET_KEYS: [&str; 4] = ["account_key", "sas_token", "connection_string", "client_secret"];
+
 /// The text with each byte of a secret replaced by `*`: as long as before, line by line.
 pub(super) fn mask(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
@@ -19,7 +22,7 @@ pub(super) fn mask(text: &str) -> String {
         if is_suspect(name_before(text, equals)) {
             let (from, to) = value_after(text.as_bytes(), equals + 1);
             hide(text.as_bytes(), &mut bytes, from, to);
-            // A connection string holds suspects of its own: go on within it.
+            at = at.max(to);
         }
     }
     // A broken file may hold characters that move the cursor or set colours.
@@ -33,8 +36,11 @@ pub(super) fn mask(text: &str) -> String {
 }
 
 fn is_suspect(name: &str) -> bool {
+    // Longer than any key, and comparing costs the product of both lengths.
+    const LONGEST: usize = 64;
     let name = name.to_ascii_lowercase();
-    name == "sig" || SUSPECTS.iter().any(|suspect| name.contains(suspect))
+    let is_slip = |key: &str| name.len() <= LONGEST && strsim::damerau_levenshtein(&name, key) <= 2;
+    name == "sig" || SUSPECTS.iter().any(|suspect| name.contains(suspect)) || SECRET_KEYS.into_iter().any(is_slip)
 }
 
 /// The bare or quoted name that ends before `equals`.
@@ -107,7 +113,7 @@ mod tests {
     #[test]
     fn secrets_are_hidden_wherever_they_stand() {
         check("account_key = \"abc\" # why", "account_key = \"***\" # why");
-        check("acount_key = 'abc'", "acount_key = '***'");
+        check("acount_kye = 'abc'", "acount_kye = '***'");
         check("conection_string = abc def", "conection_string = *** def");
         check("client_secret = \"\"\"a\nb\"\"\"\nname = \"x\"", "client_secret = \"\"\"*\n*\"\"\"\nname = \"x\"");
         check("x = { client_secret = \"a\\\"b\", y = 1 }", "x = { client_secret = \"****\", y = 1 }");
@@ -122,6 +128,8 @@ mod tests {
         check("account_key = \"${KEY:-abc}\"", "account_key = \"${KEY:-***}\"");
         check("keys = [\"lead_id\"]", "keys = [\"lead_id\"]");
         check("hub = \"leads\"", "hub = \"leads\"");
+        check("consumer_group = \"lake\"", "consumer_group = \"lake\"");
+        check("account_name = \"lake\"", "account_name = \"lake\"");
     }
 
     proptest! {

@@ -290,7 +290,7 @@ fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
 fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
-    let name = reading.parse(&at("table"), name, "a table", |text| {
+    let name = reading.parse(&at("table"), name, "the name of a table", |text| {
         let form = "write `schema.table` in lower case letters, digits and underscores: `bronze.leads`";
         let name: TableName = text.parse().map_err(|_| form.to_owned())?;
         if name.table.ends_with(DEAD_LETTERS) {
@@ -310,15 +310,18 @@ fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
         let text = text.as_ref().map_or(default, |text| text.0.as_str());
         reading.parse(&at(key), Some(text), "a size", text::size)
     };
-    let commit_bytes = size("commit_bytes", table.commit_bytes, COMMIT_BYTES);
     let max_in_flight_bytes = size("max_in_flight_bytes", table.max_in_flight_bytes, MAX_IN_FLIGHT_BYTES);
-    if let (Some(commit), Some(most)) = (commit_bytes, max_in_flight_bytes)
-        && commit > most
+    let commits_by_default = table.commit_bytes.is_none();
+    let mut commit_bytes = size("commit_bytes", table.commit_bytes, COMMIT_BYTES);
+    if let (Some(commit), Some(most)) = (&mut commit_bytes, max_in_flight_bytes)
+        && *commit > most
     {
-        let key =
-            if reading.root.at(&at("max_in_flight_bytes")).is_some() { "max_in_flight_bytes" } else { "commit_bytes" };
-        let message = format!("`commit_bytes` ({commit}) is more than `max_in_flight_bytes` ({most})");
-        reading.wrong(&at(key), message, "reading would pause before a commit is full");
+        if commits_by_default {
+            *commit = most;
+        } else {
+            let message = format!("`commit_bytes` ({commit}) is more than `max_in_flight_bytes` ({most})");
+            reading.wrong(&at("commit_bytes"), message, "reading would pause before a commit is full");
+        }
     }
     Some(SinkSpec {
         table: name?,

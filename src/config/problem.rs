@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::mask::mask;
 use crate::error::{Classify, Kind};
 
 /// A file of the project as it was read, fit to be shown: what looks like a secret is masked.
@@ -62,8 +63,10 @@ impl Problem {
     }
 }
 
-/// A text of the user's in backticks: shortened, and without characters that move a cursor.
+/// A text of the user's in backticks: shortened, without secrets, and without characters that
+/// move a cursor.
 pub(super) fn quoted(text: &str) -> String {
+    let text = mask(text);
     const LONGEST: usize = 80;
     let mut shown: String = text.chars().take(LONGEST).flat_map(escaped).collect();
     if text.chars().nth(LONGEST).is_some() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address::{endpoint, host_and_port, is_loopback, location};
-use super::connection_string::ConnectionString;
+use super::connection_string::{ConnectionString, ConnectionStringError};
 use super::declared::{
     AzureStorageTable, Credential, CredentialWord, EventHubsTable, ProjectFile, RegistryTable, SERVE_ADDRESS,
     SHUTDOWN_DEADLINE,
@@ -191,7 +191,12 @@ fn event_hubs(table: EventHubsTable, reading: &mut Reading<'_>) -> Option<EventH
     let access = if has_text {
         let text = table.connection_string?;
         if let Err(error) = text.parse::<ConnectionString>() {
-            let hint = "copy it from the portal: `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`";
+            let hint = match error {
+                ConnectionStringError::NotLoopback { .. } => {
+                    "remove `UseDevelopmentEmulator=true`, or name this machine"
+                }
+                _ => "copy it from the portal: `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`",
+            };
             reading.wrong(&["event_hubs", "connection_string"], format!("not a connection string: {error}"), hint);
             return None;
         }

@@ -49,7 +49,10 @@ impl Reading<'_> {
         match parse(text?) {
             Ok(address) => Some(address),
             Err(wrong) => {
-                let message = format!("{} {}", quoted(self.root.written(path)), wrong.what);
+                let written = self.root.written(path);
+                // Nothing in backticks says nothing: name the key then.
+                let said = if written.is_empty() { path.last().copied().unwrap_or_default() } else { written };
+                let message = format!("{} {}", quoted(said), wrong.what);
                 self.wrong(path, message, wrong.hint);
                 None
             }

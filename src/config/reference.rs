@@ -47,7 +47,7 @@ pub fn markdown() -> String {
 fn section(schema: &Value, path: &mut Vec<String>, required: bool, text: &mut String, unsupported: &mut Vec<String>) {
     let Some(properties) = schema["properties"].as_object() else { return };
     let needed: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let (mut keys, tables): (Vec<_>, Vec<_>) = properties
+    let (mut keys, mut tables): (Vec<_>, Vec<_>) = properties
         .iter()
         .filter(|(key, known)| {
             let refused = known["x-unsupported"] == true;
@@ -59,16 +59,17 @@ fn section(schema: &Value, path: &mut Vec<String>, required: bool, text: &mut St
         })
         .partition(|(_, known)| schema::members(known).into_iter().any(|member| !schema::is_table(member)));
     keys.sort_by_key(|(key, _)| !needed.contains(&key.as_str()));
+    tables.sort_by_key(|(key, _)| !needed.contains(&key.as_str()));
 
     if !path.is_empty() && (!keys.is_empty() || !description(schema).is_empty()) {
         let presence = if required { "" } else { " (optional)" };
         let _ = write!(text, "\n### `[{}]`{presence}\n\n", path.join("."));
         if !description(schema).is_empty() {
-            let _ = writeln!(text, "{}\n", description(schema));
+            let _ = writeln!(text, "{}", description(schema));
         }
     }
     if !keys.is_empty() {
-        text.push_str("| key | type | default | |\n|---|---|---|---|\n");
+        text.push_str("\n| key | type | default | |\n|---|---|---|---|\n");
         for (key, known) in &keys {
             let default = match default(known) {
                 Some(default) => default,
@@ -126,7 +127,8 @@ fn cell(schema: &Value) -> String {
     for member in schema::members(schema) {
         for (word, meaning) in schema::words(member) {
             let separator = if text.is_empty() { "" } else { "<br>" };
-            let _ = write!(text, "{separator}`{word}`: {meaning}");
+            let colon = if meaning.is_empty() { "" } else { ": " };
+            let _ = write!(text, "{separator}`{word}`{colon}{meaning}");
         }
     }
     text.replace('|', "\\|")

@@ -104,12 +104,14 @@ fn without_marks(schema: &mut Value) {
 
 /// The words that a string may be, with what they mean; empty where it may be any.
 pub(super) fn words(schema: &Value) -> Vec<(&str, &str)> {
+    // An enum of one word is that word.
+    let only = schema["const"].as_str().map(|word| (word, ""));
     let listed = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|word| (word, ""));
     let described = schema["oneOf"].as_array().into_iter().flatten().flat_map(|member| {
-        let one = member["const"].as_str().map(|word| (word, member["description"].as_str().unwrap_or_default()));
-        one.into_iter().chain(words(member))
+        let description = member["description"].as_str().unwrap_or_default();
+        words(member).into_iter().map(move |(word, _)| (word, description))
     });
-    listed.chain(described).collect()
+    only.into_iter().chain(listed).chain(described).collect()
 }
 
 /// The kinds of value that a key may have: itself, or the members of a union.

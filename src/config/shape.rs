@@ -86,7 +86,7 @@ impl Shape<'_> {
             }
             (Value::Integer(number), Some(scalar), Some("integer")) => self.integer(node, *number, scalar, path),
             (Value::HugeInteger, Some(_), Some("integer")) => {
-                self.problems.push(Problem::new(node.place.clone(), format!("{} is too large a number", name(path))));
+                self.explained(&node.place, format!("{} is too large a number", name(path)), schema);
                 None
             }
             (Value::Boolean(boolean), Some(_), Some("boolean")) => Some((*boolean).into()),
@@ -100,10 +100,19 @@ impl Shape<'_> {
             (found, ..) => {
                 let message = format!("{} must be {}, found {}", name(path), schema::what(schema), found.what());
                 let place = if node.table().is_some() { first_line(&node.place) } else { node.place.clone() };
-                self.problems.push(Problem::new(place, message));
+                self.explained(&place, message, schema);
                 None
             }
         }
+    }
+
+    /// A problem whose hint is what the manual says first of the key.
+    fn explained(&mut self, place: &Place, message: String, schema: &Json) {
+        let problem = Problem::new(place.clone(), message);
+        self.problems.push(match first_sentence(schema) {
+            Some(sentence) => problem.with_hint(sentence),
+            None => problem,
+        });
     }
 
     fn text(&mut self, node: &Node, text: &Text, schema: &Json, path: &[&str]) -> Option<Json> {
@@ -153,12 +162,13 @@ impl Shape<'_> {
         } else {
             format!("{} must be at most {most}", name(path))
         };
-        self.problems.push(Problem::new(node.place.clone(), message));
+        self.explained(&node.place, message, schema);
         None
     }
 
     fn unsupported(&mut self, place: &Place, what: &str) {
-        self.problems.push(Problem::new(place.clone(), format!("{what} isn't supported by this version")));
+        let problem = Problem::new(place.clone(), format!("{what} isn't supported by this version"));
+        self.problems.push(problem.with_hint("`docs/configuration.md` has what is"));
     }
 
     fn unknown(&mut self, entry: &Entry, path: &[&str], schema: &Json) {
@@ -169,7 +179,10 @@ impl Shape<'_> {
         };
         let known: Vec<&str> = supported(schema).collect();
         let hint = nearest(key, known.iter().copied())
-            .map(|near| format!("did you mean `{near}`?"))
+            .map(|near| match (parents, schema::is_table(&schema["properties"][near])) {
+                ([], true) => format!("did you mean `[{near}]`?"),
+                _ => format!("did you mean `{near}`?"),
+            })
             .or_else(|| home_of(self.schema, key, &mut Vec::new()).map(|home| format!("`{key}` belongs in `[{home}]`")))
             .unwrap_or_else(|| format!("known here: {}", listed(known, "and")));
         self.problems.push(Problem::new(entry.key.clone(), message).with_hint(hint));
@@ -181,11 +194,7 @@ impl Shape<'_> {
             (false, []) => format!("`{key}` is missing"),
             (false, _) => format!("`{key}` is missing in `[{}]`", path.join(".")),
         };
-        let problem = Problem::new(header.clone(), message);
-        self.problems.push(match first_sentence(schema) {
-            Some(sentence) => problem.with_hint(sentence),
-            None => problem,
-        });
+        self.explained(header, message, schema);
     }
 }
 

@@ -43,7 +43,7 @@ texts! {
     /// The name of a thing of the project.
     NameText { "x-type": "name", "x-what": "a name", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$" }
     /// `bronze.leads`.
-    TableText { "x-type": "table name", "x-what": "a table, as in \"bronze.leads\"", "examples": ["bronze.leads"] }
+    TableText { "x-type": "table name", "x-what": "the name of a table, as in \"bronze.leads\"", "examples": ["bronze.leads"] }
     /// A file, relative to the project's folder.
     PathText { "x-type": "path", "x-what": "the path of a file" }
     /// A folder or a URL.
@@ -75,10 +75,20 @@ pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Du
     let form = "write a number with a unit: `500ms`, `10s`, `5min`, `1h`, `7days`";
     let duration = humantime::parse_duration(text).map_err(|_| form.to_owned())?;
     if duration < least || duration > most {
-        let shown = |duration| humantime::format_duration(duration).to_string();
         return Err(format!("it must lie between `{}` and `{}`", shown(least), shown(most)));
     }
     Ok(duration)
+}
+
+/// A duration of whole days in days: nobody thinks of 90 days as two months, 29 days and hours.
+fn shown(duration: Duration) -> String {
+    const DAY_SECONDS: u64 = 24 * 60 * 60;
+    match duration.as_secs() {
+        seconds if seconds > DAY_SECONDS && seconds.is_multiple_of(DAY_SECONDS) => {
+            format!("{}days", seconds / DAY_SECONDS)
+        }
+        _ => humantime::format_duration(duration).to_string(),
+    }
 }
 
 /// A size of at least one byte.

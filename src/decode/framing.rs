@@ -1,5 +1,10 @@
 //! What an event's body is, told from its content type and from what the pipeline declares.
 
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::batch::{Event, RejectClass};
 use crate::config::spec::{Format, Framing};
 
@@ -69,8 +74,11 @@ fn by_content_type(event: &Event, known: Known) -> Result<Frame, Unframed> {
         let found = event.properties.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
         found.map(|(_, value)| value.as_str())
     };
-    let named = field.and_then(after_mime).or_else(|| property().and_then(after_mime));
-    if let Some(text) = named {
+    let named = field.and_then(after_mime).map(Cow::Borrowed).or_else(|| {
+        let value = property()?;
+        after_mime(value).map(Cow::Borrowed).or_else(|| behind_base64(value).map(Cow::Owned))
+    });
+    if let Some(text) = &named {
         return SchemaId::parse(text).map(Frame::Registered).ok_or_else(|| Unframed {
             framing: "content-type",
             text: format!("content type `{AVRO_MIME}+{}` holds no schema id of 32 hex digits", quoted(text)),
@@ -90,6 +98,12 @@ fn by_content_type(event: &Event, known: Known) -> Result<Frame, Unframed> {
 fn after_mime(content_type: &str) -> Option<&str> {
     let (mime, id) = content_type.split_once('+')?;
     mime.trim().eq_ignore_ascii_case(AVRO_MIME).then(|| id.trim())
+}
+
+/// A Kafka header is bytes, and a property of bytes has base64 as its canonical form.
+fn behind_base64(value: &str) -> Option<String> {
+    let content_type = String::from_utf8(STANDARD.decode(value).ok()?).ok()?;
+    after_mime(&content_type).map(str::to_owned)
 }
 
 /// A piece of text from outside, short enough to be repeated.
@@ -131,8 +145,13 @@ mod tests {
         let field = format!("avro/binary+{ID}");
         let told = tell(&event(Some(&field), &[("content-type", other)]), known(Framing::Auto, false, true));
         assert_eq!(told, Ok(Frame::Registered(SchemaId::parse(ID).expect("an id"))));
-        for (content_type, name) in [(None, "content-type"), (Some("application/octet-stream"), "Content-Type")] {
-            let told = tell(&event(content_type, &[(name, &field)]), known(Framing::Auto, false, true));
+        let bytes = STANDARD.encode(&field);
+        for (content_type, name, value) in [
+            (None, "content-type", &field),
+            (Some("application/octet-stream"), "Content-Type", &field),
+            (None, "content-type", &bytes),
+        ] {
+            let told = tell(&event(content_type, &[(name, value)]), known(Framing::Auto, false, true));
             assert_eq!(told, Ok(Frame::Registered(SchemaId::parse(ID).expect("an id"))));
         }
     }

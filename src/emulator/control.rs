@@ -195,7 +195,11 @@ struct TokenQuery {
     client_id: Option<String>,
 }
 
-async fn token(State(shared): Shared, Query(query): Query<TokenQuery>, headers: HeaderMap) -> Result<Json<Value>, Refused> {
+async fn token(
+    State(shared): Shared,
+    Query(query): Query<TokenQuery>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refused> {
     // App Service has it so that a page in a browser can't be made to fetch a token.
     if headers.get("x-identity-header").is_none_or(|value| value.is_empty()) {
         return Err(Refused::bad("the header `X-IDENTITY-HEADER` is missing: set IDENTITY_HEADER to anything"));

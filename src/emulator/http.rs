@@ -72,7 +72,9 @@ impl HttpServer {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         match tokio::time::timeout(DRAIN_TIMEOUT, tasks.join_next()).await {
             Ok(None | Some(Ok(Ok(())))) => {}
-            Ok(joined) => tracing::warn!(address = %self.address, ?joined, "an HTTP server of the emulator ended badly"),
+            Ok(joined) => {
+                tracing::warn!(address = %self.address, ?joined, "an HTTP server of the emulator ended badly")
+            }
             Err(_) => tasks.shutdown().await,
         }
     }

@@ -414,7 +414,8 @@ impl Query {
         if !API_VERSIONS.contains(&api_version.as_str()) {
             return Err(bad(format!("api-version `{api_version}` is not one of {}", API_VERSIONS.join(", "))));
         }
-        let skip = pairs.get("$skip").map_or(Ok(0), |skip| skip.parse()).map_err(|_| bad("`$skip` is a number".into()))?;
+        let skip =
+            pairs.get("$skip").map_or(Ok(0), |skip| skip.parse()).map_err(|_| bad("`$skip` is a number".into()))?;
         Ok(Self { api_version, skip })
     }
 }

@@ -74,9 +74,7 @@ impl Classify for PipelineError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { known, .. } => Some(format!("the project has {}", known.join(", "))),
-            Self::Owned { path, .. } => {
-                Some(format!("stop it first; it holds the lock on `{}`", path.display()))
-            }
+            Self::Owned { path, .. } => Some(format!("stop it first; it holds the lock on `{}`", path.display())),
             other => other.classified().and_then(Classify::hint),
         }
     }

@@ -36,13 +36,28 @@ pub struct Part {
 #[derive(Debug)]
 pub enum PartitionEvent {
     Part(Part),
-    Hole { partition: PartitionKey, missing: Range, cause: HoleCause },
-    Failed { partition: PartitionKey, error: String, retry_in: Duration },
-    Progress { partition: PartitionKey, last_enqueued: i64 },
+    Hole {
+        partition: PartitionKey,
+        missing: Range,
+        cause: HoleCause,
+    },
+    Failed {
+        partition: PartitionKey,
+        error: String,
+        retry_in: Duration,
+    },
+    Progress {
+        partition: PartitionKey,
+        last_enqueued: i64,
+    },
     /// The declared end was reached, or reading was stopped; nothing more comes.
-    Ended { partition: PartitionKey },
+    Ended {
+        partition: PartitionKey,
+    },
     /// Waiting won't mend it.
-    Fatal { error: PipelineError },
+    Fatal {
+        error: PipelineError,
+    },
 }
 
 pub struct PartitionTask {
@@ -80,12 +95,7 @@ impl PartitionTask {
         let (sender, mut receiver) = mpsc::channel(READ_AHEAD);
         let mut reader = JoinSet::new();
         let stop = self.stop.child_token();
-        reader.spawn(Arc::clone(&self.source).read(
-            self.read.clone(),
-            self.budget.clone(),
-            sender,
-            stop.clone(),
-        ));
+        reader.spawn(Arc::clone(&self.source).read(self.read.clone(), self.budget.clone(), sender, stop.clone()));
         let _stop_reader = stop.drop_guard();
         // Until the reader has ended and everything it said was heard.
         while let Some(event) = receiver.recv().await {

@@ -150,7 +150,12 @@ impl Pipeline {
                 }
                 Err(error) => {
                     let pause = backoff.pause();
-                    tracing::warn!(pipeline = spec.name, error = report(&error), ?pause, "could not start: trying again");
+                    tracing::warn!(
+                        pipeline = spec.name,
+                        error = report(&error),
+                        ?pause,
+                        "could not start: trying again"
+                    );
                     status.change(|snapshot| snapshot.error = Some(report(&error)));
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
@@ -307,7 +312,10 @@ impl Pipeline {
             PartitionEvent::Hole { partition, missing, cause } => self.report_hole(&partition, missing, cause),
             PartitionEvent::Failed { partition, error, retry_in } => {
                 tracing::warn!(
-                    pipeline = self.spec.name, partition = &*partition.partition, error, ?retry_in,
+                    pipeline = self.spec.name,
+                    partition = &*partition.partition,
+                    error,
+                    ?retry_in,
                     "a partition failed: it backs off alone"
                 );
                 let (pipeline, table, name) = self.labels(&partition);
@@ -423,7 +431,10 @@ impl Pipeline {
         }
         let pause = self.backoff.pause();
         tracing::warn!(
-            pipeline = self.spec.name, table = self.table, error = report(&error), ?pause,
+            pipeline = self.spec.name,
+            table = self.table,
+            error = report(&error),
+            ?pause,
             "the table can't be written: it holds back its pipeline"
         );
         self.status.change(|snapshot| {
@@ -448,8 +459,14 @@ impl Pipeline {
         self.summary.commits += 1;
         metrics::commit(&self.spec.name, &self.table, flushed.bytes, flushed.tries, took);
         tracing::info!(
-            pipeline = self.spec.name, table = self.table, version, rows = flushed.rows,
-            bytes = flushed.bytes, tries = flushed.tries, milliseconds = took.as_millis() as u64, "committed"
+            pipeline = self.spec.name,
+            table = self.table,
+            version,
+            rows = flushed.rows,
+            bytes = flushed.bytes,
+            tries = flushed.tries,
+            milliseconds = took.as_millis() as u64,
+            "committed"
         );
         let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         self.status.change(|snapshot| {
@@ -517,7 +534,11 @@ impl Pipeline {
         match started {
             Ok(starts) => starts.into_iter().for_each(|start| self.read(start)),
             Err(error) => {
-                tracing::warn!(pipeline = self.spec.name, error = report(&error), "a new partition could not be started");
+                tracing::warn!(
+                    pipeline = self.spec.name,
+                    error = report(&error),
+                    "a new partition could not be started"
+                );
             }
         }
     }

@@ -53,10 +53,8 @@ impl Places {
 /// # Errors
 /// When the project declares no `[event_hubs]`.
 pub fn source_of(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<SourceId, PipelineError> {
-    let hubs = project
-        .event_hubs
-        .as_ref()
-        .ok_or_else(|| PipelineError::NoEventHubs { pipeline: pipeline.name.clone() })?;
+    let hubs =
+        project.event_hubs.as_ref().ok_or_else(|| PipelineError::NoEventHubs { pipeline: pipeline.name.clone() })?;
     Ok(source_id(hubs, &pipeline.source.hub, pipeline.source.generation.as_ref()))
 }
 
@@ -66,10 +64,8 @@ pub fn source_of(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Sourc
 /// When the declared address or sign-in can't be used.
 pub async fn connect(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Arc<EventHubsSource>, PipelineError> {
     let id = source_of(project, pipeline)?;
-    let hubs = project
-        .event_hubs
-        .as_ref()
-        .ok_or_else(|| PipelineError::NoEventHubs { pipeline: pipeline.name.clone() })?;
+    let hubs =
+        project.event_hubs.as_ref().ok_or_else(|| PipelineError::NoEventHubs { pipeline: pipeline.name.clone() })?;
     Ok(EventHubsSource::connect(hubs, &pipeline.source, id).await?)
 }
 
@@ -90,10 +86,7 @@ pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) 
 }
 
 /// A registry is signed in to with Entra alone: its own credential, else that of the hubs.
-fn token_source(
-    project: &ProjectSpec,
-    registry: &RegistrySpec,
-) -> Result<Option<Arc<dyn TokenSource>>, PipelineError> {
+fn token_source(project: &ProjectSpec, registry: &RegistrySpec) -> Result<Option<Arc<dyn TokenSource>>, PipelineError> {
     let RegistrySpec::Azure { endpoint, credential } = registry;
     if endpoint.starts_with("http://") {
         return Ok(None);
@@ -127,8 +120,8 @@ pub fn table_spec(
     let schema = match (pipeline.decode.format, &pipeline.decode.schema) {
         (Format::Raw, _) => first_schema(&[raw_body()]),
         (Format::Avro, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| PipelineError::File { path: path.clone(), source })?;
+            let text =
+                std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.clone(), source })?;
             arrow_schema_of(&text)?
         }
         (Format::Avro, None) => first_schema(&[]),
@@ -180,10 +173,9 @@ pub async fn starts(
         let Some(held) = writer.ledger().partition(&key) else { continue };
         let coverage = held.coverage();
         let (Some(start), Some(position)) = (held.start(), held.position(properties.begin)) else { continue };
-        let last = held.last_covered(position).map(|last| LastSeen {
-            sequence_number: last.sequence_number,
-            enqueued_at_ms: last.enqueued_at,
-        });
+        let last = held
+            .last_covered(position)
+            .map(|last| LastSeen { sequence_number: last.sequence_number, enqueued_at_ms: last.enqueued_at });
         let lost = coverage.missing_in(Range::new(start, position));
         let until = catch_up.then_some(properties.last_enqueued + 1);
         starts.push(PartitionStart { read: ReadPartition { partition: key, position, last, until }, lost });

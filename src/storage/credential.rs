@@ -309,7 +309,7 @@ mod tests {
         ImdsElse { imds: Arc::new(Says(imds)), tools: Arc::new(Says(tools)), chosen: AtomicU8::new(0) }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_tools_are_asked_where_no_machine_identity_answers() {
         for imds in [None, Some("silence")] {
             let token = chain(imds, Some("cli")).get_token(&["scope"], None).await.expect("the tools have one");

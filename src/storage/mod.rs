@@ -68,7 +68,8 @@ impl Location {
         let wrong = |reason: String| StorageError::Url { url: url.to_owned(), reason };
         if !url.contains("://") {
             let folder = Path::new(url);
-            let parsed = Url::from_directory_path(folder).map_err(|()| wrong("a folder must be absolute".to_owned()))?;
+            let parsed =
+                Url::from_directory_path(folder).map_err(|()| wrong("a folder must be absolute".to_owned()))?;
             return Ok(Self { url: parsed, options: Arc::default() });
         }
         let mut parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;

@@ -126,6 +126,12 @@ fn a_huge_file_is_refused_by_its_size() {
 }
 
 #[test]
+fn a_large_file_of_suspects_is_read_in_time() {
+    let text = problems_of("key=".repeat(250_000).as_bytes());
+    assert!(text.contains("not TOML"), "{text}");
+}
+
+#[test]
 fn a_huge_line_is_not_shown() {
     let text = problems_of(format!("[pipeline]\nname = \"{}\"\n", "x".repeat(500_000)).as_bytes());
     assert!(text.len() < 10_000, "{} bytes", text.len());

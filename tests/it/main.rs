@@ -3,8 +3,9 @@
 mod broker;
 mod config;
 mod decode;
-mod demo;
 mod emulator;
-mod guide;
 mod registry;
+mod sink;
+mod source;
+mod source_tls;
 mod tidy;

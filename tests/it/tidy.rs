@@ -20,20 +20,21 @@ const FLOORS: [(&str, u8); 19] = [
     ("config", 1),
     ("telemetry", 1),
     ("batch", 1),
+    ("memory", 1),
     ("retry", 1),
     ("shutdown", 1),
     ("checkpoint", 0),
     ("clock", 0),
     ("error", 0),
-    ("lib", 7),
 ];
 
 /// Level steps that are meant: from, to, why.
 const LEVEL_STEPS: [(&str, &str, &str); 1] = [("cli", "serve", "`sluice run` starts the server")];
 
 /// A vendor crate and the folders or files of `src` that may name it.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("azure_messaging_eventhubs", &["source/event_hubs", "emulator"]),
+    ("azure_core_amqp", &["source/event_hubs"]),
     ("deltalake", &["catalog", "sink/delta", "transform"]),
     ("buoyant_kernel", &["catalog"]),
     ("fe2o3_amqp", &["emulator"]),

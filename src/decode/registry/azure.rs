@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, StatusCode, Url, redirect};
+use serde::de::IgnoredAny;
 
 use super::disk::DiskCache;
 use super::{RegisteredSchema, RegistryError, SchemaId, SchemaRegistry, TokenSource};
@@ -181,7 +183,7 @@ impl Wire {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/$schemaGroups/$schemas/{id}", self.base.path().trim_end_matches('/')));
         url.query_pairs_mut().clear().append_pair("api-version", API_VERSION);
-        let mut request = self.client.get(url).header(reqwest::header::ACCEPT, "application/json; serialization=Avro");
+        let mut request = self.client.get(url).header(ACCEPT, "application/json; serialization=Avro");
         if let Some(token) = &self.token {
             let endpoint = self.endpoint.clone();
             let token = token.token().await.map_err(|source| RegistryError::Token { endpoint, source })?;
@@ -198,6 +200,9 @@ impl Wire {
             StatusCode::TOO_MANY_REQUESTS => return Err(RegistryError::Throttled { endpoint: endpoint() }),
             status => return Err(RegistryError::Status { endpoint: endpoint(), status: status.as_u16() }),
         }
+        // Schemas of the service's custom type are plain text; no event can be decoded with one, but it is an answer.
+        let plain =
+            response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/plain"));
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(error))? {
             if body.len() + chunk.len() > SCHEMA_BYTES_MAX {
@@ -205,7 +210,11 @@ impl Wire {
             }
             body.extend_from_slice(&chunk);
         }
-        String::from_utf8(body).map_err(|_| RegistryError::NotText { id: id.to_string() })
+        // A proxy's page with status 200 must not be taken for the schema for good.
+        match String::from_utf8(body) {
+            Ok(text) if plain || serde_json::from_str::<IgnoredAny>(&text).is_ok() => Ok(text),
+            _ => Err(RegistryError::NotASchema { endpoint: endpoint() }),
+        }
     }
 
     fn failed(&self, error: reqwest::Error) -> RegistryError {

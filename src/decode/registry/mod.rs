@@ -118,8 +118,8 @@ pub enum RegistryError {
     },
     #[error("the schema `{id}` has more than {limit} bytes")]
     TooLarge { id: String, limit: usize },
-    #[error("the schema `{id}` isn't UTF-8")]
-    NotText { id: String },
+    #[error("the registry `{endpoint}` answered with something that is no schema")]
+    NotASchema { endpoint: String },
     #[error("the registry `{endpoint}` can't be signed in to")]
     Token {
         endpoint: String,
@@ -159,8 +159,8 @@ impl Classify for RegistryError {
             Self::Timeout { .. } | Self::Unreachable { .. } => {
                 "check `[registry.azure] endpoint`, the network and, with a certificate authority of your own, `SSL_CERT_FILE`"
             }
-            Self::TooLarge { .. } | Self::NotText { .. } => {
-                "register a schema that is Avro JSON within the service's limit of 1 MB"
+            Self::TooLarge { .. } | Self::NotASchema { .. } => {
+                "something other than a Schema Registry may answer there: check `[registry.azure] endpoint`, and proxies on the way"
             }
             Self::Token { .. } => "check the sign-in under `[registry.azure]`",
         };

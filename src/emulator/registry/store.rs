@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -207,7 +207,8 @@ impl Store {
 }
 
 /// Where the log of a registry lies.
-pub(super) fn log_path(dir: &Path) -> PathBuf {
+#[cfg(test)]
+fn log_path(dir: &Path) -> std::path::PathBuf {
     dir.join(LOG_FILE)
 }
 

@@ -147,10 +147,8 @@ impl DeadLetters {
         fault_points: &FaultPoints,
     ) -> Result<bool, SinkError> {
         let table = self.table.as_mut().expect("a commit follows the opening of its table");
-        let batch = rows(letters, writer, attempt).map_err(|source| SinkError::Arrow {
-            table: self.log.table.clone(),
-            source,
-        })?;
+        let batch = rows(letters, writer, attempt)
+            .map_err(|source| SinkError::Arrow { table: self.log.table.clone(), source })?;
         let adds = files::write(self.log.store(), &table.schema, &[], None, &[batch])
             .await
             .map_err(|source| SinkError::Delta { table: self.log.table.clone(), source })?;
@@ -198,9 +196,7 @@ impl DeadLetters {
         };
         let mut batches = scan(self.log.store(), &sql).await?;
         while let Some(batch) = batches.try_next().await.map_err(failed)? {
-            uncovered.extend(keys(&batch).filter(|key| {
-                !ledger.coverage(&key.partition).contains(key.sequence_number)
-            }));
+            uncovered.extend(keys(&batch).filter(|key| !ledger.coverage(&key.partition).contains(key.sequence_number)));
         }
         self.uncovered = uncovered;
         Ok(())

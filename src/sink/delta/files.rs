@@ -38,9 +38,9 @@ pub fn by_date(batches: &[RecordBatch]) -> Result<BTreeMap<Option<i32>, Slice>, 
     let mut slices: BTreeMap<Option<i32>, Slice> = BTreeMap::new();
     for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
         let column = batch.column(batch.schema().index_of(bronze::ENQUEUED_DATE)?);
-        let dates = column.as_primitive_opt::<Date32Type>().ok_or_else(|| {
-            ArrowError::SchemaError(format!("column `{}` is not a date", bronze::ENQUEUED_DATE))
-        })?;
+        let dates = column
+            .as_primitive_opt::<Date32Type>()
+            .ok_or_else(|| ArrowError::SchemaError(format!("column `{}` is not a date", bronze::ENQUEUED_DATE)))?;
         let distinct: std::collections::BTreeSet<Option<i32>> = dates.iter().collect();
         for date in &distinct {
             let rows = if distinct.len() == 1 {
@@ -82,10 +82,8 @@ pub async fn write(
         None,
     );
     let mut writer = DeltaWriter::new(store.object_store(None), config);
-    let values: IndexMap<String, PartitionValue> = partition_columns
-        .iter()
-        .map(|column| (column.clone(), date_value(date)))
-        .collect();
+    let values: IndexMap<String, PartitionValue> =
+        partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
     for batch in batches {
         let aligned = align(batch, table)?;
         let written = if partition_columns.is_empty() {

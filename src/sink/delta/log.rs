@@ -129,7 +129,8 @@ impl CommitLog {
     ) -> Result<Commit, SinkError> {
         let id = Uuid::new_v4();
         metadata.insert(FLUSH_ID.to_owned(), Value::String(id.to_string()));
-        metadata.insert("clientVersion".to_owned(), Value::String(concat!("sluicebox.", env!("CARGO_PKG_VERSION")).into()));
+        metadata
+            .insert("clientVersion".to_owned(), Value::String(concat!("sluicebox.", env!("CARGO_PKG_VERSION")).into()));
         let bytes = CommitData::new(actions, operation, metadata, transactions)
             .get_bytes()
             .map_err(|source| self.failed(source))?;

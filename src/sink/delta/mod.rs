@@ -30,7 +30,9 @@ pub enum SinkError {
     UnknownOutcome { table: String, version: u64, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the log of table `{table}` can't be written or read")]
     Log { table: String, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("a stranger's `{operation}` in version {version} of table `{table}` took rows that the ledger accounts for")]
+    #[error(
+        "a stranger's `{operation}` in version {version} of table `{table}` took rows that the ledger accounts for"
+    )]
     Stranger { table: String, version: u64, operation: String },
     #[error("table `{table}` can't be written by this version: {feature}")]
     Unsupported { table: String, feature: String },

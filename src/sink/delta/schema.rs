@@ -128,13 +128,8 @@ fn fit(array: &ArrayRef, wanted: &DataType) -> Result<Option<ArrayRef>, ArrowErr
                 return Ok(None);
             };
             let held = StructArray::try_new(fields.clone(), vec![keys, values], held.nulls().cloned())?;
-            let map = MapArray::try_new(
-                Arc::clone(entries),
-                map.offsets().clone(),
-                held,
-                map.nulls().cloned(),
-                *sorted,
-            )?;
+            let map =
+                MapArray::try_new(Arc::clone(entries), map.offsets().clone(), held, map.nulls().cloned(), *sorted)?;
             Ok(Some(Arc::new(map)))
         }
         (_, _) if array.null_count() == array.len() => Ok(Some(new_null_array(wanted, array.len()))),
@@ -158,12 +153,7 @@ fn fit_struct(array: &StructArray, fields: &Fields) -> Result<Option<ArrayRef>, 
     if array.fields().iter().any(|held| !fields.iter().any(|field| field.name().eq_ignore_ascii_case(held.name()))) {
         return Ok(None);
     }
-    Ok(Some(Arc::new(StructArray::try_new_with_length(
-        fields.clone(),
-        columns,
-        array.nulls().cloned(),
-        array.len(),
-    )?)))
+    Ok(Some(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, array.nulls().cloned(), array.len())?)))
 }
 
 /// One JSON object a row of the columns that didn't fit; null where they hold nothing.
@@ -207,7 +197,8 @@ mod tests {
     #[test]
     fn a_new_column_comes_before_the_envelope_and_a_nested_one_within_its_struct() {
         let table = schema(vec![Field::new("address", address(&["city"]), true)]);
-        let batch = schema(vec![Field::new("id", DataType::Int64, true), Field::new("address", address(&["zip"]), true)]);
+        let batch =
+            schema(vec![Field::new("id", DataType::Int64, true), Field::new("address", address(&["zip"]), true)]);
         let joined = union(&table, &batch).expect("the batch has more");
         let names: Vec<_> = joined.fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names, ["address", "id", "_rescued"]);
@@ -223,10 +214,7 @@ mod tests {
             Field::new("more", DataType::Utf8, true),
         ]));
         let batch = RecordBatch::try_new(
-            Arc::new(schema(vec![
-                Field::new("ID", DataType::Int32, true),
-                Field::new("score", DataType::Utf8, true),
-            ])),
+            Arc::new(schema(vec![Field::new("ID", DataType::Int32, true), Field::new("score", DataType::Utf8, true)])),
             vec![
                 Arc::new(Int32Array::from(vec![1, 2])),
                 Arc::new(StringArray::from(vec![Some("high"), None])),

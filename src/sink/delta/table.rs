@@ -73,8 +73,9 @@ impl OpenTable {
     ) -> Result<Self, SinkError> {
         let columns = kernel_schema(&log, schema)?;
         let metadata = new_metadata(&columns, partition_columns, properties).map_err(|source| log.failed(source))?;
-        let protocol: Protocol = serde_json::from_value(serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}))
-            .map_err(|source| log.failed(source))?;
+        let protocol: Protocol =
+            serde_json::from_value(serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}))
+                .map_err(|source| log.failed(source))?;
         let operation = DeltaOperation::Create {
             mode: SaveMode::ErrorIfExists,
             location: table_url(log.store()),
@@ -192,10 +193,7 @@ impl OpenTable {
     pub async fn enumerate(&mut self) -> Result<CaughtUp, SinkError> {
         let was = self.id().to_owned();
         tracing::warn!(table = self.log.table, base = self.version, "the base isn't believed: reading the ledger anew");
-        let gone = || SinkError::Unsupported {
-            table: self.log.table.clone(),
-            feature: "the table is gone".to_owned(),
-        };
+        let gone = || SinkError::Unsupported { table: self.log.table.clone(), feature: "the table is gone".to_owned() };
         let reopened = Self::open(self.log.clone()).await?.ok_or_else(gone)?;
         if reopened.id() != was {
             return Err(SinkError::Replaced { table: self.log.table.clone(), was, is: reopened.id().to_owned() });
@@ -282,9 +280,7 @@ fn apply(ledger: &mut Ledger, table: &str, id: &str, app_id: &str, version: i64)
             Ok(())
         }
         Parsed::Foreign => Ok(()),
-        Parsed::Unreadable => {
-            Err(SinkError::NewerLedger { table: table.to_owned(), app_id: app_id.to_owned() })
-        }
+        Parsed::Unreadable => Err(SinkError::NewerLedger { table: table.to_owned(), app_id: app_id.to_owned() }),
     }
 }
 

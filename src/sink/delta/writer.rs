@@ -216,8 +216,7 @@ impl TableWriter {
         };
         let mut taken: BTreeMap<&PartitionKey, RangeSet> = BTreeMap::new();
         for part in staged {
-            let covered =
-                taken.entry(&part.partition).or_insert_with(|| self.table.ledger.coverage(&part.partition));
+            let covered = taken.entry(&part.partition).or_insert_with(|| self.table.ledger.coverage(&part.partition));
             let runs = trim(part.range, &part.events, covered);
             let counts = plan.counts.entry(part.partition.clone()).or_default();
             let kept: u64 = runs.iter().map(|run| events_in(&part.events, run.range)).sum();
@@ -388,7 +387,12 @@ impl TableWriter {
         }
         if let Put::Unknown(error) = &put {
             self.may_still_land = true;
-            tracing::warn!(table = self.spec.name, version, error = error.to_string(), "a commit has an unknown outcome");
+            tracing::warn!(
+                table = self.spec.name,
+                version,
+                error = error.to_string(),
+                "a commit has an unknown outcome"
+            );
         }
         let caught_up = match self.table.catch_up(&self.put_ids).await {
             Ok(caught_up) => caught_up,
@@ -490,9 +494,8 @@ fn row_keys(batch: &RecordBatch) -> Result<(Vec<i64>, Vec<i32>), ArrowError> {
     let numbers = column(bronze::SEQUENCE_NUMBER)?
         .as_primitive_opt::<Int64Type>()
         .ok_or_else(|| wrong(bronze::SEQUENCE_NUMBER))?;
-    let indexes = column(bronze::RECORD_INDEX)?
-        .as_primitive_opt::<Int32Type>()
-        .ok_or_else(|| wrong(bronze::RECORD_INDEX))?;
+    let indexes =
+        column(bronze::RECORD_INDEX)?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong(bronze::RECORD_INDEX))?;
     Ok((numbers.values().to_vec(), indexes.values().to_vec()))
 }
 

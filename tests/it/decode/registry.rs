@@ -18,6 +18,7 @@ use super::*;
 #[derive(Clone)]
 enum Answer {
     Schema(String),
+    Page(String),
     Status(u16),
     /// A redirect to where a token would leak.
     Redirect,
@@ -62,7 +63,14 @@ async fn handle(
     let answer = desk.answer.lock().expect("an answer").clone();
     let mut headers = HeaderMap::new();
     match answer {
-        Answer::Schema(text) => (StatusCode::OK, headers, text),
+        Answer::Schema(text) => {
+            headers.insert("content-type", "application/json; serialization=Avro".parse().expect("a header"));
+            (StatusCode::OK, headers, text)
+        }
+        Answer::Page(text) => {
+            headers.insert("content-type", "text/html".parse().expect("a header"));
+            (StatusCode::OK, headers, text)
+        }
         Answer::Status(status) => (StatusCode::from_u16(status).expect("a status"), headers, "{}".to_owned()),
         Answer::Redirect => {
             headers.insert("location", "http://127.0.0.1:1/".parse().expect("a header"));
@@ -237,6 +245,18 @@ async fn a_body_without_end_is_cut_off() {
     let server = serve(Answer::Schema(" ".repeat(3 << 20))).await;
     let error = server.registry(None).schema(LEAD_ID).await.expect_err("too large");
     assert!(matches!(error, RegistryError::TooLarge { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_page_that_answers_in_place_of_the_registry_is_an_outage() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = serve(Answer::Page("<html>sign in to the network</html>".to_owned())).await;
+    let registry = server.registry(Some(dir.path()));
+    let error = registry.schema(LEAD_ID).await.expect_err("an outage");
+    assert!(matches!(error, RegistryError::NotASchema { .. }), "{error}");
+    assert_eq!(error.retry(), Retry::Backoff);
+    server.answer(Answer::Schema(LEAD.to_owned()));
+    assert_eq!(registry.schema(LEAD_ID).await.expect("a schema").text, LEAD);
 }
 
 #[tokio::test]
