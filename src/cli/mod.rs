@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod check;
+pub mod demo;
 pub mod emulator;
 pub mod ledger;
 pub mod output;
@@ -52,6 +53,7 @@ macro_rules! commands {
 }
 
 commands! {
+    Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
     Run => run, "Run pipelines, until stopped or until nothing is left";
     Query => query, "Ask the tables, in SQL";
@@ -149,7 +151,9 @@ pub async fn run(command_line: CommandLine) -> ExitCode {
     let output = global.output();
     logging::install(&logging::Logging {
         // The demo shows its progress where others log theirs.
-        verbosity: i16::from(global.verbose) - i16::from(global.quiet),
+        verbosity: i16::from(global.verbose)
+            - i16::from(global.quiet)
+            - i16::from(matches!(command, Command::Demo(_))),
         form: match global.log_format {
             LogFormat::Text => logging::Form::Text { color: output.color_on_stderr() },
             LogFormat::Json => logging::Form::Json,
