@@ -345,14 +345,7 @@ impl<'a> Link<'a> {
                     format!("read partition `{}`, though the hub has more of it", self.reader.partition.partition);
                 return Err(SourceError::TimedOut { doing, after });
             }
-            Finding::AnotherHub { last_enqueued } => {
-                let difference = format!(
-                    "partition `{}` ends at event {last_enqueued}, and {} was read before",
-                    self.reader.partition.partition,
-                    standing.position - 1,
-                );
-                return Err(self.reader.source.another_hub(difference).await);
-            }
+            Finding::AnotherHub { last_enqueued } => return Err(self.reader.ends_before_us(last_enqueued).await),
             Finding::Expired { begin } => {
                 let cause = if self.reader.source.dense { HoleCause::Retention } else { HoleCause::Compaction };
                 vec![(Range::new(standing.position, begin.min(until)), cause)]
