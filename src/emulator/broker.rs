@@ -1,13 +1,11 @@
 //! The handle by which a broker is started, fed, watched and disturbed.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -22,16 +20,13 @@ use super::faults::{Fault, FaultBook};
 use super::hub::{Hubs, Partition, Store};
 use super::messages;
 use super::options::{BrokerOptions, HubSpec, Retention};
+use super::socket::{PromptStream, listen};
 
 /// How often age alone lets events go; appends look too.
 const RETENTION_TICK: Duration = Duration::from_millis(500);
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long `stop` waits for connections that were cut before it aborts their tasks.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-/// pyamqp reads the segment size of a connection and sets it again; on loopback it reads
-/// more than may be set, and the connection fails. Any value below 32768 passes.
-#[cfg(target_os = "linux")]
-const SEGMENT_BYTES: u32 = 32_000;
 
 /// An event to be appended in process.
 #[derive(Debug, Clone, Default)]
@@ -220,13 +215,6 @@ impl Broker {
     }
 }
 
-async fn listen(port: u16) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(&listener).set_tcp_mss(SEGMENT_BYTES)?;
-    Ok(listener)
-}
-
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>, stopped: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
@@ -256,10 +244,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
 }
 
 async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, served: Served) {
-    // Small frames wait for their acknowledgement otherwise, 40 ms each.
-    if let Err(error) = SockRef::from(&stream).set_tcp_nodelay(true) {
-        debug!(error = &error as &dyn std::error::Error, "can't set TCP_NODELAY");
-    }
+    let stream = PromptStream::new(stream);
     match tls {
         None => connection::serve(stream, served).await,
         Some(tls) => match timeout(TLS_HANDSHAKE, tls.accept(stream)).await {

@@ -11,7 +11,9 @@ pub(super) const HEADER_BYTES: usize = 8;
 pub(super) const OPEN: u8 = 0x10;
 pub(super) const BEGIN: u8 = 0x11;
 pub(super) const ATTACH: u8 = 0x12;
+pub(super) const FLOW: u8 = 0x13;
 pub(super) const TRANSFER: u8 = 0x14;
+pub(super) const DISPOSITION: u8 = 0x15;
 pub(super) const DETACH: u8 = 0x16;
 pub(super) const END: u8 = 0x17;
 
@@ -21,10 +23,8 @@ pub(super) fn field_count(code: u8) -> usize {
         OPEN => 10,
         BEGIN => 8,
         ATTACH => 14,
-        // flow, transfer
-        0x13 | TRANSFER => 11,
-        // disposition
-        0x15 => 6,
+        FLOW | TRANSFER => 11,
+        DISPOSITION => 6,
         DETACH => 3,
         // end, close
         _ => 1,

@@ -1,18 +1,13 @@
 //! How links end.
 //!
 //! A detach is answered in kind: a client that only detached and hears that the link is
-//! closed attaches again just to close it. What waits for an answer waits for a while only.
-
-use std::time::Duration;
+//! closed attaches again just to close it. A client that doesn't read, or doesn't answer, is
+//! waited for until its session ends: what it is told must reach it when it wakes up.
 
 use fe2o3_amqp::acceptor::LinkEndpoint;
 use fe2o3_amqp::link::DetachError;
 use fe2o3_amqp::{Receiver, Sender};
 use fe2o3_amqp_types::definitions::{Error, ErrorCondition, Fields};
-use tokio::time::timeout;
-
-/// How long a client may take to answer a detach.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// What a client hears when a link is refused or closed.
 #[derive(Debug)]
@@ -45,25 +40,25 @@ pub(super) async fn refuse(endpoint: LinkEndpoint, failure: LinkFailure) {
 
 pub(super) async fn close_sender(sender: Sender, failure: LinkFailure) {
     // What the client answers changes nothing any more, here and below.
-    let _ = timeout(ANSWER, sender.close_with_error(failure.into_error())).await;
+    let _ = sender.close_with_error(failure.into_error()).await;
 }
 
 pub(super) async fn detach_sender(sender: Sender, failure: LinkFailure) {
-    let _ = timeout(ANSWER, sender.detach_with_error(failure.into_error())).await;
+    let _ = sender.detach_with_error(failure.into_error()).await;
 }
 
 pub(super) async fn close_receiver(receiver: Receiver, failure: LinkFailure) {
-    let _ = timeout(ANSWER, receiver.close_with_error(failure.into_error())).await;
+    let _ = receiver.close_with_error(failure.into_error()).await;
 }
 
 /// Answers the detach of a client.
 pub(super) async fn answer_detach(sender: Sender, detach: DetachError) {
     match detach {
         DetachError::DetachedByRemote | DetachError::RemoteDetachedWithError(_) => {
-            let _ = timeout(ANSWER, sender.detach()).await;
+            let _ = sender.detach().await;
         }
         DetachError::ClosedByRemote | DetachError::RemoteClosedWithError(_) => {
-            let _ = timeout(ANSWER, sender.close()).await;
+            let _ = sender.close().await;
         }
         // The session is gone, and the link with it.
         _ => {}

@@ -42,10 +42,12 @@ mod messages;
 mod options;
 mod receivers;
 pub mod registry;
+mod repeats;
 mod rpc;
 mod selector;
 mod senders;
 mod shim;
+mod socket;
 pub mod together;
 
 pub use broker::{Broker, PartitionInfo, StoredMessageInput};

@@ -97,7 +97,7 @@ impl Mailboxes {
     }
 
     fn post(&self, node: Node, address: &str, reply: ReplyMessage) {
-        if self.with(node, address, |mailbox| mailbox.sender.try_send(reply)).is_err() {
+        if self.with(node, address, |mailbox| mailbox.sender.try_send(reply).is_err()) {
             debug!(?node, address, "nobody takes the replies of the emulator");
         }
     }

@@ -12,6 +12,7 @@
 //!   around it are taken away
 //! - the Rust client fails its session when a `Detach` for `$cbs` reaches it after its own
 //!   `End`, so it gets none
+//! - what the Rust client may miss is said again (see [`Repeats`])
 //! - transfers are gathered, where the library would flush each; other frames go at once
 //!
 //! [`Wire`] is also how a connection is cut: from then on every read and write fails.
@@ -29,10 +30,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::frames::{
-    ATTACH, BEGIN, DETACH, END, HEADER_BYTES, OPEN, Performative, TRANSFER, amqp_frame, contains, field_count, uint,
-    unit_bytes,
+    ATTACH, BEGIN, DETACH, DISPOSITION, END, FLOW, HEADER_BYTES, OPEN, Performative, TRANSFER, amqp_frame, contains,
+    field_count, uint, unit_bytes,
 };
 use super::options::MAX_MESSAGE_BYTES;
+use super::repeats::Repeats;
 
 const READ_BYTES: usize = 64 * 1024;
 /// As much is gathered before it is written: enough that a system call costs nothing per
@@ -125,6 +127,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Shim<S> {
         if this.read_cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(severed()));
         }
+        this.outgoing.repeat(cx);
+        if this.outgoing.urgent
+            && let Poll::Ready(Err(error)) = this.poll_drain(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         // Gathered transfers go out when the connection has come round without adding to them.
         if this.outgoing.ready.has_remaining() {
             if std::mem::take(&mut this.outgoing.grew) {
@@ -135,6 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Shim<S> {
         }
         loop {
             this.incoming.advance(&this.wire)?;
+            this.outgoing.forget_ended(&mut this.incoming.ended);
             if this.incoming.ready.has_remaining() {
                 let count = this.incoming.ready.len().min(buf.remaining());
                 buf.put_slice(&this.incoming.ready[..count]);
@@ -212,6 +221,8 @@ struct Incoming {
     /// There is a `Begin` of the client that we haven't answered.
     held: bool,
     is_rust_client: bool,
+    /// Channels on which the client has ended its session, until that was noted.
+    ended: Vec<u16>,
     /// Bytes of messages that aren't whole, by channel and handle of their link.
     partial: HashMap<(u16, u32), u64>,
 }
@@ -258,6 +269,7 @@ impl Incoming {
                     self.partial.remove(&link);
                 }
             }
+            END => self.ended.push(channel),
             _ => {}
         }
         Verdict::Pass
@@ -320,6 +332,11 @@ struct Outgoing {
     /// A `Begin` went out.
     begun: bool,
     cbs_channels: HashSet<u16>,
+    /// Our channel for each of the client's.
+    channels: HashMap<u16, u16>,
+    /// Our links, by channel and handle, on which we receive.
+    receiving: HashSet<(u16, u32)>,
+    repeats: Repeats,
 }
 
 impl Outgoing {
@@ -354,19 +371,72 @@ impl Outgoing {
             self.urgent = true;
             return;
         };
+        let link = |index| Some((channel, uint(performative.field(index)?)?));
         match performative.code {
-            BEGIN => self.begun = true,
-            ATTACH if contains(body, b"$cbs") => {
-                self.cbs_channels.insert(channel);
+            BEGIN => {
+                self.begun = true;
+                self.forget_channel(channel);
+                if let Some([0x60, high, low]) = performative.field(0) {
+                    self.channels.insert(u16::from_be_bytes([*high, *low]), channel);
+                }
             }
-            DETACH if to_rust_client && self.cbs_channels.contains(&channel) => return,
-            END => {
-                self.cbs_channels.remove(&channel);
+            ATTACH => {
+                if contains(body, b"$cbs") {
+                    self.cbs_channels.insert(channel);
+                }
+                if let (Some(link), Some([0x41])) = (link(1), performative.field(2)) {
+                    self.receiving.insert(link);
+                }
             }
+            DETACH => {
+                if let Some((channel, handle)) = link(0) {
+                    self.receiving.remove(&(channel, handle));
+                    self.repeats.forget_link(channel, handle);
+                }
+                if to_rust_client && self.cbs_channels.contains(&channel) {
+                    return;
+                }
+            }
+            END => self.forget_channel(channel),
             _ => {}
         }
         self.urgent |= performative.code != TRANSFER;
+        let start = self.ready.len();
         self.write(&unit[4..HEADER_BYTES], &performative);
+        let may_be_missed = match performative.code {
+            DISPOSITION => true,
+            FLOW => link(4).is_some_and(|link| self.receiving.contains(&link)),
+            _ => false,
+        };
+        if to_rust_client
+            && may_be_missed
+            && let Some(instead) = self.repeats.note(channel, &self.ready[start..])
+        {
+            self.ready.truncate(start);
+            self.ready.put_slice(&instead);
+        }
+    }
+
+    /// Sends again what is due.
+    fn repeat(&mut self, cx: &mut Context<'_>) {
+        for frame in self.repeats.poll(cx) {
+            self.ready.put_slice(&frame);
+            self.urgent = true;
+        }
+    }
+
+    /// Nothing of a session is sent once it has ended on either side.
+    fn forget_channel(&mut self, channel: u16) {
+        self.repeats.forget_channel(channel);
+        self.cbs_channels.remove(&channel);
+        self.receiving.retain(|(of, _)| *of != channel);
+    }
+
+    /// The client has ended sessions; ours, which are still to end, keep their `$cbs`.
+    fn forget_ended(&mut self, ended: &mut Vec<u16>) {
+        for channel in ended.drain(..).filter_map(|channel| self.channels.remove(&channel)) {
+            self.repeats.forget_channel(channel);
+        }
     }
 
     /// Writes a frame, its performative padded and a pre-encoded message unwrapped.
