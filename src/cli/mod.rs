@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod check;
+pub mod demo;
 pub mod emulator;
 pub mod ledger;
 pub mod output;
@@ -52,6 +53,7 @@ macro_rules! commands {
 }
 
 commands! {
+    Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
     Run => run, "Run pipelines, until stopped or until nothing is left";
     Query => query, "Ask the tables, in SQL";
