@@ -81,12 +81,12 @@ impl Classify for QueryError {
 ///
 /// # Errors
 /// [`QueryError`]; an error of the rows comes with the stream, for [`QueryError::of_rows`].
-pub async fn query(
-    catalog: &Catalog,
-    sql: &str,
-    memory_bytes: usize,
-) -> Result<SendableRecordBatchStream, QueryError> {
-    let session = SessionContext::new_with_config_rt(session_config(), runtime(memory_bytes)?);
+pub async fn query(catalog: &Catalog, sql: &str, memory_bytes: usize) -> Result<SendableRecordBatchStream, QueryError> {
+    let config = session_config()
+        .with_default_catalog_and_schema(CATALOG, "public")
+        .with_create_default_catalog_and_schema(false);
+    let runtime = runtime(memory_bytes).map_err(QueryError::of_rows)?;
+    let session = SessionContext::new_with_config_rt(config, runtime);
     let state = session.state();
     let dialect = state.config().options().sql_parser.dialect;
     let statement = match state.sql_to_statement(sql, &dialect) {
@@ -95,7 +95,7 @@ pub async fn query(
     };
     let listed = if asks_for_the_list(&state, &statement) { catalog.tables().await? } else { Vec::new() };
     session.register_catalog(CATALOG, Arc::new(LakeCatalog::new(catalog.clone(), listed)));
-    // A plan is made twice as deep as the SQL is; the state is the one that knows the catalog.
+    // A state taken before knows nothing of the catalog.
     let plan = match session.state().statement_to_plan(statement).await {
         Ok(plan) => plan,
         Err(error) => return Err(wrong(error, sql, catalog).await),
@@ -124,10 +124,13 @@ impl QueryError {
     }
 }
 
+/// A session of its own, for one query over tables that it is given.
+pub(super) fn bounded_session(memory_bytes: usize) -> Result<SessionContext, DataFusionError> {
+    Ok(SessionContext::new_with_config_rt(session_config(), runtime(memory_bytes)?))
+}
+
 fn session_config() -> SessionConfig {
     SessionConfig::new()
-        .with_default_catalog_and_schema(CATALOG, "public")
-        .with_create_default_catalog_and_schema(false)
         .with_information_schema(true)
         .set_bool("datafusion.sql_parser.collect_spans", true)
         .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
@@ -137,11 +140,8 @@ fn session_config() -> SessionConfig {
         .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_distinct_values", 0)
 }
 
-fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, QueryError> {
-    RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
-        .build_arc()
-        .map_err(|error| QueryError::Planner(Box::new(error)))
+fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+    RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()
 }
 
 /// Whether the names of all tables are needed: `SHOW TABLES`, the information schema.

@@ -1,4 +1,4 @@
-//! Columns of a table as a stream of batches, at its head.
+//! Rows of one table as a stream of batches.
 
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use deltalake::logstore::LogStoreRef;
 
 use super::CatalogError;
 use super::log::table_url;
+use super::query::bounded_session;
 
-/// Runs `sql` over the table, which it names `t`, and gives its rows as they come.
+/// Runs `sql` over the head of the table, which it names `t`, and gives its rows as they come.
 ///
 /// # Errors
 /// [`CatalogError::Delta`] when the table can't be opened, [`CatalogError::Query`] when it can't be read.
@@ -26,4 +27,25 @@ pub async fn scan(log_store: &LogStoreRef, sql: &str) -> Result<SendableRecordBa
         session.sql(sql).await?.execute_stream().await
     };
     query.await.map_err(|source| CatalogError::Query { table: name.clone(), source: Box::new(source) })
+}
+
+/// As [`scan`], at a version, within a bound of memory for what the query gathers.
+///
+/// # Errors
+/// [`CatalogError::Query`]
+pub async fn scan_at(
+    log_store: &LogStoreRef,
+    version: u64,
+    sql: &str,
+    memory_bytes: usize,
+) -> Result<SendableRecordBatchStream, CatalogError> {
+    let query = async {
+        let provider = DeltaTable::new(Arc::clone(log_store)).table_provider().with_table_version(version).await?;
+        let session = bounded_session(memory_bytes)?;
+        session.register_table("t", provider)?;
+        session.sql(sql).await?.execute_stream().await
+    };
+    query
+        .await
+        .map_err(|source| CatalogError::Query { table: table_url(log_store).to_string(), source: Box::new(source) })
 }

@@ -128,6 +128,11 @@ impl PartitionLedger {
         self.ranges().collect()
     }
 
+    /// When the last event of the range from `from` was enqueued, epoch ms.
+    pub fn last_enqueued_at(&self, from: i64) -> Option<i64> {
+        self.times.get(&from).copied()
+    }
+
     pub fn counter(&self, counter: Counter) -> i64 {
         self.counters.get(&counter).copied().unwrap_or(0)
     }

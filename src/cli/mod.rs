@@ -5,13 +5,19 @@
 //! line and a line in `commands!` below. Data goes to stdout and words to stderr, both through
 //! [`Output`]; an error becomes words, a hint and an exit code in [`report`].
 
+pub mod audit;
 pub mod check;
+pub mod demo;
 pub mod emulator;
+pub mod ledger;
 pub mod output;
 pub mod problems;
+pub mod query;
 pub mod report;
+pub mod rows;
 pub mod run;
 pub mod signals;
+pub mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -47,8 +53,13 @@ macro_rules! commands {
 }
 
 commands! {
+    Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
     Run => run, "Run pipelines, until stopped or until nothing is left";
+    Query => query, "Ask the tables, in SQL";
+    Status => status, "Where each pipeline stands: positions, lag, last commit";
+    Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";
+    Ledger => ledger, "Show what a table accounts for, as its log holds it";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }
 
@@ -140,7 +151,9 @@ pub async fn run(command_line: CommandLine) -> ExitCode {
     let output = global.output();
     logging::install(&logging::Logging {
         // The demo shows its progress where others log theirs.
-        verbosity: i16::from(global.verbose) - i16::from(global.quiet),
+        verbosity: i16::from(global.verbose)
+            - i16::from(global.quiet)
+            - i16::from(matches!(command, Command::Demo(_))),
         form: match global.log_format {
             LogFormat::Text => logging::Form::Text { color: output.color_on_stderr() },
             LogFormat::Json => logging::Form::Json,

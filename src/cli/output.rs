@@ -57,6 +57,17 @@ impl Output {
         Ok(())
     }
 
+    /// Writes data to stdout as it is.
+    ///
+    /// # Errors
+    /// [`OutputError::Closed`] when nobody reads any more.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), OutputError> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()?;
+        Ok(())
+    }
+
     /// Writes a value as one line of JSON to stdout.
     ///
     /// # Errors

@@ -229,7 +229,9 @@ fn decode(
         && (!has_schema || framing == Framing::ContentType)
     {
         let hint = "declare `[registry.azure]` in `sluice.toml`, or pin a schema, or say `format = \"raw\"`";
-        reading.wrong(&["decode"], "no schema to decode with: there is no registry", hint);
+        let path: &[&str] =
+            if reading.root.at(&["decode"]).is_some() { &["decode"] } else { &["source", "event_hubs"] };
+        reading.wrong(path, "no schema to decode with: there is no registry", hint);
     }
     let (schema, bytes) = match &table.schema {
         None => (None, None),

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::declared::{PipelineFile, ProjectFile};
 
@@ -92,14 +92,31 @@ fn without_marks(schema: &mut Value) {
     if let Value::Object(map) = schema {
         map.retain(|key, value| !key.starts_with("x-") && value["x-unsupported"] != true);
         map.remove("title");
-        if let Some(Value::String(description)) = map.get_mut("format")
-            && description.starts_with("uint")
-        {
+        if map.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
             // JSON Schema has no such format, and editors complain.
             map.remove("format");
         }
     }
     each_child(schema, without_marks);
+    if let Value::Object(map) = schema {
+        with_variables(map);
+    }
+}
+
+/// Any scalar may be written as a string with variables in it.
+fn with_variables(map: &mut Map<String, Value>) {
+    const VARIABLE: &str = "\\$\\{";
+    if let Some(pattern) = map.get("pattern").and_then(Value::as_str) {
+        let pattern = format!("{pattern}|{VARIABLE}");
+        map.insert("pattern".to_owned(), pattern.into());
+    }
+    if let Some(kind @ ("integer" | "boolean")) = map.get("type").and_then(Value::as_str) {
+        map.insert("type".to_owned(), serde_json::json!([kind, "string"]));
+        map.insert("pattern".to_owned(), VARIABLE.into());
+    }
+    if let Some(Value::Array(words)) = map.get_mut("oneOf") {
+        words.push(serde_json::json!({ "type": "string", "pattern": VARIABLE }));
+    }
 }
 
 /// The words that a string may be, with what they mean; empty where it may be any.

@@ -10,12 +10,14 @@
 //! written holds back its own pipeline within the memory bound. Dropping what isn't committed
 //! is always right: the ledger says where to read on.
 
+pub mod audit;
 pub mod demo;
 pub mod error;
 pub mod lock;
 pub mod partition;
 pub mod run;
 pub mod setup;
+pub mod standing;
 pub mod status;
 pub mod supervise;
 

@@ -180,6 +180,12 @@ proptest! {
     fn any_bytes_give_problems_not_a_panic(bytes in declaration_bytes()) {
         let text = problems_of(&bytes);
         prop_assert!(text.contains("problem"));
+
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        fs::write(dir.path().join("sluice.toml"), &bytes).expect("the project is written");
+        let options = LoadOptions { project: Some(dir.path().to_owned()), env: None };
+        let errors = config::load_with(&options, &|_| None).expect_err("such a project is bad");
+        prop_assert!(render(&errors, true).contains("problem"));
     }
 }
 
@@ -224,6 +230,15 @@ fn check_says_every_problem_on_stderr_and_exits_with_1() {
     assert_eq!(text(&output.stdout), "");
     let words = text(&output.stderr);
     assert!(words.contains("two pipelines are named `leads`") && words.contains("3 problems"), "{words}");
+}
+
+#[test]
+fn a_report_is_coloured_only_where_that_was_asked_for() {
+    let case = root().join("tests/data/config/bad/twins");
+    assert!(text(&sluice(&case, &["check", "--color", "always"]).stderr).contains('\u{1b}'));
+    for when in ["never", "auto"] {
+        assert!(!text(&sluice(&case, &["check", "--color", when]).stderr).contains('\u{1b}'), "{when}");
+    }
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! The integration tests, in one binary: a module for each area.
 
+mod audit;
 mod broker;
 mod config;
 mod decode;
+mod demo;
 mod emulator;
+mod guide;
+mod lakehouse;
+mod ledger;
+mod query;
 mod registry;
 mod sink;
 mod source;

@@ -5,6 +5,7 @@
 //! `commitInfo`, so a retried put knows its own success.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -79,6 +80,14 @@ impl ReadCommit {
             .unwrap_or("unknown operation")
     }
 
+    /// When its author's clock said that it was made, epoch ms.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.actions.iter().find_map(|action| match action {
+            Action::CommitInfo(info) => info.timestamp,
+            _ => None,
+        })
+    }
+
     pub fn removes_data(&self) -> bool {
         self.actions.iter().any(|action| matches!(action, Action::Remove(remove) if remove.data_change))
     }
@@ -104,6 +113,12 @@ impl ReadAt {
     pub fn is_stale(&self) -> bool {
         let wall = self.wall.elapsed().unwrap_or(Duration::MAX);
         self.monotonic.elapsed().max(wall) > BASE_BELIEVED_FOR
+    }
+}
+
+impl fmt::Debug for CommitLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommitLog({})", self.table)
     }
 }
 

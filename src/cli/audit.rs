@@ -1,0 +1,84 @@
+//! `sluice audit`: the proof that a table accounts for every number once.
+
+use std::process::ExitCode;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+use super::{Exit, Format, Global};
+use crate::config::spec::TableName;
+use crate::error::AnyError;
+use crate::pipeline::audit::{Audit, audit, audit_offline};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The table, as in `bronze.leads`
+    #[arg(value_name = "TABLE")]
+    table: TableName,
+    /// Don't ask the hub which partitions it has: audit against the table's ledger alone
+    #[arg(long)]
+    offline: bool,
+    /// `json` writes `{"table", "complete", "rows", "rejected", "filtered", "duplicates", "missing", "partitions", …}`
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+}
+
+/// Exit code 0 when the table is complete, else 1.
+///
+/// # Errors
+/// What keeps the audit from being made: no such table, storage, a hub that can't be reached.
+pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
+    let project = global.load_project()?;
+    let output = global.output();
+    let pipeline = project.pipelines.iter().find(|pipeline| pipeline.sink.table == args.table);
+    let audited = match pipeline {
+        Some(pipeline) if !args.offline => audit(&project, pipeline).await?,
+        Some(pipeline) => audit_offline(&project, &args.table, pipeline.source.dense).await?,
+        None => {
+            let mut audited = audit_offline(&project, &args.table, true).await?;
+            audited.notes.push("no pipeline of the project writes this table".to_owned());
+            audited
+        }
+    };
+    match args.format {
+        Format::Json => output.json(&audited)?,
+        Format::Text => output.line(words(&audited))?,
+    }
+    Ok(if audited.complete { Exit::Well } else { Exit::Failed }.into())
+}
+
+/// The verdict as a person reads it.
+fn words(audit: &Audit) -> String {
+    let verdict = if audit.complete { "complete" } else { "NOT COMPLETE" };
+    let mut text = format!(
+        "{}: {verdict} at version {}: {} rows, {} rejected, {} filtered, {} duplicates, {} missing\n",
+        audit.table, audit.version, audit.rows, audit.rejected, audit.filtered, audit.duplicates, audit.missing
+    );
+    for problem in &audit.problems {
+        text.push_str(&format!("  {problem}\n"));
+    }
+    for note in &audit.notes {
+        text.push_str(&format!("  note: {note}\n"));
+    }
+    if !audit.partitions.is_empty() {
+        text.push_str(&format!("\n{}", partitions(audit)));
+    }
+    text.trim_end().to_owned()
+}
+
+fn partitions(audit: &Audit) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["source", "partition", "covered", "rows", "rejected", "filtered", "duplicates", "missing"]);
+    for partition in &audit.partitions {
+        let ranges: Vec<String> = partition.ranges.iter().map(|(from, to)| format!("[{from}, {to})")).collect();
+        let ranges = if ranges.is_empty() { "nothing".to_owned() } else { ranges.join(" ") };
+        let numbers =
+            [partition.rows, partition.rejected, partition.filtered, partition.duplicates, partition.missing_count];
+        let cells = [partition.source.clone(), partition.partition.clone(), ranges];
+        table.add_row(cells.into_iter().chain(numbers.map(|number| number.to_string())));
+    }
+    for column in table.column_iter_mut().skip(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}

@@ -1,0 +1,251 @@
+//! Rows as JSON, CSV and table: the same values in all three.
+//!
+//! | type | written as |
+//! |---|---|
+//! | integers, floats, booleans | themselves; what isn't a number, and infinity, as null |
+//! | decimals | a string, with all their digits |
+//! | timestamps | RFC 3339 in UTC, with `Z` |
+//! | dates | `YYYY-MM-DD` |
+//! | bytes | base64 |
+//! | structs, maps | an object |
+//! | lists | an array |
+//!
+//! In CSV and tables a struct, map or list is its JSON; null is nothing in CSV and `NULL` in a table.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{
+    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, FieldRef, Schema, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+};
+use arrow::error::ArrowError;
+use arrow::json::writer::{NullableEncoder, make_encoder};
+use arrow::json::{Encoder, EncoderFactory, EncoderOptions};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// A cell of a table longer than this is cut off: a body of a megabyte helps nobody on a screen.
+const LONGEST_CELL_CHARS: usize = 200;
+
+/// An array of row objects, a row a line, written as the batches come.
+#[derive(Debug, Default)]
+pub struct JsonRows {
+    is_open: bool,
+}
+
+impl JsonRows {
+    /// The bytes of the next rows.
+    ///
+    /// # Errors
+    /// A type that has no JSON: a map whose keys aren't strings.
+    pub fn batch(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+        let options = options();
+        let schema = batch.schema();
+        let names: Vec<String> = schema.fields().iter().map(|field| json_text(field.name())).collect();
+        let mut columns = encoders(&schema, batch.columns(), &options)?;
+        let mut bytes = Vec::new();
+        for row in 0..batch.num_rows() {
+            bytes.extend_from_slice(if self.is_open { b",\n{" } else { b"[\n{" });
+            self.is_open = true;
+            for (at, (name, column)) in names.iter().zip(&mut columns).enumerate() {
+                if at > 0 {
+                    bytes.push(b',');
+                }
+                bytes.extend_from_slice(name.as_bytes());
+                bytes.push(b':');
+                if column.is_null(row) {
+                    bytes.extend_from_slice(b"null");
+                } else {
+                    column.encode(row, &mut bytes);
+                }
+            }
+            bytes.push(b'}');
+        }
+        Ok(bytes)
+    }
+
+    /// The end of the array.
+    pub fn finish(self) -> &'static [u8] {
+        if self.is_open { b"\n]\n" } else { b"[]\n" }
+    }
+}
+
+/// The line of names.
+pub fn csv_header(schema: &Schema) -> Vec<u8> {
+    csv_line(schema.fields().iter().map(|field| Some(field.name().clone())))
+}
+
+/// The lines of a batch.
+///
+/// # Errors
+/// As [`JsonRows::batch`]
+pub fn csv(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+    Ok(cells(batch)?.into_iter().flat_map(csv_line).collect())
+}
+
+/// The rows of a batch as they are shown in a table.
+///
+/// # Errors
+/// As [`JsonRows::batch`]
+pub fn shown(batch: &RecordBatch) -> Result<Vec<Vec<String>>, ArrowError> {
+    let show = |cell: Option<String>| cell.map_or_else(|| "NULL".to_owned(), |text| fit_for_a_screen(&text));
+    Ok(cells(batch)?.into_iter().map(|row| row.into_iter().map(show).collect()).collect())
+}
+
+/// Whether each column can be told apart by its name.
+pub fn doubled_name(schema: &Schema) -> Option<&str> {
+    let fields = schema.fields();
+    let is_doubled = |at: usize| fields[..at].iter().any(|before| before.name() == fields[at].name());
+    (0..fields.len()).find(|at| is_doubled(*at)).map(|at| fields[at].name().as_str())
+}
+
+/// Each value as its text, `None` for null.
+fn cells(batch: &RecordBatch) -> Result<Vec<Vec<Option<String>>>, ArrowError> {
+    let options = options();
+    let schema = batch.schema();
+    let mut columns = encoders(&schema, batch.columns(), &options)?;
+    let mut json = Vec::new();
+    let mut rows = Vec::with_capacity(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        let cells = columns.iter_mut().map(|column| {
+            if column.is_null(row) {
+                return None;
+            }
+            json.clear();
+            column.encode(row, &mut json);
+            // What is a string in JSON stands without its quotes here.
+            let text = serde_json::from_slice::<String>(&json);
+            Some(text.unwrap_or_else(|_| String::from_utf8_lossy(&json).into_owned()))
+        });
+        rows.push(cells.collect());
+    }
+    Ok(rows)
+}
+
+fn csv_line(cells: impl IntoIterator<Item = Option<String>>) -> Vec<u8> {
+    let mut line = String::new();
+    for (at, cell) in cells.into_iter().enumerate() {
+        if at > 0 {
+            line.push(',');
+        }
+        let Some(text) = cell else { continue };
+        // An empty text is quoted, so that it isn't null.
+        if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
+            line.push('"');
+            line.push_str(&text.replace('"', "\"\""));
+            line.push('"');
+        } else {
+            line.push_str(&text);
+        }
+    }
+    line.push('\n');
+    line.into_bytes()
+}
+
+/// Cut off, and without characters that move a cursor: texts come from events.
+fn fit_for_a_screen(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(LONGEST_CELL_CHARS) {
+        if c.is_control() {
+            shown.extend(c.escape_debug());
+        } else {
+            shown.push(c);
+        }
+    }
+    if text.chars().nth(LONGEST_CELL_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn options() -> EncoderOptions {
+    EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Values))
+}
+
+fn encoders<'a>(
+    schema: &'a Schema,
+    columns: &'a [ArrayRef],
+    options: &'a EncoderOptions,
+) -> Result<Vec<NullableEncoder<'a>>, ArrowError> {
+    schema.fields().iter().zip(columns).map(|(field, column)| make_encoder(field, column.as_ref(), options)).collect()
+}
+
+/// Where our values differ from those that Arrow writes, at any depth.
+#[derive(Debug)]
+struct Values;
+
+impl EncoderFactory for Values {
+    fn make_default_encoder<'a>(
+        &self,
+        _field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        macro_rules! decimal {
+            ($type:ty) => {{
+                let array = array.as_primitive::<$type>();
+                text(array, move |row| array.value_as_string(row))
+            }};
+        }
+        macro_rules! time {
+            ($type:ty, $unit:expr) => {{
+                let array = array.as_primitive::<$type>();
+                text(array, move |row| rfc3339(array.value(row), $unit))
+            }};
+        }
+        macro_rules! bytes {
+            ($array:expr) => {{
+                let array = $array;
+                text(array, move |row| STANDARD.encode(array.value(row)))
+            }};
+        }
+        Ok(Some(match array.data_type() {
+            DataType::Decimal32(..) => decimal!(Decimal32Type),
+            DataType::Decimal64(..) => decimal!(Decimal64Type),
+            DataType::Decimal128(..) => decimal!(Decimal128Type),
+            DataType::Decimal256(..) => decimal!(Decimal256Type),
+            DataType::Timestamp(TimeUnit::Second, _) => time!(TimestampSecondType, TimeUnit::Second),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => time!(TimestampMillisecondType, TimeUnit::Millisecond),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => time!(TimestampMicrosecondType, TimeUnit::Microsecond),
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => time!(TimestampNanosecondType, TimeUnit::Nanosecond),
+            DataType::Binary => bytes!(array.as_binary::<i32>()),
+            DataType::LargeBinary => bytes!(array.as_binary::<i64>()),
+            DataType::BinaryView => bytes!(array.as_binary_view()),
+            DataType::FixedSizeBinary(_) => bytes!(array.as_fixed_size_binary()),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// A value whose text needs no escapes.
+struct Text<F>(F);
+
+impl<F: Fn(usize) -> String> Encoder for Text<F> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        out.push(b'"');
+        out.extend_from_slice((self.0)(row).as_bytes());
+        out.push(b'"');
+    }
+}
+
+fn text<'a>(array: &'a dyn Array, of: impl Fn(usize) -> String + 'a) -> NullableEncoder<'a> {
+    NullableEncoder::new(Box::new(Text(of)), array.nulls().cloned())
+}
+
+/// A time without a zone is in UTC: everything here is.
+fn rfc3339(value: i64, unit: TimeUnit) -> String {
+    let time: Option<DateTime<Utc>> = match unit {
+        TimeUnit::Second => DateTime::from_timestamp(value, 0),
+        TimeUnit::Millisecond => DateTime::from_timestamp_millis(value),
+        TimeUnit::Microsecond => DateTime::from_timestamp_micros(value),
+        TimeUnit::Nanosecond => Some(DateTime::from_timestamp_nanos(value)),
+    };
+    // Beyond the years that a calendar has, the number is all there is to say.
+    time.map_or_else(|| value.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+}

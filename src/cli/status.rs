@@ -1,0 +1,82 @@
+//! `sluice status`: where each pipeline stands.
+
+use std::process::ExitCode;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::{Exit, Format, Global};
+use crate::error::AnyError;
+use crate::pipeline::standing::{PipelineStanding, standings};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// `json` writes `{"pipelines": [{"name", "owner", "state", "table", "last_commit", "partitions"}]}`
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+}
+
+/// The shape that scripts read: fields may be added, never renamed or removed.
+#[derive(Debug, Serialize)]
+struct Status {
+    pipelines: Vec<PipelineStanding>,
+}
+
+/// # Errors
+/// When a table can't be read; a hub that can't be asked is shown, not an error.
+pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
+    let project = global.load_project()?;
+    let output = global.output();
+    let status = Status { pipelines: standings(&project).await? };
+    match args.format {
+        Format::Json => output.json(&status)?,
+        Format::Text => output.line(words(&status.pipelines))?,
+    }
+    Ok(Exit::Well.into())
+}
+
+fn words(pipelines: &[PipelineStanding]) -> String {
+    if pipelines.is_empty() {
+        return "no pipelines yet: declare them in `pipelines/<team>/<name>.toml`".to_owned();
+    }
+    let shown: Vec<String> = pipelines.iter().map(shown).collect();
+    shown.join("\n\n")
+}
+
+fn shown(pipeline: &PipelineStanding) -> String {
+    let mut text = format!("{} ({}) to {}: {}", pipeline.name, pipeline.owner, pipeline.table, pipeline.state.as_str());
+    match &pipeline.last_commit {
+        Some(commit) => {
+            let at = commit.at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
+            text.push_str(&format!("; last commit: version {}{at}\n", commit.version));
+        }
+        None => text.push_str("; no commit yet\n"),
+    }
+    if let Some(error) = &pipeline.error {
+        text.push_str(&format!("  the hub can't be asked: {error}\n"));
+    }
+    if pipeline.partitions.is_empty() {
+        return text.trim_end().to_owned();
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["partition", "position", "last enqueued", "lag", "lag seconds", "seconds to data loss"]);
+    for partition in &pipeline.partitions {
+        table.add_row([
+            partition.partition.clone(),
+            or_dash(partition.position),
+            or_dash(partition.last_enqueued),
+            or_dash(partition.lag_events),
+            or_dash(partition.lag_seconds.map(|seconds| format!("{seconds:.1}"))),
+            or_dash(partition.seconds_to_data_loss.map(|seconds| format!("{seconds:.0}"))),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    format!("{text}{table}")
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}

@@ -1,0 +1,50 @@
+//! What an audit says, in the shape that scripts read.
+
+use serde::Serialize;
+
+/// The verdict on a table. Fields may be added, never renamed or removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Audit {
+    pub table: String,
+    pub complete: bool,
+    /// The version of the table that was audited.
+    pub version: u64,
+    /// Whether the hub was not asked for its partitions.
+    pub offline: bool,
+    /// Rows by key, each once.
+    pub rows: u64,
+    /// Events that are dead letters instead of rows, each once.
+    pub rejected: u64,
+    pub filtered: u64,
+    /// Rows and dead letters that are there beyond once.
+    pub duplicates: u64,
+    /// Numbers that nothing accounts for.
+    pub missing: u64,
+    /// Why the table isn't complete.
+    pub problems: Vec<String>,
+    /// What a reader should know besides.
+    pub notes: Vec<String>,
+    pub partitions: Vec<PartitionAudit>,
+}
+
+/// The verdict on one partition.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PartitionAudit {
+    pub source: String,
+    pub partition: String,
+    /// What the ledger covers, `[from, to)`, joined.
+    pub ranges: Vec<(i64, i64)>,
+    pub rows: u64,
+    pub rejected: u64,
+    pub filtered: u64,
+    pub duplicates: u64,
+    /// `[from, to)`, ascending; the first ones where there are very many.
+    pub missing: Vec<(i64, i64)>,
+    pub missing_count: u64,
+    /// Numbers that have more than one row or dead letter, the first ones.
+    pub duplicate_numbers: Vec<i64>,
+    /// Numbers of rows that the ledger doesn't account for, the first ones.
+    pub uncovered_numbers: Vec<i64>,
+    pub uncovered_count: u64,
+    pub problems: Vec<String>,
+}

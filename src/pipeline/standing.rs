@@ -1,0 +1,269 @@
+//! Where pipelines stand, seen from outside: from the ledgers of their tables, and what their
+//! hubs hold now. Nothing is read from the hubs but their properties, so a running pipeline
+//! isn't disturbed.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures::StreamExt as _;
+use serde::Serialize;
+
+use super::{PipelineError, partition, setup};
+use crate::catalog::table_location;
+use crate::checkpoint::{Ledger, PartitionKey, SourceId};
+use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::sink::delta::ledger::{ReadLedger, read_ledger};
+use crate::source::PartitionProperties;
+
+/// How long a hub may take to say what it holds: longer than a slow answer, shorter than the
+/// patience of who asked.
+const HUB_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+
+/// How many pipelines are looked at at once; each opens a connection.
+const PIPELINES_AT_ONCE: usize = 8;
+
+/// What the numbers say of a pipeline; whether it runs they can't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StandingState {
+    /// Its table is not there yet.
+    New,
+    /// The table accounts for everything that the hub holds.
+    Idle,
+    /// The hub holds events that the table doesn't account for.
+    Behind,
+    /// The hub can't be asked.
+    Unreachable,
+}
+
+impl StandingState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Idle => "idle",
+            Self::Behind => "behind",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// The shape that scripts read: fields may be added, never renamed or removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct PipelineStanding {
+    pub name: String,
+    pub owner: String,
+    pub state: StandingState,
+    pub table: String,
+    pub last_commit: Option<LastCommitAt>,
+    /// Why the hub can't be asked.
+    pub error: Option<String>,
+    pub partitions: Vec<PartitionStanding>,
+}
+
+/// Our newest commit. Its time is gone once its entry of the log is.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastCommitAt {
+    pub version: u64,
+    /// RFC 3339, UTC.
+    pub at: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartitionStanding {
+    pub partition: String,
+    /// The next number to read; null before the first start.
+    pub position: Option<i64>,
+    /// The last number that the hub has; -1 where there never was an event.
+    pub last_enqueued: Option<i64>,
+    pub lag_events: Option<i64>,
+    /// How old the oldest event is that isn't accounted for: at most so much.
+    pub lag_seconds: Option<f64>,
+    /// Until retention takes that event: at least so much. Null where `retention` isn't
+    /// declared, or nothing waits.
+    pub seconds_to_data_loss: Option<f64>,
+}
+
+/// Looks at every pipeline of the project, in the order of their files.
+///
+/// # Errors
+/// When a table's log can't be read. A hub that can't be asked is no error: its pipeline says so.
+pub async fn standings(project: &ProjectSpec) -> Result<Vec<PipelineStanding>, PipelineError> {
+    let looks = project.pipelines.iter().map(|pipeline| standing(project, pipeline));
+    let looked: Vec<_> = futures::stream::iter(looks).buffered(PIPELINES_AT_ONCE).collect().await;
+    looked.into_iter().collect()
+}
+
+async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<PipelineStanding, PipelineError> {
+    let places = setup::Places::of(project)?;
+    let table = pipeline.sink.table.to_string();
+    let location = table_location(&places.lake, &pipeline.sink.table);
+    let (read, hub) = tokio::join!(read_ledger(&location, &table), ask(project, pipeline));
+    let read = read?;
+    let (hub, error) = match hub {
+        Ok(hub) => (Some(hub), None),
+        Err(error) => (None, Some(error)),
+    };
+    let source = setup::source_of(project, pipeline)?;
+    let partitions = partitions(pipeline, read.as_ref(), &source, hub.as_deref(), Utc::now());
+    let state = match (&read, &error) {
+        (_, Some(_)) => StandingState::Unreachable,
+        (None, None) => StandingState::New,
+        _ if partitions.iter().all(|partition| partition.lag_events == Some(0)) => StandingState::Idle,
+        _ => StandingState::Behind,
+    };
+    let last_commit = match &read {
+        Some(read) => last_commit(read).await?,
+        None => None,
+    };
+    Ok(PipelineStanding {
+        name: pipeline.name.clone(),
+        owner: pipeline.owner.clone(),
+        state,
+        table,
+        last_commit,
+        error,
+        partitions,
+    })
+}
+
+async fn last_commit(read: &ReadLedger) -> Result<Option<LastCommitAt>, PipelineError> {
+    let commit = read.last_commit().await?;
+    Ok(commit.map(|commit| LastCommitAt { version: commit.version, at: commit.at_ms.and_then(rfc3339) }))
+}
+
+/// What the hub holds of each partition, or in words why it doesn't say.
+async fn ask(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Vec<PartitionProperties>, String> {
+    let asked = tokio::time::timeout(HUB_ANSWERS_WITHIN, async {
+        let source = setup::connect(project, pipeline).await?;
+        let mut held = Vec::new();
+        for name in source.hub().await?.partitions {
+            held.push(source.partition(&name).await?);
+        }
+        source.close().await;
+        Ok::<_, PipelineError>(held)
+    });
+    match asked.await {
+        Ok(Ok(held)) => Ok(held),
+        Ok(Err(error)) => Err(partition::report(&error)),
+        Err(_) => Err(format!("no answer within {}", humantime::format_duration(HUB_ANSWERS_WITHIN))),
+    }
+}
+
+/// The partitions of the hub; where that is silent, those that the ledger knows.
+fn partitions(
+    pipeline: &PipelineSpec,
+    read: Option<&ReadLedger>,
+    source: &SourceId,
+    hub: Option<&[PartitionProperties]>,
+    now: DateTime<Utc>,
+) -> Vec<PartitionStanding> {
+    let nothing = Ledger::default();
+    let ledger = read.map_or(&nothing, |read| &read.ledger);
+    let stand = |name: &str, holds: Option<&PartitionProperties>| {
+        let key = PartitionKey::new(source.clone(), name);
+        stand(ledger, &key, holds, pipeline.source.retention, now)
+    };
+    let mut partitions: Vec<PartitionStanding> = match hub {
+        Some(held) => held.iter().map(|holds| stand(&holds.partition, Some(holds))).collect(),
+        None => {
+            let known = ledger.partitions().filter(|(key, _)| key.source == *source);
+            known.map(|(key, _)| stand(&key.partition, None)).collect()
+        }
+    };
+    // Partitions are numbers written as text: "10" after "9".
+    partitions.sort_by_key(|partition| (partition.partition.len(), partition.partition.clone()));
+    partitions
+}
+
+fn stand(
+    ledger: &Ledger,
+    key: &PartitionKey,
+    holds: Option<&PartitionProperties>,
+    retention: Option<Duration>,
+    now: DateTime<Utc>,
+) -> PartitionStanding {
+    let held = ledger.partition(key);
+    let position = held.and_then(|held| held.position(i64::MIN));
+    let lag_events = match (position, holds) {
+        (Some(position), Some(holds)) => Some((holds.last_enqueued + 1 - position).max(0)),
+        _ => None,
+    };
+    // The time of the oldest event that waits isn't known without reading it. It is not older
+    // than the last event accounted for, and with one event waiting it is the hub's last.
+    let oldest_ms = match (lag_events, holds) {
+        (Some(1), Some(holds)) => Some(holds.last_enqueued_at_ms),
+        (Some(2..), _) => position.and_then(|position| held?.last_covered(position)).map(|covered| covered.enqueued_at),
+        _ => None,
+    };
+    let age = oldest_ms.map(|oldest| (now.timestamp_millis() - oldest).max(0) as f64 / 1000.0);
+    let is_lost = holds.zip(position).is_some_and(|(holds, position)| holds.begin > position);
+    PartitionStanding {
+        partition: key.partition.to_string(),
+        position,
+        last_enqueued: holds.map(|holds| holds.last_enqueued),
+        lag_events,
+        lag_seconds: if lag_events == Some(0) { Some(0.0) } else { age },
+        seconds_to_data_loss: match (retention, age) {
+            (Some(_), _) if is_lost => Some(0.0),
+            (Some(retention), Some(age)) => Some((retention.as_secs_f64() - age).max(0.0)),
+            _ => None,
+        },
+    }
+}
+
+fn rfc3339(epoch_ms: i64) -> Option<String> {
+    Some(DateTime::from_timestamp_millis(epoch_ms)?.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::LedgerKey;
+
+    fn key() -> PartitionKey {
+        PartitionKey::new(SourceId::new("emulator/leads"), "0")
+    }
+
+    /// Covers up to `position`, whose last event was enqueued `age` seconds ago.
+    fn ledger(position: i64, age: i64) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.apply(LedgerKey::End { partition: key(), from: 0 }, position);
+        ledger.apply(LedgerKey::Time { partition: key(), from: 0 }, (1_000 - age) * 1_000);
+        ledger
+    }
+
+    fn holds(begin: i64, last_enqueued: i64, age: i64) -> PartitionProperties {
+        PartitionProperties {
+            partition: "0".to_owned(),
+            begin,
+            last_enqueued,
+            last_enqueued_at_ms: (1_000 - age) * 1_000,
+            is_empty: false,
+        }
+    }
+
+    #[test]
+    fn lag_is_counted_from_the_position_and_aged_by_what_is_known() {
+        let hour = Some(Duration::from_secs(3_600));
+        for (name, holds, retention, expected) in [
+            ("nothing waits", Some(holds(0, 9, 5)), hour, (Some(0), Some(0.0), None)),
+            ("one waits", Some(holds(0, 10, 5)), hour, (Some(1), Some(5.0), Some(3_595.0))),
+            ("many wait", Some(holds(0, 19, 5)), hour, (Some(10), Some(60.0), Some(3_540.0))),
+            ("no retention declared", Some(holds(0, 19, 5)), None, (Some(10), Some(60.0), None)),
+            ("some are lost", Some(holds(15, 19, 5)), hour, (Some(10), Some(60.0), Some(0.0))),
+            ("the hub is silent", None, hour, (None, None, None)),
+        ] {
+            let now = DateTime::from_timestamp(1_000, 0).expect("a time");
+            let stood = stand(&ledger(10, 60), &key(), holds.as_ref(), retention, now);
+            assert_eq!(stood.position, Some(10), "{name}");
+            assert_eq!((stood.lag_events, stood.lag_seconds, stood.seconds_to_data_loss), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_partition_that_was_never_read_has_no_position() {
+        let now = DateTime::from_timestamp(1_000, 0).expect("a time");
+        let stood = stand(&Ledger::default(), &key(), Some(&holds(0, 9, 5)), None, now);
+        assert_eq!((stood.position, stood.last_enqueued, stood.lag_events), (None, Some(9), None));
+    }
+}
