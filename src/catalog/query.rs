@@ -114,7 +114,7 @@ pub async fn query(catalog: &Catalog, sql: &str, memory_bytes: usize) -> Result<
 impl QueryError {
     /// What an error among the rows means.
     pub fn of_rows(error: DataFusionError) -> Self {
-        let source = Box::new(error);
+        let source = Box::new(without_context(error));
         match source.find_root() {
             DataFusionError::ResourcesExhausted(_) => Self::Memory(source),
             DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => Self::Value(source),
@@ -179,6 +179,14 @@ async fn wrong(error: DataFusionError, sql: &str, catalog: &Catalog) -> QueryErr
     QueryError::Sql(problems)
 }
 
+/// Which rule or operator met an error is no matter of who asked.
+fn without_context(mut error: DataFusionError) -> DataFusionError {
+    while let DataFusionError::Context(_, inner) = error {
+        error = *inner;
+    }
+    error
+}
+
 fn take_catalog_error(error: DataFusionError) -> Result<CatalogError, DataFusionError> {
     match error {
         DataFusionError::External(source) => {
@@ -202,7 +210,9 @@ fn problem(error: &DataFusionError, sql: &str) -> SqlProblem {
         }
         None => {
             let message = plain(error);
-            SqlProblem { place: place_in_words(&message, sql), message, hint: None }
+            let place = place_in_words(&message, sql);
+            let words = message.rsplit_once(" at Line: ").filter(|_| place.is_some()).map(|(words, _)| words.to_owned());
+            SqlProblem { place, message: words.unwrap_or(message), hint: None }
         }
     }
 }

@@ -160,7 +160,7 @@ fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> String {
     text.push_str(&format!(
         "\n{} events from producer to table, with audit, in {:.1} s. The project stays in `{dir}`; ask it more:\n\n\
          \x20 sluice --project {dir} query \"SELECT channel, count(*), avg(score) FROM bronze.leads GROUP BY channel\"\n\
-         \x20 sluice --project {dir} query \"SELECT _sequence_number, reason FROM bronze.leads__dead_letters\"\n\
+         \x20 sluice --project {dir} query \"SELECT _sequence_number, error FROM bronze.leads__dead_letters\"\n\
          \x20 sluice --project {dir} ledger bronze.leads\n\
          \x20 sluice demo --dir {dir}",
         HumanCount(summary.events),

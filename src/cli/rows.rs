@@ -115,6 +115,9 @@ fn cells(batch: &RecordBatch) -> Result<Vec<Vec<Option<String>>>, ArrowError> {
             }
             json.clear();
             column.encode(row, &mut json);
+            if json == b"null" {
+                return None;
+            }
             // What is a string in JSON stands without its quotes here.
             let text = serde_json::from_slice::<String>(&json);
             Some(text.unwrap_or_else(|_| String::from_utf8_lossy(&json).into_owned()))
@@ -144,11 +147,12 @@ fn csv_line(cells: impl IntoIterator<Item = Option<String>>) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// Cut off, and without characters that move a cursor: texts come from events.
+/// Cut off, and without characters that move a cursor (but for new lines, which make a cell
+/// higher): texts come from events.
 fn fit_for_a_screen(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(LONGEST_CELL_CHARS) {
-        if c.is_control() {
+        if c.is_control() && c != '\n' {
             shown.extend(c.escape_debug());
         } else {
             shown.push(c);

@@ -147,10 +147,11 @@ fn problems_of_table(read: &ReadLedger, tallies: &Tallies, expected: &Expected) 
         }
     }
     if tallies.rows_without_key > 0 {
-        problems.push(format!("{} without source, partition or number", rows(tallies.rows_without_key)));
+        problems.push(format!("{} without source, partition or number", of_many(tallies.rows_without_key, "row")));
     }
     if tallies.rows_elsewhere > 0 {
-        problems.push(format!("{} of further partitions that the ledger doesn't know", rows(tallies.rows_elsewhere)));
+        let rows = of_many(tallies.rows_elsewhere, "row");
+        problems.push(format!("{rows} of further partitions that the ledger doesn't know"));
     }
     problems
 }
@@ -227,7 +228,7 @@ fn judge_partition(key: &PartitionKey, held: &PartitionLedger, tally: &Tally, de
     }
     let (rejected, letters) = (count(Counter::Rejected).saturating_sub(count(Counter::Expired)), tally.letters.len());
     if rejected != letters {
-        problems.push(format!("the ledger counts {rejected} rejected, and {letters} have a dead letter"));
+        problems.push(format!("the ledger counts {rejected} rejected, and the dead letters are {letters}"));
     }
     let (events, found) = (count(Counter::Events), tally.rows.len() + letters + taken_out);
     if !dense && events > 0 && events != found {
@@ -245,13 +246,14 @@ fn judge_unknown(key: &PartitionKey, tally: &Tally) -> PartitionAudit {
 
 fn counted(key: &PartitionKey, tally: &Tally) -> PartitionAudit {
     let mut problems = Vec::new();
-    let doubled = [(&tally.doubled_rows, "rows"), (&tally.doubled_letters, "dead letters")];
+    let doubled = [(&tally.doubled_rows, "row"), (&tally.doubled_letters, "dead letter")];
     for (listed, what) in doubled.into_iter().filter(|(listed, _)| listed.count > 0) {
-        problems.push(format!("{} {what} are there twice: {}", listed.count, name_numbers(listed)));
+        problems.push(format!("{} twice: {}", of_many(listed.count, what), name_numbers(listed)));
     }
     if tally.uncovered.count > 0 {
         let of = name_numbers(&tally.uncovered);
-        problems.push(format!("{} that the ledger doesn't account for: {of}", rows(tally.uncovered.count)));
+        let rows = of_many(tally.uncovered.count, "row");
+        problems.push(format!("{rows} that the ledger doesn't account for: {of}"));
     }
     let duplicate_numbers = tally.doubled_rows.numbers.union(&tally.doubled_letters.numbers);
     PartitionAudit {
@@ -290,8 +292,9 @@ impl Missing {
     }
 }
 
-fn rows(count: u64) -> String {
-    if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
+/// `1 row`, `2 rows`.
+fn of_many(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// `17, 20 to 24, …`: numbers as a person counts, ends included.
