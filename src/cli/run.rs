@@ -1,11 +1,13 @@
 //! `sluice run`: pipelines, until stopped or until nothing is left.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
 use crate::pipeline::supervise::{RunSummary, run_selected, select};
 use crate::pipeline::{PipelineError, RunOptions};
+use crate::serve;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::fault_points::FaultPoints;
 
@@ -41,8 +43,17 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let shutdown = Shutdown::new();
     let selected = select(&project, &options)?;
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
+    let server = if options.until_caught_up {
+        None
+    } else {
+        let statuses: Vec<_> = selected.iter().map(|(_, status)| status.clone()).collect();
+        Some(serve::start(project.serve.address, Arc::new(statuses)).await?)
+    };
     let ended = run_selected(&project, selected, options, shutdown.clone()).await;
     beside.abort_all();
+    if let Some(server) = server {
+        server.stop().await;
+    }
     match ended {
         Ok(summary) => {
             print(&summary, args.format, &output)?;

@@ -11,6 +11,7 @@
 //! is always right: the ledger says where to read on.
 
 pub mod audit;
+pub mod checkpoints;
 pub mod demo;
 pub mod error;
 pub mod lock;

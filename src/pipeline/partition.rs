@@ -1,5 +1,6 @@
 //! One partition of a running pipeline: reads, decodes, hands on; fails and backs off alone.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub struct Part {
     pub staged: Staged,
     pub reservation: Reservation,
+    /// The offset of the last event.
+    pub last_offset: String,
+}
+
+impl Borrow<Staged> for Part {
+    fn borrow(&self) -> &Staged {
+        &self.staged
+    }
 }
 
 /// What a partition tells its pipeline's loop; one partition's events keep their order.
@@ -164,14 +173,16 @@ impl PartitionTask {
             self.read.last = Some(LastSeen { sequence_number, enqueued_at_ms });
         }
         let partition = batch.partition.clone();
-        Ok(Some(Part { staged: Staged { partition, range, events, batches, rejects }, reservation }))
+        let last_offset = batch.events.last().map(|event| event.offset.clone()).unwrap_or_default();
+        let staged = Staged { partition, range, events, batches, rejects };
+        Ok(Some(Part { staged, reservation, last_offset }))
     }
 
     fn nothing(&self, batch: EventBatch, reservation: Reservation) -> Part {
         let range = Range::new(self.read.position, self.read.position);
         let staged =
             Staged { partition: batch.partition, range, events: Vec::new(), batches: Vec::new(), rejects: Vec::new() };
-        Part { staged, reservation }
+        Part { staged, reservation, last_offset: String::new() }
     }
 
     /// What the events of a batch account for: on a source with holes all numbers since the

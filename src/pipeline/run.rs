@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
+use super::checkpoints::{Checkpoints, Committed};
 use super::lock::PipelineLock;
 use super::partition::{Part, PartitionEvent, PartitionTask, report};
 use super::setup::{self, PartitionStart, Places};
@@ -26,8 +27,8 @@ use crate::memory::MemoryBudget;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::SinkError;
-use crate::sink::delta::fault_points::FaultPoints;
-use crate::sink::delta::writer::{Counts, Flushed, Staged, TableWriter};
+use crate::sink::delta::fault_points::{FaultPoint, FaultPoints};
+use crate::sink::delta::writer::{Counts, Flushed, TableWriter};
 use crate::source::HoleCause;
 use crate::source::event_hubs::EventHubsSource;
 use crate::telemetry::metrics;
@@ -75,6 +76,7 @@ pub struct Pipeline {
     options: PipelineOptions,
     source: Arc<EventHubsSource>,
     decoder: Arc<Decoder>,
+    checkpoints: Arc<Checkpoints>,
     budget: MemoryBudget,
     status: PipelineStatus,
     shutdown: Shutdown,
@@ -86,6 +88,8 @@ pub struct Pipeline {
     stop_reading: CancellationToken,
     sender: mpsc::Sender<PartitionEvent>,
     receiver: mpsc::Receiver<PartitionEvent>,
+    /// Events taken in and not yet settled by a commit.
+    in_flight: BTreeMap<PartitionKey, u64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
     pending: Vec<Part>,
@@ -135,9 +139,10 @@ impl Pipeline {
         let places = Places::of(project)?;
         let lock = PipelineLock::take(&places.state, &spec.name, &spec.source.consumer_group)?;
         let decoder = Arc::new(setup::decoder(project, spec, &places)?);
+        let checkpoints = Arc::new(Checkpoints::open(project, spec)?);
         let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
         let (source, writer, starts) = loop {
-            let opened = open(project, spec, &places, &options);
+            let opened = open(project, spec, &places, &checkpoints, &options);
             let opened = tokio::select! {
                 opened = opened => opened,
                 () = shutdown.stopping() => return Ok(None),
@@ -172,6 +177,7 @@ impl Pipeline {
             options,
             source,
             decoder,
+            checkpoints,
             budget,
             status,
             stop_reading: shutdown.child(),
@@ -181,6 +187,7 @@ impl Pipeline {
             partitions: JoinSet::new(),
             sender,
             receiver,
+            in_flight: BTreeMap::new(),
             reading: BTreeMap::new(),
             pending: Vec::new(),
             pending_since: None,
@@ -353,8 +360,17 @@ impl Pipeline {
             held.position = Some(part.staged.range.to);
             held.last_error = None;
         });
+        self.move_in_flight(&part.staged.partition, |held| held + received);
         self.pending_since.get_or_insert_with(Instant::now);
         self.pending.push(part);
+    }
+
+    fn move_in_flight(&mut self, partition: &PartitionKey, change: impl FnOnce(u64) -> u64) {
+        let held = self.in_flight.entry(partition.clone()).or_default();
+        *held = change(*held);
+        let held = *held;
+        let (pipeline, table, partition) = self.labels(partition);
+        metrics::in_flight(pipeline, table, partition, held);
     }
 
     fn report_hole(&self, partition: &PartitionKey, missing: Range, cause: HoleCause) {
@@ -390,17 +406,17 @@ impl Pipeline {
         self.retry_at = None;
         self.pending_since = None;
         let parts = std::mem::take(&mut self.pending);
+        let checkpoints = Arc::clone(&self.checkpoints);
+        let fault_points = self.options.fault_points.clone();
         self.flush.spawn(async move {
             let began = Instant::now();
-            let (staged, reservations): (Vec<Staged>, Vec<_>) =
-                parts.into_iter().map(|part| (part.staged, part.reservation)).unzip();
-            let result = writer.flush(&staged).await;
-            let parts = staged
-                .into_iter()
-                .zip(reservations)
-                .map(|(staged, reservation)| Part { staged, reservation })
-                .collect();
-            FlushEnded { writer, parts, result, took: began.elapsed() }
+            let result = writer.flush(&parts).await;
+            let took = began.elapsed();
+            if result.is_ok() {
+                checkpoints.publish(&last_of(&parts)).await;
+                fault_points.pass(FaultPoint::CheckpointsPublished);
+            }
+            FlushEnded { writer, parts, result, took }
         });
     }
 
@@ -454,6 +470,10 @@ impl Pipeline {
             metrics::committed(pipeline, table, partition, committed);
             metrics::rejected(pipeline, table, partition, rejected);
             metrics::duplicate(pipeline, table, partition, duplicate);
+        }
+        for (partition, counts) in &flushed.counts {
+            let settled = counts.committed + counts.rejected + counts.duplicate;
+            self.move_in_flight(partition, |held| held.saturating_sub(settled));
         }
         let Some(version) = flushed.version else { return };
         self.summary.commits += 1;
@@ -529,7 +549,7 @@ impl Pipeline {
         let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
         let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
         let Some(mut writer) = self.writer.take_if(|_| !new.is_empty()) else { return };
-        let started = setup::starts(&self.source, &mut writer, &self.spec, &new, false).await;
+        let started = setup::starts(&self.source, &self.checkpoints, &mut writer, &self.spec, &new, false).await;
         self.writer = Some(writer);
         match started {
             Ok(starts) => starts.into_iter().for_each(|start| self.read(start)),
@@ -561,13 +581,29 @@ async fn open(
     project: &ProjectSpec,
     spec: &PipelineSpec,
     places: &Places,
+    checkpoints: &Checkpoints,
     options: &PipelineOptions,
 ) -> Result<(Arc<EventHubsSource>, TableWriter, Vec<PartitionStart>), PipelineError> {
     let source = setup::connect(project, spec).await?;
     let partitions = source.hub().await?.partitions;
     let mut writer = TableWriter::open(setup::table_spec(spec, places, options.fault_points.clone())?).await?;
-    let starts = setup::starts(&source, &mut writer, spec, &partitions, options.until_caught_up).await?;
+    let starts = setup::starts(&source, checkpoints, &mut writer, spec, &partitions, options.until_caught_up).await?;
     Ok((source, writer, starts))
+}
+
+/// The last event of each partition, as a checkpoint names it.
+fn last_of(parts: &[Part]) -> Vec<Committed> {
+    let mut last: BTreeMap<&PartitionKey, &Part> = BTreeMap::new();
+    for part in parts {
+        last.insert(&part.staged.partition, part);
+    }
+    last.into_values()
+        .map(|part| Committed {
+            partition: part.staged.partition.partition.to_string(),
+            sequence_number: part.staged.range.to - 1,
+            offset: part.last_offset.clone(),
+        })
+        .collect()
 }
 
 /// The largest resident set of this process so far, in bytes; 0 where the system doesn't tell.

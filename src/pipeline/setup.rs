@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::PipelineError;
+use super::checkpoints::Checkpoints;
 use crate::catalog::{dead_letters_of, table_location};
 use crate::checkpoint::{PartitionKey, Range, SourceId};
 use crate::config::source_id;
@@ -143,13 +144,14 @@ pub fn table_spec(
 /// Looks at each partition of the hub, commits where those start that the ledger doesn't
 /// know, and says where each is to be read from.
 ///
-/// The order of truth is the ledger, then the declared start. With `catch_up`, each ends at the last
+/// The order of truth is the ledger, then the checkpoint of an official SDK, then the declared start. With `catch_up`, each ends at the last
 /// number that the hub has now.
 ///
 /// # Errors
 /// A hub that was made anew; errors of hub and storage.
 pub async fn starts(
     source: &EventHubsSource,
+    checkpoints: &Checkpoints,
     writer: &mut TableWriter,
     pipeline: &PipelineSpec,
     partitions: &[String],
@@ -162,7 +164,10 @@ pub async fn starts(
         let key = PartitionKey::new(source.id().clone(), partition.as_str());
         let properties = source.partition(partition).await?;
         if writer.ledger().partition(&key).and_then(|held| held.start()).is_none() {
-            let start = source.resolve_start(partition, pipeline.source.start).await?;
+            let start = match checkpoints.position(partition).await? {
+                Some(position) => position,
+                None => source.resolve_start(partition, pipeline.source.start).await?,
+            };
             first_starts.push((key.clone(), start));
         }
         looked_at.push((key, properties));

@@ -3,6 +3,7 @@
 //! The invariant that everything rests on: what was trimmed against the ledger at version V is
 //! put as V + 1 or not at all. Whoever else puts V + 1 first makes us read, trim and try again.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -172,7 +173,7 @@ impl TableWriter {
     ///
     /// # Errors
     /// [`SinkError`]; nothing is lost by any, since nothing is covered before it landed.
-    pub async fn flush(&mut self, staged: &[Staged]) -> Result<Flushed, SinkError> {
+    pub async fn flush<S: Borrow<Staged> + Sync>(&mut self, staged: &[S]) -> Result<Flushed, SinkError> {
         let mut written = StagedFiles::new();
         self.put_ids.clear();
         self.may_still_land = false;
@@ -206,7 +207,7 @@ impl TableWriter {
     }
 
     /// Takes off what the ledger covers, and what an earlier part of the same flush holds.
-    fn plan<'a>(&self, staged: &'a [Staged]) -> Result<Plan<'a>, SinkError> {
+    fn plan<'a, S: Borrow<Staged>>(&self, staged: &'a [S]) -> Result<Plan<'a>, SinkError> {
         let mut plan = Plan {
             runs: BTreeMap::new(),
             batches: Vec::new(),
@@ -215,7 +216,7 @@ impl TableWriter {
             counts: BTreeMap::new(),
         };
         let mut taken: BTreeMap<&PartitionKey, RangeSet> = BTreeMap::new();
-        for part in staged {
+        for part in staged.iter().map(Borrow::borrow) {
             let covered = taken.entry(&part.partition).or_insert_with(|| self.table.ledger.coverage(&part.partition));
             let runs = trim(part.range, &part.events, covered);
             let counts = plan.counts.entry(part.partition.clone()).or_default();
