@@ -21,6 +21,12 @@
 //!
 //! Memory is bounded by [`BrokerOptions::max_bytes`]. [`Fault`]s make links and connections
 //! fail on demand.
+//!
+//! What it doesn't do: WebSockets, the Kafka endpoint, publishers, transactions, the metrics
+//! that a receiver may ask to get with each event. A receiver that drains its credit hears at
+//! once that nothing is available. Which partition a key belongs to is stable, but not the
+//! service's choice. A start beyond the end of a partition is refused, as the service is
+//! known to do for offsets.
 
 mod access;
 mod broker;
