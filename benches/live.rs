@@ -21,9 +21,7 @@ use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
 use azure_core::time::Duration as AzureDuration;
-use azure_messaging_eventhubs::{
-    ConsumerClient, OpenReceiverOptions, RetryOptions, StartLocation, StartPosition,
-};
+use azure_messaging_eventhubs::{ConsumerClient, OpenReceiverOptions, RetryOptions, StartLocation, StartPosition};
 use futures::{StreamExt as _, future};
 use sluicebox::config::spec::{EventHubsAccess, EventHubsSpec, ProjectSpec, Secret};
 use sluicebox::config::{LoadOptions, load_with};
@@ -92,7 +90,10 @@ async fn measure(options: &Options) {
     pipeline.print("pipeline, median", options.events);
     println!("events/s of the pipeline against the loop: {:.2}", receive.seconds / pipeline.seconds);
     println!("CPU per event against the loop:            {:.2}", pipeline.cpu_seconds / receive.cpu_seconds);
-    println!("CPU µs per event beyond receiving:         {:.2}", (pipeline.cpu_seconds - receive.cpu_seconds) * 1e6 / options.events as f64);
+    println!(
+        "CPU µs per event beyond receiving:         {:.2}",
+        (pipeline.cpu_seconds - receive.cpu_seconds) * 1e6 / options.events as f64
+    );
     println!("peak RSS of this process:                  {} MiB", peak_rss_mib());
 }
 
@@ -328,7 +329,10 @@ fn peak_rss_mib() -> u64 {
 
 fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).map_or("?", |line| line.trim_start_matches([' ', '\t', ':']));
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("?", |line| line.trim_start_matches([' ', '\t', ':']));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let profile = if cfg!(debug_assertions) { "dev profile" } else { "release profile" };
     format!("{model}, {cores} cores, {profile}")

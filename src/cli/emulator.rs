@@ -22,9 +22,6 @@ const AMQPS_PORT: u16 = 5671;
 const REGISTRY_PORT: u16 = 8081;
 /// Where Microsoft's emulator answers for its health.
 const CONTROL_PORT: u16 = 5300;
-/// For variables that aren't set, while only the names of hubs are asked for.
-const STAND_IN: &str =
-    "Endpoint=sb://localhost;SharedAccessKeyName=stand-in;SharedAccessKey=stand-in;UseDevelopmentEmulator=true;";
 /// Partitions of a hub that a pipeline names: enough to be seen to run in parallel.
 const PROJECT_PARTITIONS: u32 = 4;
 
@@ -134,9 +131,19 @@ fn options(args: Args, global: &Global) -> Result<EmulatorOptions, AnyError> {
 /// The project, though a variable isn't set yet: what it will hold is what this command prints.
 fn project(global: &Global) -> Result<ProjectSpec, ConfigErrors> {
     global.load_project().or_else(|errors| {
-        let lookup = |name: &str| std::env::var(name).ok().or_else(|| Some(STAND_IN.to_owned()));
+        let lookup = |name: &str| std::env::var(name).ok().or_else(|| Some(stand_in(name).to_owned()));
         config::load_with(&global.load_options(), &lookup).map_err(|_| errors)
     })
+}
+
+/// For a variable that isn't set, while only the names of hubs are asked for: it has to have the form of
+/// what it stands for, and reaches nothing.
+fn stand_in(name: &str) -> &'static str {
+    if name.contains("CONNECTION_STRING") {
+        "Endpoint=sb://localhost;SharedAccessKeyName=none;SharedAccessKey=none;UseDevelopmentEmulator=true;"
+    } else {
+        "http://127.0.0.1:1"
+    }
 }
 
 /// Each hub that a pipeline reads, once; any consumer group is welcome.

@@ -1,32 +1,18 @@
 //! The handle by which a broker is started, fed, watched and disturbed.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, warn};
 
-use super::access::Policies;
-use super::connection::{self, Served};
 use super::error::BrokerError;
-use super::faults::{Fault, FaultBook};
-use super::hub::{Hubs, Partition, Store};
+use super::faults::Fault;
+use super::hub::{Hubs, Partition};
 use super::messages;
 use super::options::{BrokerOptions, HubSpec, Retention};
-use super::socket::{PromptStream, listen};
-
-/// How often age alone lets events go; appends look too.
-const RETENTION_TICK: Duration = Duration::from_millis(500);
-const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long `stop` waits for connections that were cut before it aborts their tasks.
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
+use super::server::{self, Shared, Started, report_expiry};
 
 /// An event to be appended in process.
 #[derive(Debug, Clone, Default)]
@@ -59,24 +45,14 @@ pub struct PartitionInfo {
     pub receivers: usize,
 }
 
-/// What connections share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) namespace: String,
-    pub(super) hubs: Hubs,
-    pub(super) faults: FaultBook,
-    pub(super) policies: Policies,
-}
-
 #[derive(Debug)]
 struct Running {
     address: SocketAddr,
     shared: Arc<Shared>,
-    store: Arc<Store>,
-    stopped: CancellationToken,
-    tasks: Mutex<JoinSet<()>>,
-    /// Ends everything when the last handle is dropped.
-    _guard: DropGuard,
+    /// Cancelling it stops the server, as dropping the last handle does.
+    stopped: DropGuard,
+    /// Cancelled when it has ended.
+    ended: CancellationToken,
 }
 
 /// A running broker. Clones are handles of the same; it ends with [`Broker::stop`] or with
@@ -95,24 +71,9 @@ impl Broker {
         for spec in &options.hubs {
             spec.check()?;
         }
-        let store = Arc::new(Store::new(options.max_bytes, options.retention, options.dir));
-        let shared = Arc::new(Shared {
-            namespace: options.namespace,
-            hubs: Hubs::open(Arc::clone(&store), &options.hubs)?,
-            faults: FaultBook::default(),
-            policies: Policies::new(options.keys, options.bearer_tokens),
-        });
-        let listen_failed = |source| BrokerError::Listen { port: options.port, source };
-        let listener = listen(options.port).await.map_err(listen_failed)?;
-        let address = listener.local_addr().map_err(listen_failed)?;
         let stopped = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let tls = options.tls.map(TlsAcceptor::from);
-        tasks.spawn(accept(listener, tls, Arc::clone(&shared), stopped.clone()));
-        tasks.spawn(expire(Arc::clone(&shared), stopped.clone()));
-        let guard = stopped.clone().drop_guard();
-        let tasks = Mutex::new(tasks);
-        Ok(Self { running: Arc::new(Running { address, shared, store, stopped, tasks, _guard: guard }) })
+        let Started { shared, address, ended } = server::start(options, stopped.clone()).await?;
+        Ok(Self { running: Arc::new(Running { address, shared, stopped: stopped.drop_guard(), ended }) })
     }
 
     /// Where it listens.
@@ -183,7 +144,7 @@ impl Broker {
 
     /// Retention from now on; what it no longer keeps goes at once.
     pub fn set_retention(&self, retention: Retention) {
-        self.running.store.set_retention(retention);
+        self.running.shared.store.set_retention(retention);
         report_expiry(&self.running.shared);
     }
 
@@ -205,69 +166,7 @@ impl Broker {
 
     /// Cuts every connection and frees the port.
     pub async fn stop(&self) {
-        self.running.stopped.cancel();
-        let mut tasks = std::mem::take(&mut *self.running.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        let ended = timeout(STOP_DEADLINE, async { while tasks.join_next().await.is_some() {} }).await;
-        if ended.is_err() {
-            warn!("connections of the emulator outlived its end and were aborted");
-            tasks.shutdown().await;
-        }
-    }
-}
-
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>, stopped: CancellationToken) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = stopped.cancelled() => break,
-            Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                if let Err(error) = ended {
-                    warn!(error = &error as &dyn std::error::Error, "a connection of the emulator panicked");
-                }
-            }
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    debug!(%peer, "connection to the emulator");
-                    let served = Served { shared: Arc::clone(&shared), cut: stopped.child_token() };
-                    connections.spawn(serve(stream, tls.clone(), served));
-                }
-                Err(error) => {
-                    // Too many open files, most likely: it passes, but not by asking at once.
-                    warn!(error = &error as &dyn std::error::Error, "the emulator can't accept a connection");
-                    sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, served: Served) {
-    let stream = PromptStream::new(stream);
-    match tls {
-        None => connection::serve(stream, served).await,
-        Some(tls) => match timeout(TLS_HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => connection::serve(stream, served).await,
-            Ok(Err(error)) => debug!(error = &error as &dyn std::error::Error, "no TLS with a client of the emulator"),
-            Err(_) => debug!("a client of the emulator didn't finish its TLS handshake"),
-        },
-    }
-}
-
-async fn expire(shared: Arc<Shared>, stopped: CancellationToken) {
-    let mut tick = interval(RETENTION_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stopped.cancelled() => break,
-            _ = tick.tick() => report_expiry(&shared),
-        }
-    }
-}
-
-fn report_expiry(shared: &Shared) {
-    if let Err(error) = shared.hubs.expire() {
-        warn!(error = &error as &dyn std::error::Error, "the emulator can't note what has expired");
+        self.running.stopped.token().cancel();
+        self.running.ended.cancelled().await;
     }
 }

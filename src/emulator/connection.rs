@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::access::{Grants, entity, percent_decoded};
-use super::broker::Shared;
 use super::frames::MAX_FRAME_BYTES;
 use super::hub::{self, Hub, Partition, SeatRefused};
 use super::link_end::{self, LinkFailure, failure};
@@ -28,6 +27,7 @@ use super::receivers::{self, Reading};
 use super::rpc::{self, Mailboxes, Node};
 use super::selector::StartPosition;
 use super::senders::{self, Writing};
+use super::server::Shared;
 use super::shim::{Shim, Wire};
 
 const HANDSHAKE: Duration = Duration::from_secs(30);

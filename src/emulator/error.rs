@@ -9,6 +9,8 @@ use crate::error::{Classify, Kind, Retry};
 pub enum BrokerError {
     #[error("can't listen on port {port} of this machine")]
     Listen { port: u16, source: io::Error },
+    #[error("can't start a thread for the emulator")]
+    Thread(#[source] io::Error),
     #[error("`{hub}` can't name a hub")]
     HubName { hub: String },
     #[error("hub `{hub}` can't have {partitions} partitions")]
@@ -36,7 +38,7 @@ pub enum BrokerError {
 impl Classify for BrokerError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Listen { .. } | Self::Journal { .. } | Self::Full { .. } => Kind::External,
+            Self::Listen { .. } | Self::Thread(_) | Self::Journal { .. } | Self::Full { .. } => Kind::External,
             Self::HubFile { .. } | Self::PartitionsDiffer { .. } => Kind::Data,
             Self::Encode(_) => Kind::Internal,
             Self::HubName { .. }

@@ -46,6 +46,7 @@ mod repeats;
 mod rpc;
 mod selector;
 mod senders;
+mod server;
 mod shim;
 mod socket;
 pub mod together;

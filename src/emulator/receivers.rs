@@ -1,12 +1,10 @@
 //! Links on which clients receive events.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use fe2o3_amqp::link::{LinkStateError, SendError};
-use fe2o3_amqp::{Sendable, Sender};
+use fe2o3_amqp::Sender;
+use fe2o3_amqp::link::LinkStateError;
 use fe2o3_amqp_types::definitions::{ErrorCondition, LinkError};
-use fe2o3_amqp_types::messaging::SerializableBody;
 use fe2o3_amqp_types::primitives::Symbol;
 use tokio::time::sleep;
 use tracing::debug;
@@ -21,9 +19,6 @@ use super::messages;
 /// What is read from the log at once: events that may expire meanwhile are held only so long.
 const READ_EVENTS: usize = 256;
 const READ_BYTES: u64 = 1024 * 1024;
-/// The library can miss that credit came: it looks, and only then starts to listen. Asking
-/// again that often turns a link that hangs into one that stutters.
-const CREDIT_RECHECK: Duration = Duration::from_millis(50);
 
 /// A receiver that is about to be served.
 #[derive(Debug)]
@@ -97,8 +92,8 @@ impl Delivering<'_> {
                 }
             }
             let sendable = messages::sendable(event.message.clone());
-            match self.unless_ended(deliver(sender, &sendable)).await? {
-                Ok(()) => {}
+            match self.unless_ended(sender.send_batchable_ref(&sendable)).await? {
+                Ok(_settled) => {}
                 Err(error) => {
                     debug!(?error, "a receiver of the emulator is gone");
                     return Err(Stop::Gone);
@@ -125,18 +120,6 @@ impl Delivering<'_> {
             () = self.seat.stolen.cancelled() => Err(Stop::Stolen),
             () = self.hub.gone.cancelled() => Err(Stop::HubGone),
             done = work => Ok(done),
-        }
-    }
-}
-
-/// Sends a settled message as soon as there is credit.
-pub(super) async fn deliver<T: SerializableBody>(sender: &mut Sender, message: &Sendable<T>) -> Result<(), SendError> {
-    loop {
-        tokio::select! {
-            biased;
-            sent = sender.send_batchable_ref(message) => return sent.map(drop),
-            // Giving up a send that waits for credit loses nothing: the message isn't on its way.
-            () = sleep(CREDIT_RECHECK) => {}
         }
     }
 }

@@ -121,3 +121,74 @@ impl Repeats {
         due
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use super::*;
+
+    fn frame(code: u8, fields: &[u8], count: u8) -> Vec<u8> {
+        let mut frame = vec![0, 0, 0, 0, 2, 0, 0, 7, 0, 0x53, code, 0xc0, fields.len() as u8 + 1, count];
+        frame.extend(fields);
+        frame[3] = frame.len() as u8;
+        frame
+    }
+
+    fn outcome(settled: u8) -> Vec<u8> {
+        frame(DISPOSITION, &[TRUE, 0x52, 9, 0x40, settled, 0x00, 0x53, 0x24, 0x45, 0x40], 6)
+    }
+
+    fn flow(handle: u8) -> Vec<u8> {
+        frame(FLOW, &[0x43, 0x43, 0x43, 0x43, 0x52, handle], 5)
+    }
+
+    async fn next(repeats: &mut Repeats) -> Vec<Bytes> {
+        poll_fn(|cx| {
+            let due = repeats.poll(cx);
+            if due.is_empty() { Poll::Pending } else { Poll::Ready(due) }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn an_outcome_is_said_unsettled_again_and_again_and_settled_at_last() {
+        let mut repeats = Repeats::default();
+        assert_eq!(repeats.note(7, &outcome(TRUE)).as_deref(), Some(&outcome(FALSE)[..]));
+        for _ in 1..PAUSES.len() {
+            assert_eq!(next(&mut repeats).await, [outcome(FALSE)]);
+        }
+        assert_eq!(next(&mut repeats).await, [outcome(TRUE)]);
+        assert!(repeats.waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_flow_of_a_link_is_said_again() {
+        let mut repeats = Repeats::default();
+        for handle in [1, 2, 1] {
+            assert_eq!(repeats.note(7, &flow(handle)), None);
+        }
+        assert_eq!(repeats.waiting.len(), 2);
+        repeats.forget_link(7, 2);
+        assert_eq!(next(&mut repeats).await, [flow(1)]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_said_of_a_session_that_has_ended() {
+        let mut repeats = Repeats::default();
+        repeats.note(7, &outcome(TRUE));
+        repeats.note(7, &flow(1));
+        repeats.note(8, &flow(1));
+        repeats.forget_channel(7);
+        assert_eq!(repeats.waiting.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_missed_is_said_once() {
+        let mut repeats = Repeats::default();
+        assert_eq!(repeats.note(7, &outcome(FALSE)), None);
+        assert_eq!(repeats.note(7, &frame(0x16, &[0x43], 1)), None);
+        assert!(repeats.waiting.is_empty());
+    }
+}

@@ -17,7 +17,6 @@ use tracing::debug;
 use super::connection::Connection;
 use super::link_end::answer_detach;
 use super::messages::EventMessage;
-use super::receivers::deliver;
 use super::senders::OUTCOME_DELAY;
 use super::{cbs, management};
 
@@ -97,7 +96,7 @@ impl Mailboxes {
     }
 
     fn post(&self, node: Node, address: &str, reply: ReplyMessage) {
-        if self.with(node, address, |mailbox| mailbox.sender.try_send(reply)).is_err() {
+        if self.with(node, address, |mailbox| mailbox.sender.try_send(reply).is_err()) {
             debug!(?node, address, "nobody takes the replies of the emulator");
         }
     }
@@ -150,7 +149,7 @@ pub(super) async fn send_replies(mut sender: Sender, node: Node, address: String
         };
         let Some(message) = reply else { return };
         let reply = Sendable { message, message_format: 0, settled: Some(true) };
-        if deliver(&mut sender, &reply).await.is_err() {
+        if sender.send_batchable_ref(&reply).await.is_err() {
             return;
         }
     }

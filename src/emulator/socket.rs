@@ -1,22 +1,23 @@
 //! The sockets of the broker, made so that the clients' habits don't slow them down.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 /// pyamqp reads the segment size of a connection and sets it again; on loopback it reads
 /// more than may be set, and the connection fails. Any value below 32768 passes.
 #[cfg(target_os = "linux")]
 const SEGMENT_BYTES: u32 = 32_000;
 
-/// Listens on loopback.
-pub(super) async fn listen(port: u16) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+/// Listens on loopback, without blocking.
+pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    listener.set_nonblocking(true)?;
     #[cfg(target_os = "linux")]
     SockRef::from(&listener).set_tcp_mss(SEGMENT_BYTES)?;
     Ok(listener)

@@ -48,6 +48,13 @@ pub enum SourceError {
         #[source]
         source: Cause,
     },
+    /// The hub refused to begin there: its numbers don't reach so far.
+    #[error("could not {doing}: the hub has no such position")]
+    OutOfRange {
+        doing: String,
+        #[source]
+        source: Cause,
+    },
     #[error("could not {doing}")]
     Failed {
         doing: String,
@@ -74,6 +81,7 @@ impl Classify for SourceError {
             | Self::Stolen { .. }
             | Self::TimedOut { .. }
             | Self::Busy { .. }
+            | Self::OutOfRange { .. }
             | Self::Failed { .. }
             | Self::Protocol { .. } => Kind::External,
         }
@@ -81,7 +89,11 @@ impl Classify for SourceError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::TimedOut { .. } | Self::Busy { .. } | Self::Failed { .. } | Self::Protocol { .. } => Retry::Backoff,
+            Self::TimedOut { .. }
+            | Self::Busy { .. }
+            | Self::OutOfRange { .. }
+            | Self::Failed { .. }
+            | Self::Protocol { .. } => Retry::Backoff,
             Self::Access { .. }
             | Self::Credential(_)
             | Self::Unauthorized { .. }
@@ -115,6 +127,8 @@ impl SourceError {
         match self {
             // What the other official clients wait after `server-busy`.
             Self::Busy { .. } => Duration::from_secs(4),
+            // A partition that has just moved may be a moment behind itself.
+            Self::OutOfRange { .. } => Duration::from_secs(1),
             // It worked before: a role that comes and goes isn't mended by asking often.
             Self::Unauthorized { .. } | Self::NotFound { .. } => Duration::from_secs(30),
             _ => Duration::ZERO,

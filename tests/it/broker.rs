@@ -15,6 +15,8 @@ use futures::StreamExt;
 use sluicebox::emulator::{
     Broker, BrokerError, BrokerOptions, Fault, FaultAction, HubSpec, MAX_MESSAGE_BYTES, Retention, StoredMessageInput,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const HUB: &str = "leads";
@@ -498,5 +500,31 @@ async fn a_large_backlog_arrives_whole_and_in_order_from_every_partition() {
     for seen in futures::future::join_all(readers).await {
         assert_eq!(seen, (0..count as i64).collect::<Vec<_>>());
     }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_amqp_is_spoken_inside_it_and_nowhere_else() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let certificate = made.cert.der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let server = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.clone()], key);
+    let broker = broker_with(|options| options.tls = Some(Arc::new(server.expect("a configuration")))).await;
+    let mut trusted = rustls::RootCertStore::empty();
+    trusted.add(certificate).expect("a certificate");
+    let client = rustls::ClientConfig::builder().with_root_certificates(trusted).with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let header = *b"AMQP\x03\x01\x00\x00";
+    let mut answer = [0; 8];
+    let tcp = within(TcpStream::connect(broker.address())).await.expect("a connection");
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+    let mut stream = within(connector.connect(name, tcp)).await.expect("TLS");
+    stream.write_all(&header).await.expect("written");
+    within(stream.read_exact(&mut answer)).await.expect("an answer");
+    assert_eq!(answer, header);
+    let mut plain = within(TcpStream::connect(broker.address())).await.expect("a connection");
+    plain.write_all(&header).await.expect("written");
+    assert!(within(plain.read_exact(&mut answer)).await.is_err() || answer != header);
     broker.stop().await;
 }

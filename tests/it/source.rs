@@ -444,6 +444,34 @@ async fn numbers_go_on_when_the_broker_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_delivers_nothing_though_the_hub_has_more_is_opened_again() {
+    let broker = broker(1).await;
+    fill(&broker, "0", 10);
+    let source = connect(&broker).await;
+    let action = FaultAction::Delay(2 * PATIENCE);
+    broker.inject(Fault { action, hub: None, partition: None, after_events: 0, times: 1 });
+    let (told, result) = read(&source, up_to(10)).await;
+    result.expect("the second link delivers");
+    assert_eq!(told.numbers(), (0..10).collect::<Vec<_>>());
+    assert_eq!(told.failed.len(), 1, "{:?}", told.failed);
+    assert!(told.failed[0].contains("no answer within"), "{:?}", told.failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_waits_says_what_the_hub_holds() {
+    let broker = broker(1).await;
+    fill(&broker, "0", 10);
+    let source = connect(&broker).await;
+    let mut reading = Reading::start(&source, from(10));
+    let said = timeout(PATIENCE, reading.events.recv()).await.expect("in time");
+    let Some(SourceEvent::Progress { last_enqueued_sequence_number, last_enqueued_at, .. }) = said else {
+        panic!("expected progress, heard {said:?}");
+    };
+    assert_eq!(last_enqueued_sequence_number, 9);
+    assert_eq!(last_enqueued_at, broker.partition(HUB, "0").expect("the partition").last_enqueued_at);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_a_reader_that_waits() {
     let broker = broker(1).await;
     fill(&broker, "0", 1);

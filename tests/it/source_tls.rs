@@ -69,10 +69,8 @@ async fn broker(tls: &Tls) -> Broker {
     })
     .await
     .expect("a free port on loopback");
-    let message = |number: i32| StoredMessageInput {
-        body: Bytes::from(number.to_string()),
-        ..StoredMessageInput::default()
-    };
+    let message =
+        |number: i32| StoredMessageInput { body: Bytes::from(number.to_string()), ..StoredMessageInput::default() };
     broker.append("leads", "0", (0..100).map(message).collect()).expect("the partition takes them");
     broker
 }
@@ -164,8 +162,9 @@ async fn a_connection_string_with_a_key_reads_over_tls() {
     let trusted = dir.path().join("ca.pem");
     fs::write(&trusted, &tls.authority).expect("writable");
     let port = broker.address().port();
-    let access =
-        |key| format!("Endpoint=sb://localhost:{port}/;SharedAccessKeyName=listen;SharedAccessKey={key};EntityPath=leads");
+    let access = |key| {
+        format!("Endpoint=sb://localhost:{port}/;SharedAccessKeyName=listen;SharedAccessKey={key};EntityPath=leads")
+    };
     let (passed, words) = read_in_a_process(&access("c2VjcmV0"), Some(&trusted), None).await;
     assert!(passed, "{words}");
     let (passed, words) = read_in_a_process(&access("d3Jvbmc="), Some(&trusted), None).await;

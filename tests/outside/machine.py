@@ -193,8 +193,9 @@ class Azurite:
         self.endpoint = f"http://127.0.0.1:{blob}/{AZURITE_ACCOUNT}"
         self.process = Process(
             [needed("SLUICE_TEST_AZURITE"), "--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--disableTelemetry",
-             "--location", self.place.name, "--blobHost", "127.0.0.1", "--queueHost", "127.0.0.1", "--tableHost", "127.0.0.1",
-             "--blobPort", str(blob), "--queuePort", str(queue_port), "--tablePort", str(table)]
+             "--blobHost", "127.0.0.1", "--queueHost", "127.0.0.1", "--tableHost", "127.0.0.1",
+             "--blobPort", str(blob), "--queuePort", str(queue_port), "--tablePort", str(table)],
+            cwd=self.place.name,
         )
         deadline = time.monotonic() + START_SECONDS
         while True:

@@ -49,7 +49,7 @@ def run():
         send_values(emulator, HUB, values(EVENTS), PARTITIONS)
 
         registry = 'credential = "managed_identity"'
-        with_key = f'connection_string = "{emulator.connection_string}"\nendpoint = "{emulator.event_hubs}"'
+        with_key = f'connection_string = "{emulator.connection_string}"'
         project = write_project(place / "key", emulator, {HUB: ""}, event_hubs=with_key, registry=registry)
         lands(project, emulator, "a connection string with a key")
         say("  with a key: every event, over TLS")

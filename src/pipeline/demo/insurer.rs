@@ -130,7 +130,8 @@ impl<'s> Story<'s> {
         let number = self.next;
         self.next += 1;
         // A lead every two seconds or so, on average.
-        let at_ms = BEGINS_AT_MS + i64::try_from(number).unwrap_or(i64::MAX / 4096) * 2000 + self.rng.random_range(0..2000);
+        let at_ms =
+            BEGINS_AT_MS + i64::try_from(number).unwrap_or(i64::MAX / 4096) * 2000 + self.rng.random_range(0..2000);
         let (key, body) = match self.fact {
             Fact::LeadGenerated => {
                 let lead = self.lead(number, at_ms);
@@ -201,12 +202,7 @@ impl<'s> Story<'s> {
             customer_number: 1_000_000 + i64::try_from(number).unwrap_or(i64::MAX / 2),
             lead_id: rng.random_bool(0.9).then_some(lead_id),
             plan: *pick(&Plan::ALL, rng),
-            address: Address {
-                street: *pick(&STREETS, rng),
-                house_number: rng.random_range(1..200),
-                postcode,
-                town,
-            },
+            address: Address { street: pick::<&str>(&STREETS, rng), house_number: rng.random_range(1..200), postcode, town },
             policies,
             preferences: BTreeMap::from([
                 ("contact", *pick(&["email", "post", "app"], rng)),
@@ -416,8 +412,11 @@ mod tests {
 
     #[test]
     fn ids_are_told_once_over_runs_and_hubs() {
-        let mut ids: Vec<_> =
-            Fact::ALL.into_iter().flat_map(|fact| [told(fact, 1, 0, 1000), told(fact, 1, 1000, 1000)]).flatten().collect();
+        let mut ids: Vec<_> = Fact::ALL
+            .into_iter()
+            .flat_map(|fact| [told(fact, 1, 0, 1000), told(fact, 1, 1000, 1000)])
+            .flatten()
+            .collect();
         ids.sort_by_key(|event| event.id);
         ids.dedup_by_key(|event| event.id);
         assert_eq!(ids.len(), 6000);
@@ -435,7 +434,8 @@ mod tests {
         let schema = Schema::parse_str(r#"{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}"#)
             .expect("a schema");
         let writer = GenericDatumWriter::builder(&schema).build().expect("a writer");
-        for (cents, expected) in [(0, vec![0]), (127, vec![127]), (128, vec![0, 128]), (-1, vec![255]), (-129, vec![255, 127])]
+        for (cents, expected) in
+            [(0, vec![0]), (127, vec![127]), (128, vec![0, 128]), (-1, vec![255]), (-129, vec![255, 127])]
         {
             let datum = writer.write_ser_to_vec(&Cents(cents)).expect("a datum");
             assert_eq!(datum[1..], expected, "{cents}");

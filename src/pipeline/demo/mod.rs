@@ -45,9 +45,9 @@ pub enum DemoError {
     #[error("telling the demo's story broke off")]
     Teller(#[source] tokio::task::JoinError),
     #[error("the demo's events can't be sent")]
-    Send(#[from] SourceError),
+    Send(#[source] Box<SourceError>),
     #[error("the demo's tables can't be read")]
-    Tables(#[from] CatalogError),
+    Tables(#[source] Box<CatalogError>),
     #[error(transparent)]
     Pipeline(Box<PipelineError>),
 }
@@ -55,6 +55,18 @@ pub enum DemoError {
 impl DemoError {
     fn story(error: apache_avro::Error) -> Self {
         Self::Story(Box::new(error))
+    }
+}
+
+impl From<SourceError> for DemoError {
+    fn from(error: SourceError) -> Self {
+        Self::Send(Box::new(error))
+    }
+}
+
+impl From<CatalogError> for DemoError {
+    fn from(error: CatalogError) -> Self {
+        Self::Tables(Box::new(error))
     }
 }
 

@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_parcel_has_one_key() {
-        let sending = Sending { fact: Fact::AccountActivated, schema_id: "f".repeat(32), seed: 1, next: 0, events: 900 };
+        let sending =
+            Sending { fact: Fact::AccountActivated, schema_id: "f".repeat(32), seed: 1, next: 0, events: 900 };
         let parcels = parcels(sending);
         assert!(parcels.len() > 8, "{} parcels", parcels.len());
         assert!(parcels.iter().all(|parcel| parcel.key.is_some() && !parcel.events.is_empty()));

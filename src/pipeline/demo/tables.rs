@@ -13,7 +13,10 @@ use crate::storage::Location;
 
 /// A few columns of each table, such that they fit a terminal; others show their first ones.
 const SHOWN: [(&str, &str); 3] = [
-    ("bronze.leads", "line, channel, prospect['town'] AS town, quote, score, generated_at, _partition, _sequence_number"),
+    (
+        "bronze.leads",
+        "line, channel, prospect['town'] AS town, quote, score, generated_at, _partition, _sequence_number",
+    ),
     (
         "bronze.accounts",
         "customer_number, plan, address['town'] AS town, cardinality(policies) AS policies, activated_at, _partition, \

@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_connection_string_that_cannot_work_is_refused_without_its_key() {
         let cases = [
-            (format!("{KEY}"), "no `Endpoint`"),
+            (KEY.to_owned(), "no `Endpoint`"),
             ("Endpoint=sb://insurer.servicebus.windows.net".to_owned(), "no `SharedAccessKeyName`"),
             (format!("Endpoint=sb://insurer.servicebus.windows.net;{KEY};EntityPath=claims"), "for hub `claims`"),
             (format!("Endpoint=sb://insurer.servicebus.windows.net;{KEY};UseDevelopmentEmulator=true"), "plaintext"),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use azure_messaging_eventhubs::{ConsumerClient, EventReceiver};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::access::Access;
@@ -37,17 +37,19 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Closes what is no longer used, off the path of those who go on.
 #[derive(Clone, Default)]
 pub(super) struct Closing {
-    tasks: Arc<Mutex<JoinSet<()>>>,
+    /// Not a `JoinSet`: one that is spawned into under its lock would wait for itself where
+    /// the runtime ends and drops what it is given, and with it the next thing to close.
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Closing {
     fn run(&self, close: impl Future<Output = ()> + Send + 'static) {
         // Outside a runtime the connection closes by being dropped.
-        if let Ok(handle) = Handle::try_current() {
-            let mut tasks = lock(&self.tasks);
-            while tasks.try_join_next().is_some() {}
-            tasks.spawn_on(close, &handle);
-        }
+        let Ok(handle) = Handle::try_current() else { return };
+        let task = handle.spawn(close);
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
     }
 
     fn client(&self, client: ConsumerClient) {
@@ -69,8 +71,12 @@ impl Closing {
 
     /// Waits for what is still closing, each bounded by its own timeout.
     pub(super) async fn finish(&self) {
-        let mut tasks = mem::take(&mut *lock(&self.tasks));
-        while tasks.join_next().await.is_some() {}
+        let tasks = mem::take(&mut *lock(&self.tasks));
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::debug!(%error, "closing a connection broke off");
+            }
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) enum Failure {
     Unauthorized,
     NotFound,
     Busy,
+    OutOfRange,
     Other,
 }
 
@@ -63,6 +64,7 @@ impl Failure {
             AmqpErrorCondition::UnauthorizedAccess => Some(Self::Unauthorized),
             AmqpErrorCondition::NotFound | AmqpErrorCondition::ResourceDeleted => Some(Self::NotFound),
             AmqpErrorCondition::ServerBusyError | AmqpErrorCondition::ResourceLimitExceeded => Some(Self::Busy),
+            AmqpErrorCondition::ArgumentError | AmqpErrorCondition::ArgumentOutOfRangeError => Some(Self::OutOfRange),
             AmqpErrorCondition::UnknownValue(text) if text == "com.microsoft:auth-failed" => Some(Self::Unauthorized),
             _ => None,
         }
@@ -103,6 +105,7 @@ impl Asked<'_> {
             Failure::Unauthorized => SourceError::Unauthorized { doing, namespace, source: error.into() },
             Failure::NotFound => SourceError::NotFound { doing, namespace, source: error.into() },
             Failure::Busy => SourceError::Busy { doing, namespace, source: error.into() },
+            Failure::OutOfRange => SourceError::OutOfRange { doing, source: error.into() },
             Failure::Other => SourceError::Failed { doing, source: error.into() },
         }
     }
@@ -131,6 +134,7 @@ mod tests {
             (AmqpErrorCondition::UnauthorizedAccess, Failure::Unauthorized),
             (AmqpErrorCondition::NotFound, Failure::NotFound),
             (AmqpErrorCondition::ServerBusyError, Failure::Busy),
+            (AmqpErrorCondition::ArgumentError, Failure::OutOfRange),
             (AmqpErrorCondition::LinkDetachForced, Failure::Other),
             (AmqpErrorCondition::UnknownValue("com.microsoft:auth-failed".into()), Failure::Unauthorized),
         ] {

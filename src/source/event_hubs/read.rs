@@ -1,6 +1,7 @@
 //! The reader of one partition: opens links until it is told to stop, its end is reached, or
 //! nothing that waiting mends is wrong.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ impl EventHubsSource {
             // whether it still tries.
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
             served: false,
+            refused_before: false,
         };
         reader.run().await
     }
@@ -69,6 +71,8 @@ pub(super) struct Reader {
     pub(super) backoff: Backoff,
     /// Whether the hub ever delivered an event to this reader.
     pub(super) served: bool,
+    /// Whether the last failure was a refusal of our place.
+    refused_before: bool,
 }
 
 /// Whether anybody still listens.
@@ -92,6 +96,9 @@ impl Reader {
                 Err(error) if self.is_final(&error) => return Err(error),
                 Err(error) => error,
             };
+            if let Some(error) = self.another_hub(&error).await {
+                return Err(error);
+            }
             let retry_in = self.backoff.pause().max(error.pause());
             tracing::warn!(
                 partition = %self.partition, position = self.tracker.position(), %error, ?retry_in,
@@ -121,6 +128,31 @@ impl Reader {
         }
     }
 
+    /// A hub that twice in a row refuses our place, and says itself that it ends before it.
+    async fn another_hub(&mut self, error: &SourceError) -> Option<SourceError> {
+        if !matches!(error, SourceError::OutOfRange { .. }) {
+            self.refused_before = false;
+            return None;
+        }
+        if !mem::replace(&mut self.refused_before, true) {
+            return None;
+        }
+        let holds = self.source.partition(&self.partition.partition).await.ok()?;
+        if holds.last_enqueued >= self.tracker.position() - 1 {
+            return None;
+        }
+        Some(self.ends_before_us(holds.last_enqueued).await)
+    }
+
+    pub(super) async fn ends_before_us(&self, last_enqueued: i64) -> SourceError {
+        let difference = format!(
+            "partition `{}` ends at event {last_enqueued}, and the reading goes on after event {}",
+            self.partition.partition,
+            self.tracker.position() - 1,
+        );
+        self.source.another_hub(difference).await
+    }
+
     /// Opens one link and reads it to its end.
     async fn serve(&mut self) -> Result<LinkEnd, SourceError> {
         if self.is_caught_up() {
@@ -135,14 +167,17 @@ impl Reader {
         let asked = || source.clients.asked(&id, format!("read partition `{id}` of hub `{}`", source.clients.hub));
         let share = source.link_share(self.budget.capacity());
         let prefetch = source.credit.prefetch(share);
-        let opened_at = self.tracker.opens_at();
+        let opening = self.tracker.opens_at();
         let options = OpenReceiverOptions {
             owner_level: Some(OWNER_LEVEL),
             prefetch: Some(prefetch),
-            start_position: Some(StartPosition { location: StartLocation::SequenceNumber(opened_at), inclusive: true }),
+            start_position: Some(StartPosition {
+                location: StartLocation::SequenceNumber(opening.number),
+                inclusive: opening.inclusive,
+            }),
             receive_timeout: None,
         };
-        tracing::debug!(partition = %self.partition, opened_at, prefetch, "opening a link");
+        tracing::debug!(partition = %self.partition, ?opening, prefetch, "opening a link");
         let opened = lease.client().open_receiver_on_partition(id.to_string(), Some(options)).await;
         let receiver = match opened {
             Ok(receiver) => receiver,
@@ -156,7 +191,7 @@ impl Reader {
                 Ok(received) => message::event(&received).map_err(|what| source.protocol(&id, what)),
                 Err(error) => Err(asked().failed(error)),
             });
-            Link::new(self, opened_at, prefetch, share).run(events).await
+            Link::new(self, opening.first(), prefetch, share).run(events).await
         };
         // Even a link that ended well: on this client it would go on where it was.
         lease.retire();

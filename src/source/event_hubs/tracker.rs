@@ -23,6 +23,20 @@ pub(super) enum Verdict {
     Foreign { recorded_ms: i64 },
 }
 
+/// Where a link begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Opening {
+    pub(super) number: i64,
+    pub(super) inclusive: bool,
+}
+
+impl Opening {
+    /// The first number that the link can deliver.
+    pub(super) fn first(self) -> i64 {
+        if self.inclusive { self.number } else { self.number + 1 }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Tracker {
     position: i64,
@@ -40,9 +54,13 @@ impl Tracker {
         self.position
     }
 
-    /// Where to open, inclusive: at the last event seen, to compare it.
-    pub(super) fn opens_at(&self) -> i64 {
-        self.last.map_or(self.position, |last| last.sequence_number)
+    /// Where to open: at the last event seen, to compare it; without one, after the number
+    /// before the position, since a hub refuses to begin at a number that it hasn't given.
+    pub(super) fn opens_at(&self) -> Opening {
+        match self.last {
+            Some(last) => Opening { number: last.sequence_number, inclusive: true },
+            None => Opening { number: self.position - 1, inclusive: false },
+        }
     }
 
     pub(super) fn accept(&mut self, number: i64, enqueued_at_ms: i64) -> Verdict {
@@ -90,10 +108,10 @@ mod tests {
     #[test]
     fn the_last_event_is_read_again_compared_and_dropped() {
         let mut tracker = Tracker::new(42, seen(41, 5_123));
-        assert_eq!(tracker.opens_at(), 41);
+        assert_eq!(tracker.opens_at(), Opening { number: 41, inclusive: true });
         assert_eq!(tracker.accept(41, 5_123), Verdict::Known);
         assert_eq!(tracker.accept(42, 5_200), Verdict::New);
-        assert_eq!(tracker.opens_at(), 42);
+        assert_eq!(tracker.opens_at(), Opening { number: 42, inclusive: true });
         assert_eq!(tracker.accept(42, 5_201), Verdict::Foreign { recorded_ms: 5_200 });
     }
 
@@ -116,9 +134,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_last_event_it_opens_at_the_position() {
+    fn without_a_last_event_it_opens_after_the_number_before_the_position() {
         let mut tracker = Tracker::new(42, None);
-        assert_eq!(tracker.opens_at(), 42);
+        assert_eq!(tracker.opens_at(), Opening { number: 41, inclusive: false });
+        assert_eq!(tracker.opens_at().first(), 42);
         assert_eq!(tracker.accept(41, 1), Verdict::Known);
         assert_eq!(tracker.accept(42, 1), Verdict::New);
     }
@@ -126,7 +145,7 @@ mod tests {
     #[test]
     fn a_last_event_that_is_far_back_does_not_bring_back_what_lies_between() {
         let mut tracker = Tracker::new(42, seen(10, 1_001));
-        assert_eq!(tracker.opens_at(), 10);
+        assert_eq!(tracker.opens_at().first(), 10);
         for number in 10..42 {
             assert_eq!(tracker.accept(number, 1_001), Verdict::Known);
         }
@@ -145,7 +164,7 @@ mod tests {
             let mut handed_on = Vec::new();
             let mut holes = Vec::new();
             for (back, count) in links {
-                let first = (tracker.opens_at() - back).max(0);
+                let first = (tracker.opens_at().first() - back).max(0);
                 for number in (first..).filter(|number| !missing.contains(number)).take(count) {
                     loop {
                         match tracker.accept(number, number * 10 + 1) {
