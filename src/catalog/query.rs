@@ -197,6 +197,17 @@ fn take_catalog_error(error: DataFusionError) -> Result<CatalogError, DataFusion
 }
 
 fn problem(error: &DataFusionError, sql: &str) -> SqlProblem {
+    let mut problem = as_it_says(error, sql);
+    // A place that is pointed at needn't be said in words.
+    if problem.place.is_some()
+        && let Some(at) = problem.message.rfind(" at Line: ")
+    {
+        problem.message.truncate(at);
+    }
+    problem
+}
+
+fn as_it_says(error: &DataFusionError, sql: &str) -> SqlProblem {
     match error.diagnostic() {
         Some(diagnostic) => {
             let notes = diagnostic.notes.iter().map(|note| &note.message);
@@ -210,9 +221,7 @@ fn problem(error: &DataFusionError, sql: &str) -> SqlProblem {
         }
         None => {
             let message = plain(error);
-            let place = place_in_words(&message, sql);
-            let words = message.rsplit_once(" at Line: ").filter(|_| place.is_some()).map(|(words, _)| words.to_owned());
-            SqlProblem { place, message: words.unwrap_or(message), hint: None }
+            SqlProblem { place: place_in_words(&message, sql), message, hint: None }
         }
     }
 }

@@ -33,7 +33,7 @@ teams = ["conversions"]
 url = "lake"
 
 [event_hubs]
-connection_string = "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=n;SharedAccessKey=k;UseDevelopmentEmulator=true;"
+connection_string = "${HUBS}"
 "#;
 
 const PIPELINE: &str = r#"
@@ -42,7 +42,8 @@ name  = "leads"
 owner = "conversions"
 
 [source.event_hubs]
-hub = "leads"
+hub       = "leads"
+retention = "1h"
 
 [decode]
 format = "raw"
@@ -51,8 +52,12 @@ format = "raw"
 table = "bronze.leads"
 "#;
 
+/// Where nothing listens.
+const NO_HUBS: &str = "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=n;SharedAccessKey=k;UseDevelopmentEmulator=true;";
+
 pub struct Lakehouse {
     folder: tempfile::TempDir,
+    hubs: String,
 }
 
 /// What the program said.
@@ -74,7 +79,7 @@ impl Lakehouse {
         std::fs::write(folder.path().join("sluice.toml"), PROJECT).expect("the project is written");
         std::fs::create_dir(folder.path().join("pipelines")).expect("the folder is made");
         std::fs::write(folder.path().join("pipelines/leads.toml"), PIPELINE).expect("the pipeline is written");
-        Self { folder }
+        Self { folder, hubs: NO_HUBS.to_owned() }
     }
 
     /// One with `bronze.leads`: partition 0 holds 0 to 9, of which 3 and 7 are dead letters,
@@ -88,6 +93,11 @@ impl Lakehouse {
         writer.flush(&[staged("0", 0..6, &[3])]).await.expect("the first flush lands");
         writer.flush(&[staged("0", 6..10, &[7]), staged("1", 5..10, &[])]).await.expect("the second flush lands");
         lake
+    }
+
+    /// From here on the program finds its hubs there.
+    pub fn connect(&mut self, connection_string: &str) {
+        connection_string.clone_into(&mut self.hubs);
     }
 
     pub fn path(&self) -> &Path {
@@ -134,6 +144,7 @@ impl Lakehouse {
     pub fn sluice(&self, args: &[&str]) -> Said {
         let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .current_dir(self.path())
+            .env("HUBS", &self.hubs)
             .args(args)
             .output()
             .expect("sluice runs");

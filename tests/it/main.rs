@@ -9,6 +9,7 @@ mod emulator;
 mod guide;
 mod lakehouse;
 mod ledger;
+mod live;
 mod operations;
 mod query;
 mod registry;

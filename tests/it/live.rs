@@ -1,0 +1,99 @@
+//! What the commands say of a pipeline whose hub answers.
+
+use serde_json::{Value, json};
+use sluicebox::emulator::HubSpec;
+use sluicebox::emulator::together::{Emulator, EmulatorOptions};
+
+use crate::lakehouse::Lakehouse;
+
+/// A project whose hub has ten events in partition 0, all of them in the table, and none in 1.
+async fn caught_up() -> (Lakehouse, Emulator) {
+    let options = EmulatorOptions { hubs: vec![HubSpec::new("leads", 2)], ..EmulatorOptions::default() };
+    let emulator = Emulator::start(options).await.expect("an emulator");
+    emulator.broker().append("leads", "0", vec![Default::default(); 10]).expect("events");
+    let mut lake = Lakehouse::new();
+    lake.connect(emulator.addresses().connection_string.reveal());
+    let said = lake.sluice(&["run", "--until-caught-up"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    (lake, emulator)
+}
+
+fn audited(lake: &Lakehouse, expected_code: i32) -> Value {
+    let said = lake.sluice(&["audit", "bronze.leads", "--format", "json"]);
+    assert_eq!(said.code, Some(expected_code), "{}{}", said.stdout, said.stderr);
+    said.json()
+}
+
+fn status(lake: &Lakehouse) -> Value {
+    let said = lake.sluice(&["status", "--format", "json"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    said.json()["pipelines"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_covers_the_partitions_that_the_hub_lists() {
+    let (lake, emulator) = caught_up().await;
+    let audit = audited(&lake, 0);
+    assert_eq!((&audit["rows"], &audit["offline"], &audit["notes"]), (&json!(10), &json!(false), &json!([])));
+    assert_eq!(audit["partitions"].as_array().map(Vec::len), Some(2), "an empty partition is listed too: {audit}");
+
+    emulator.broker().append("leads", "1", vec![Default::default(); 3]).expect("events");
+    assert_eq!(audited(&lake, 0)["missing"], 0, "what waits is lag, not missing");
+
+    emulator.broker().remake_hub("leads").expect("the hub is made anew");
+    let audit = audited(&lake, 1);
+    assert!(audit["problems"][0].as_str().is_some_and(|problem| problem.contains("`generation`")), "{audit}");
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_the_ledger_does_not_know_is_named() {
+    let (lake, emulator) = caught_up().await;
+    let connection_string = emulator.addresses().connection_string.reveal().to_owned();
+    emulator.stop().await;
+    let other = Emulator::start(EmulatorOptions { hubs: vec![HubSpec::new("leads", 3)], ..EmulatorOptions::default() });
+    let other = other.await.expect("an emulator");
+    assert_ne!(other.addresses().connection_string.reveal(), connection_string);
+    let mut lake = lake;
+    lake.connect(other.addresses().connection_string.reveal());
+    let problems = audited(&lake, 1)["problems"].to_string();
+    assert!(problems.contains("partition `emulator/leads/2`: the hub has it, and the ledger doesn't"), "{problems}");
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_counts_what_waits() {
+    let (lake, emulator) = caught_up().await;
+    let idle = status(&lake);
+    assert_eq!(idle["state"], "idle", "{idle}");
+    assert_eq!(
+        idle["partitions"][0],
+        json!({
+            "partition": "0", "position": 10, "last_enqueued": 9, "lag_events": 0, "lag_seconds": 0.0,
+            "seconds_to_data_loss": null,
+        })
+    );
+    emulator.broker().append("leads", "0", vec![Default::default(); 3]).expect("events");
+    let behind = status(&lake);
+    assert_eq!((&behind["state"], &behind["partitions"][0]["lag_events"]), (&json!("behind"), &json!(3)));
+    let left = behind["partitions"][0]["seconds_to_data_loss"].as_f64().expect("retention is declared");
+    assert!(left > 3_000.0 && left <= 3_600.0, "{behind}");
+    assert_eq!(behind["partitions"][1]["lag_events"], 0);
+
+    emulator.broker().expire_before("leads", "0", 12).expect("retention bites");
+    assert_eq!(status(&lake)["partitions"][0]["seconds_to_data_loss"], 0.0);
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_never_ran_is_new() {
+    let emulator =
+        Emulator::start(EmulatorOptions { hubs: vec![HubSpec::new("leads", 1)], ..EmulatorOptions::default() });
+    let emulator = emulator.await.expect("an emulator");
+    let mut lake = Lakehouse::new();
+    lake.connect(emulator.addresses().connection_string.reveal());
+    let new = status(&lake);
+    assert_eq!((&new["state"], &new["last_commit"]), (&json!("new"), &json!(null)), "{new}");
+    assert_eq!(new["partitions"][0]["position"], json!(null));
+    emulator.stop().await;
+}
