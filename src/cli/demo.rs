@@ -15,11 +15,14 @@ use crate::config::{ConfigErrors, LoadOptions, load_with};
 use crate::emulator::HubSpec;
 use crate::emulator::together::{Emulator, EmulatorOptions};
 use crate::error::AnyError;
+use crate::pipeline::RunOptions;
+use crate::pipeline::audit::{Audit, audit};
 use crate::pipeline::demo::insurer::Fact;
 use crate::pipeline::demo::send::{Sending, send};
 use crate::pipeline::demo::tables::{Table, tables};
 use crate::pipeline::demo::{DemoError, PARTITIONS, project};
-use crate::pipeline::{RunOptions, run_project};
+use crate::pipeline::status::PipelineStatus;
+use crate::pipeline::supervise::{run_selected, select};
 use crate::shutdown::Shutdown;
 
 /// How often the progress is drawn.
@@ -47,6 +50,7 @@ struct Summary<'a> {
     /// Sent by this run, without the broken ones.
     events: u64,
     tables: Vec<TableRows<'a>>,
+    audit: &'a [Audit],
     seconds: f64,
     dir: &'a Path,
 }
@@ -62,8 +66,7 @@ struct TableRows<'a> {
 pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let output = global.output();
     let began = Instant::now();
-    let dir = std::path::absolute(&args.dir)
-        .map_err(|source| DemoError::Folder { path: args.dir.clone(), source })?;
+    let dir = std::path::absolute(&args.dir).map_err(|source| DemoError::Folder { path: args.dir.clone(), source })?;
     project::lay_out(&dir)?;
     let emulator = Emulator::start(EmulatorOptions {
         hubs: Fact::ALL.map(|fact| HubSpec::new(fact.hub(), PARTITIONS)).to_vec(),
@@ -80,6 +83,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let summary = Summary {
         events: args.events,
         tables: played.tables.iter().map(|table| TableRows { name: &table.name, rows: table.rows }).collect(),
+        audit: &played.audits,
         seconds: began.elapsed().as_secs_f64(),
         dir: &dir,
     };
@@ -87,11 +91,13 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         Format::Json => output.json(&summary)?,
         Format::Text => output.line(words(&summary, &played.tables, &args.dir))?,
     }
-    Ok(Exit::Well.into())
+    let complete = played.audits.iter().all(|audit| audit.complete);
+    Ok(if complete { Exit::Well } else { Exit::Failed }.into())
 }
 
 struct Played {
     tables: Vec<Table>,
+    audits: Vec<Audit>,
 }
 
 /// Events in, rows out, and the proof; nothing when it was told to stop.
@@ -109,21 +115,31 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> 
     progress.follow(send(hubs, &sendings, &sent, &shutdown), || *watched.borrow()).await?;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "sent");
 
-    progress.spin("reading, decoding, committing");
     let options = RunOptions { until_caught_up: true, ..RunOptions::default() };
+    let selected = select(&project, &options)?;
+    let statuses: Vec<_> = selected.iter().map(|(_, status)| status.clone()).collect();
+    let before: u64 = sendings.iter().map(|sending| sending.next).sum();
     let began = Instant::now();
-    run_project(&project, options, shutdown.clone()).await?;
+    progress.count("reading, decoding, committing", args.events + Fact::ALL.len() as u64);
+    progress
+        .follow(run_selected(&project, selected, options, shutdown.clone()), || read(&statuses).saturating_sub(before))
+        .await?;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "caught up");
     if shutdown.is_stopping() {
         return Ok(None);
     }
 
+    progress.spin("auditing");
     let began = Instant::now();
+    let mut audits = Vec::new();
+    for pipeline in &project.pipelines {
+        audits.push(audit(&project, pipeline).await?);
+    }
     let tables = tables(&project).await?;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "audited");
     progress.clear();
     signals.abort_all();
-    Ok(Some(Played { tables }))
+    Ok(Some(Played { tables, audits }))
 }
 
 /// The folder's project, with the emulator's addresses in place of the defaults.
@@ -135,6 +151,12 @@ fn load(dir: &Path, emulator: &Emulator) -> Result<ProjectSpec, ConfigErrors> {
         other => std::env::var(other).ok(),
     };
     load_with(&LoadOptions { project: Some(dir.to_owned()), env: None }, &lookup)
+}
+
+/// Numbers that the pipelines have passed, over all partitions.
+fn read(statuses: &[PipelineStatus]) -> u64 {
+    let positions = statuses.iter().flat_map(|status| status.snapshot().partitions.into_values());
+    positions.filter_map(|partition| partition.position).filter_map(|position| u64::try_from(position).ok()).sum()
 }
 
 /// What one team has to send: it goes on with the story where its hub ends.
@@ -155,6 +177,21 @@ fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> String {
         match pretty_format_batches(&table.first) {
             Ok(rows) => text.push_str(&format!("{rows}\n\n")),
             Err(error) => text.push_str(&format!("(can't be shown: {error})\n\n")),
+        }
+    }
+    text.push_str("audit: is every number of every partition there, once?\n");
+    for audit in summary.audit {
+        let verdict = if audit.complete { "complete" } else { "NOT COMPLETE" };
+        text.push_str(&format!(
+            "  {}: {verdict}: {} rows, {} rejected, {} duplicates, {} missing\n",
+            audit.table,
+            HumanCount(audit.rows),
+            audit.rejected,
+            audit.duplicates,
+            audit.missing
+        ));
+        for problem in &audit.problems {
+            text.push_str(&format!("    {problem}\n"));
         }
     }
     text.push_str(&format!(
