@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use arrow::util::pretty::pretty_format_batches;
+use comfy_table::{ContentArrangement, presets};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{Exit, Format, Global, Output};
+use super::{Exit, Format, Global, Output, rows};
 use crate::config::spec::ProjectSpec;
 use crate::config::{ConfigErrors, LoadOptions, load_with};
 use crate::emulator::HubSpec;
@@ -89,7 +89,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     };
     match args.format {
         Format::Json => output.json(&summary)?,
-        Format::Text => output.line(words(&summary, &played.tables, &args.dir))?,
+        Format::Text => output.line(words(&summary, &played.tables, &args.dir)?)?,
     }
     let complete = played.audits.iter().all(|audit| audit.complete);
     Ok(if complete { Exit::Well } else { Exit::Failed }.into())
@@ -170,14 +170,11 @@ fn sending(args: &Args, fact: Fact, emulator: &Emulator) -> Result<Sending, AnyE
     Ok(Sending { fact, schema_id, seed: args.seed, next, events: fact.share_of(args.events) })
 }
 
-fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> String {
+fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> Result<String, DemoError> {
     let mut text = String::new();
     for table in tables {
         text.push_str(&format!("{}: {} rows, of which the first\n", table.name, HumanCount(table.rows)));
-        match pretty_format_batches(&table.first) {
-            Ok(rows) => text.push_str(&format!("{rows}\n\n")),
-            Err(error) => text.push_str(&format!("(can't be shown: {error})\n\n")),
-        }
+        text.push_str(&format!("{}\n\n", first_rows(table)?));
     }
     text.push_str("audit: is every number of every partition there, once?\n");
     for audit in summary.audit {
@@ -204,7 +201,17 @@ fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> String {
         summary.seconds,
         dir = dir.display()
     ));
-    text
+    Ok(text)
+}
+
+fn first_rows(table: &Table) -> Result<comfy_table::Table, DemoError> {
+    let mut shown = comfy_table::Table::new();
+    shown.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+    for batch in &table.first {
+        shown.set_header(batch.schema().fields().iter().map(|field| field.name().clone()));
+        shown.add_rows(rows::shown(batch).map_err(DemoError::Shown)?);
+    }
+    Ok(shown)
 }
 
 /// What happens now, on stderr; nothing when nobody watches.

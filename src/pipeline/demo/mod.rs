@@ -48,6 +48,8 @@ pub enum DemoError {
     Send(#[source] Box<SourceError>),
     #[error("the demo's tables can't be read")]
     Tables(#[source] Box<CatalogError>),
+    #[error("a row of the demo can't be shown")]
+    Shown(#[source] arrow::error::ArrowError),
     #[error(transparent)]
     Pipeline(Box<PipelineError>),
 }
@@ -74,7 +76,7 @@ impl Classify for DemoError {
     fn kind(&self) -> Kind {
         match self {
             Self::Foreign { .. } | Self::Folder { .. } => Kind::User,
-            Self::Story(_) | Self::Teller(_) => Kind::Internal,
+            Self::Story(_) | Self::Teller(_) | Self::Shown(_) => Kind::Internal,
             Self::Send(error) => error.kind(),
             Self::Tables(error) => error.kind(),
             Self::Pipeline(error) => error.kind(),
@@ -91,7 +93,7 @@ impl Classify for DemoError {
             Self::Send(error) => error.hint(),
             Self::Tables(error) => error.hint(),
             Self::Pipeline(error) => error.hint(),
-            Self::Folder { .. } | Self::Story(_) | Self::Teller(_) => None,
+            Self::Folder { .. } | Self::Story(_) | Self::Teller(_) | Self::Shown(_) => None,
         }
     }
 }
