@@ -47,7 +47,7 @@ pub fn log_store(location: &Location) -> Result<LogStoreRef, CatalogError> {
     DeltaTableBuilder::from_url(location.url().clone())
         .map(|builder| builder.with_storage_options(location.options().clone()))
         .and_then(|builder| builder.build_storage())
-        .map_err(|source| CatalogError::Delta { table: location.to_string(), source })
+        .map_err(|source| CatalogError::Delta { table: location.to_string(), source: Box::new(source) })
 }
 
 /// Opens the log store of a table that is there, or finds that there is none. Makes nothing.
@@ -60,7 +60,7 @@ pub async fn log_store_to_read(location: &Location) -> Result<Option<LogStoreRef
     }
     let log_store = log_store(location)?;
     let is_there = log_store.is_delta_table_location().await;
-    let is_there = is_there.map_err(|source| CatalogError::Delta { table: location.to_string(), source })?;
+    let is_there = is_there.map_err(|source| CatalogError::Delta { table: location.to_string(), source: Box::new(source) })?;
     Ok(is_there.then_some(log_store))
 }
 
@@ -84,7 +84,7 @@ pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, Cat
     let is_there = log_store
         .is_delta_table_location()
         .await
-        .map_err(|source| CatalogError::Delta { table: table.clone(), source })?;
+        .map_err(|source| CatalogError::Delta { table: table.clone(), source: Box::new(source) })?;
     if !is_there {
         return Ok(None);
     }

@@ -15,7 +15,7 @@ use crate::storage::{Location, StorageError};
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     #[error("table at `{table}` can't be read")]
-    Delta { table: String, source: deltalake::DeltaTableError },
+    Delta { table: String, source: Box<deltalake::DeltaTableError> },
     #[error("the log of the table at `{table}` can't be read")]
     Kernel { table: String, source: Box<buoyant_kernel::Error> },
     #[error("the rows of the table at `{table}` can't be read")]

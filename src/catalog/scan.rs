@@ -17,7 +17,7 @@ use super::query::bounded_session;
 /// [`CatalogError::Delta`] when the table can't be opened, [`CatalogError::Query`] when it can't be read.
 pub async fn scan(log_store: &LogStoreRef, sql: &str) -> Result<SendableRecordBatchStream, CatalogError> {
     let name = table_url(log_store).to_string();
-    let failed = |source| CatalogError::Delta { table: name.clone(), source };
+    let failed = |source| CatalogError::Delta { table: name.clone(), source: Box::new(source) };
     let mut table = DeltaTable::new(Arc::clone(log_store));
     table.load().await.map_err(failed)?;
     let query = async {

@@ -1,8 +1,14 @@
 //! `sluice audit` on tables that are whole, and on those that a stranger has been at.
 
+use std::sync::Arc;
+
+use arrow::array::{Int32Array, RecordBatch};
 use deltalake::DeltaTable;
 use deltalake::protocol::SaveMode;
 use serde_json::{Value, json};
+
+use sluicebox::batch::bronze;
+use sluicebox::sink::delta::writer::Staged;
 
 use crate::lakehouse::{Lakehouse, batch, staged};
 
@@ -128,6 +134,31 @@ async fn a_dead_letter_in_flight_and_one_superseded_do_not_count() {
     table.write([letters]).with_save_mode(SaveMode::Append).await.expect("the letters land");
     let audit = audited(&lake, 0);
     assert_eq!((&audit["rejected"], &audit["missing"]), (&json!(2), &json!(0)), "{audit}");
+}
+
+/// Rows of one event: its records.
+fn records(number: i64, indexes: &[i32]) -> RecordBatch {
+    let rows = batch("0", &vec![number; indexes.len()]);
+    let at = rows.schema().index_of(bronze::RECORD_INDEX).expect("the column is there");
+    let mut columns = rows.columns().to_vec();
+    columns[at] = Arc::new(Int32Array::from(indexes.to_vec()));
+    RecordBatch::try_new(rows.schema(), columns).expect("the columns fit their types")
+}
+
+#[tokio::test]
+async fn records_of_one_event_are_told_apart() {
+    let lake = Lakehouse::with_leads().await;
+    let mut writer = lake.writer("bronze.leads").await;
+    let event = Staged { batches: vec![records(10, &[0, 1, 2])], ..staged("0", 10..11, &[]) };
+    writer.flush(&[event]).await.expect("the flush lands");
+    let audit = audited(&lake, 0);
+    assert_eq!((&audit["rows"], &audit["duplicates"]), (&json!(16), &json!(0)), "{audit}");
+
+    let table = lake.stranger("bronze.leads").await;
+    table.write([records(10, &[1, 1, 3])]).with_save_mode(SaveMode::Append).await.expect("the stranger appends");
+    let audit = audited(&lake, 1);
+    assert_eq!(audit["partitions"][0]["duplicate_numbers"], json!([10]), "{audit}");
+    assert_eq!((&audit["rows"], &audit["duplicates"]), (&json!(17), &json!(2)), "record 3 is one more row: {audit}");
 }
 
 #[tokio::test]

@@ -33,7 +33,11 @@ pub struct Listed {
 
 impl Listed {
     fn add(&mut self, number: i64) {
-        self.count += 1;
+        self.add_times(number, 1);
+    }
+
+    fn add_times(&mut self, number: i64, times: u64) {
+        self.count += times;
         self.numbers.insert(number);
         if self.numbers.len() > MOST_LISTED {
             self.numbers.pop_last();
@@ -82,11 +86,15 @@ impl Tallies {
     /// # Errors
     /// Errors of storage, and a table without the columns of a key.
     pub async fn count_rows(&mut self, log: &CommitLog, version: u64) -> Result<(), AuditError> {
-        self.count(log, version, &keys_sql(""), Tallies::count_row_keys).await?;
+        self.count(log, version, &keys_sql(), Tallies::count_row_keys).await?;
         if self.has_more_rows {
             // Sets of numbers don't tell the records of an event apart: grouping does, and spills.
-            let index = bronze::RECORD_INDEX;
-            let sql = keys_sql(&format!("WHERE {index} > 0 GROUP BY 1, 2, 3, 4 HAVING count(*) > 1"));
+            // The column of the index then says how often a key is there beyond once.
+            let [source, partition, number, index] = KEY;
+            let sql = format!(
+                "SELECT {source}, {partition}, {number}, CAST(count(*) - 1 AS INT) FROM t WHERE {index} > 0 \
+                 GROUP BY {source}, {partition}, {number}, {index} HAVING count(*) > 1"
+            );
             self.count(log, version, &sql, Tallies::count_doubled_records).await?;
         }
         Ok(())
@@ -97,7 +105,7 @@ impl Tallies {
     /// # Errors
     /// As [`Tallies::count_rows`]
     pub async fn count_letters(&mut self, log: &CommitLog, version: u64) -> Result<(), AuditError> {
-        self.count(log, version, &keys_sql(""), Tallies::count_letter_keys).await
+        self.count(log, version, &keys_sql(), Tallies::count_letter_keys).await
     }
 
     async fn count(
@@ -107,7 +115,9 @@ impl Tallies {
         sql: &str,
         each: fn(&mut Tallies, &Keys),
     ) -> Result<(), AuditError> {
-        let failed = |source| AuditError::Rows { table: log.table.clone(), source: QueryError::of_rows(source) };
+        let failed = |error| {
+            AuditError::Rows { table: log.table.clone(), source: Box::new(QueryError::of_rows(error)) }
+        };
         let mut batches = scan_at(log.store(), version, sql, SCAN_MEMORY_BYTES).await?;
         while let Some(batch) = batches.try_next().await.map_err(failed)? {
             each(self, &Keys::of(&batch, &log.table)?);
@@ -146,9 +156,11 @@ impl Tallies {
     fn count_doubled_records(&mut self, keys: &Keys) {
         for run in keys.runs() {
             let Some(tally) = run.partition.and_then(|partition| self.partitions.get_mut(&partition)) else { continue };
-            for number in run.rows.filter_map(|row| keys.number(row)).map(|(number, _)| number) {
+            for (number, beyond) in run.rows.filter_map(|row| keys.number(row)) {
                 if tally.coverage.contains(number) {
-                    tally.doubled_rows.add(number);
+                    let beyond = u64::try_from(beyond).unwrap_or(0);
+                    tally.doubled_rows.add_times(number, beyond);
+                    tally.more_rows = tally.more_rows.saturating_sub(beyond);
                 }
             }
         }
@@ -169,9 +181,11 @@ impl Tallies {
     }
 }
 
-fn keys_sql(rest: &str) -> String {
-    let columns = [bronze::SOURCE, bronze::PARTITION, bronze::SEQUENCE_NUMBER, bronze::RECORD_INDEX];
-    format!("SELECT {} FROM t {rest}", columns.join(", "))
+/// The columns of a key.
+const KEY: [&str; 4] = [bronze::SOURCE, bronze::PARTITION, bronze::SEQUENCE_NUMBER, bronze::RECORD_INDEX];
+
+fn keys_sql() -> String {
+    format!("SELECT {} FROM t", KEY.join(", "))
 }
 
 /// The keys of a batch of rows.

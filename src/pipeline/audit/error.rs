@@ -15,7 +15,7 @@ pub enum AuditError {
     #[error("hub `{hub}` didn't say within {} which partitions it has", humantime::format_duration(*after))]
     HubSilent { hub: String, after: Duration },
     #[error("the rows of table `{table}` can't be read")]
-    Rows { table: String, source: QueryError },
+    Rows { table: String, source: Box<QueryError> },
     #[error("table `{table}` has no column `{column}` of the type that the pipeline gives it")]
     Column { table: String, column: &'static str },
     #[error("table `{table}` holds dead letters, which are audited with the rows of `{of}`")]

@@ -26,7 +26,7 @@ use crate::error::{Classify, Kind, Retry};
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     #[error("table `{table}` can't be written")]
-    Delta { table: String, source: deltalake::DeltaTableError },
+    Delta { table: String, source: Box<deltalake::DeltaTableError> },
     #[error("commit {version} of table `{table}` has an unknown outcome")]
     UnknownOutcome { table: String, version: u64, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the log of table `{table}` can't be written or read")]

@@ -332,7 +332,7 @@ impl TableWriter {
             runtime.block_on(files::write(&store, &schema, &partition_columns, date, &slice.batches))
         });
         let written = write.await.map_err(|error| self.table.log.failed(error))?;
-        written.map_err(|source| SinkError::Delta { table: self.spec.name.clone(), source })
+        written.map_err(|source| SinkError::Delta { table: self.spec.name.clone(), source: Box::new(source) })
     }
 
     fn facts(&self, plan: &Plan<'_>) -> Vec<(LedgerKey, i64)> {
