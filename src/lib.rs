@@ -1,4 +1,25 @@
 //! Event Hubs to the Delta lakehouse, each event exactly once.
+//!
+//! ```text
+//!  Event Hubs (AMQP) ─▶ source ─▶ decode ─▶ pipeline ─▶ sink ─┬─▶ dead-letter table
+//!                                                             └─▶ bronze Delta table
+//!                                                                 (rows + ledger in ONE commit)
+//! ```
+//!
+//! | floor | module | is |
+//! |---|---|---|
+//! | 6 | [`cli`] | the commands: the only code that prints or picks an exit code |
+//! | 6 | [`serve`] | health, metrics and a status page over HTTP |
+//! | 5 | [`pipeline`] | the only place that knows all stages: setup, event loop, audit, demo |
+//! | 5 | [`emulator`] | Azure on this machine: Event Hubs and its registry |
+//! | 4 | [`source`], [`decode`], [`sink`] | the stages; none knows another |
+//! | 3 | [`catalog`] | names to tables, and what their logs say |
+//! | 2 | [`storage`] | object stores and sign-ins |
+//! | 1 | [`config`], [`telemetry`], [`batch`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages |
+//! | 0 | [`checkpoint`], [`error`] | the ledger's algebra, and how errors are classified; no I/O |
+//!
+//! Imports run downward alone; a test keeps that true. `docs/exactly-once.md` has the argument
+//! that everything rests on.
 
 pub mod batch;
 pub mod catalog;

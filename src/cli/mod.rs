@@ -151,9 +151,7 @@ pub async fn run(command_line: CommandLine) -> ExitCode {
     let output = global.output();
     logging::install(&logging::Logging {
         // The demo shows its progress where others log theirs.
-        verbosity: i16::from(global.verbose)
-            - i16::from(global.quiet)
-            - i16::from(matches!(command, Command::Demo(_))),
+        verbosity: i16::from(global.verbose) - i16::from(global.quiet) - i16::from(matches!(command, Command::Demo(_))),
         form: match global.log_format {
             LogFormat::Text => logging::Form::Text { color: output.color_on_stderr() },
             LogFormat::Json => logging::Form::Json,

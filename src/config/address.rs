@@ -91,7 +91,7 @@ pub(super) fn endpoint(text: &str, secure: &str, plain: &str) -> Result<String, 
 }
 
 /// A host with an optional port, and nothing else.
-pub(super) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+pub fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     if text.contains(['/', '?', '#', '@', ' ']) {
         return None;
     }

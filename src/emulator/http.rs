@@ -116,7 +116,7 @@ impl Listener for TlsListener {
         loop {
             let event = tokio::select! {
                 accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES => Event::Connected(accepted),
-                Some(done) = self.handshakes.join_next() => Event::Shaken(done.ok().flatten()),
+                Some(done) = self.handshakes.join_next() => Event::Shaken(done.ok().flatten().map(Box::new)),
             };
             match event {
                 Event::Connected(Ok((stream, peer))) => self.begin(stream, peer),
@@ -124,7 +124,7 @@ impl Listener for TlsListener {
                     tracing::debug!(%error, "can't accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-                Event::Shaken(Some(ready)) => return ready,
+                Event::Shaken(Some(ready)) => return *ready,
                 Event::Shaken(None) => {}
             }
         }
@@ -137,5 +137,5 @@ impl Listener for TlsListener {
 
 enum Event {
     Connected(io::Result<(TcpStream, SocketAddr)>),
-    Shaken(Option<(TlsStream<TcpStream>, SocketAddr)>),
+    Shaken(Option<Box<(TlsStream<TcpStream>, SocketAddr)>>),
 }

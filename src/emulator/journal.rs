@@ -254,7 +254,7 @@ mod tests {
         journal.append(&[event(2)]).expect("written");
         let (_, log) = Journal::open(dir.path(), "hub", "0").expect("a journal");
         assert_eq!(
-            log.read(0, 9, 1 << 20).iter().map(|e| (**e).message.clone()).collect::<Vec<_>>(),
+            log.read(0, 9, 1 << 20).iter().map(|e| e.message.clone()).collect::<Vec<_>>(),
             ["event 0", "event 1", "event 2"]
         );
         assert_eq!((log.next_offset(), log.last_offset(), log.last_enqueued_at()), (21, 14, 1002));

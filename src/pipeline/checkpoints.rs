@@ -52,7 +52,11 @@ impl Checkpoints {
         let Some(blobs) = &self.0 else { return };
         for Committed { partition, sequence_number, offset } in committed {
             if let Err(error) = blobs.publish(partition, offset, *sequence_number).await {
-                tracing::warn!(partition, error = report(&error), "a checkpoint could not be published; nothing rests on it");
+                tracing::warn!(
+                    partition,
+                    error = report(&error),
+                    "a checkpoint could not be published; nothing rests on it"
+                );
             }
         }
     }

@@ -51,7 +51,8 @@ fn a_second_demo_goes_on_where_the_first_ended() {
     check(&demo(folder.path()), 2);
 
     let project = folder.path().join("demo");
-    let counted = json(&project, &["query", "--format", "json", "SELECT count(DISTINCT _event_id) AS ids FROM bronze.leads"]);
+    let counted =
+        json(&project, &["query", "--format", "json", "SELECT count(DISTINCT _event_id) AS ids FROM bronze.leads"]);
     assert_eq!(counted[0]["ids"], 2 * EVENTS * 6 / 10);
     let joined = "SELECT count(*) AS pairs FROM bronze.accounts a JOIN bronze.leads l ON a.lead_id = l.lead_id";
     let joined = json(&project, &["query", "--format", "json", joined]);

@@ -172,8 +172,8 @@ class Emulator:
             raise Failed(f"{method} {path}: {error.code} {error.read().decode()}") from None
         return json.loads(text) if text else None
 
-    def last_numbers(self, hub, partitions):
-        """Partition to the number of its last event; None where there is none."""
+    def partitions_of(self, hub, partitions):
+        """Partition to what the emulator says of it."""
         return {str(p): self.ask("GET", f"/hubs/{hub}/partitions/{p}") for p in range(partitions)}
 
 

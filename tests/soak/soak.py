@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,18 +23,28 @@ here = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(here), str(here.parent / "outside")]
 
 from judge import judge, sent_of  # noqa: E402
-from machine import Emulator, Failed, Process, audit, check, folder, main, same, say, sluice, until_caught_up, write_project  # noqa: E402
+from machine import (  # noqa: E402
+    AZURITE_ACCOUNT, AZURITE_KEY, Azurite, Emulator, Failed, Process, audit, check, folder, main, same, say, sluice, until_caught_up,
+    write_project,
+)
 
 HUB = "readings"
 TABLE = f"bronze.{HUB}"
 PARTITIONS = 4
-# The named points of a flush, in their order. A point that was never hit fails the soak.
-POINTS = ["dead-letters-staged", "dead-letters-committed", "schema-committed", "data-staged", "data-committed", "checkpoints-published"]
+CHECKPOINTS = "checkpoints"
 # Where the second group starts: inside what the first one covers, so that their ranges overlap.
 SECOND_START = 150
 # A point that isn't reached for so long won't be.
 POINT_SECONDS = 60
 FOREIGN_COMMITS = 100
+
+
+def points():
+    """The named points of a flush, as the binary itself lists them: a new one is in the loop at once."""
+    said = subprocess.run([sluice(), "run", "--crash-at", "?"], capture_output=True, text=True, check=False).stderr
+    listed = re.search(r"there are ([a-z, -]+)", said)
+    check(listed, f"`sluice run` doesn't list its fault points:\n{said}")
+    return listed[1].strip().split(", ")
 
 
 class Producer:
@@ -98,20 +109,33 @@ class Runner:
 
 
 class Soak:
-    def __init__(self, place, emulator, seed):
+    def __init__(self, place, emulator, azurite, seed):
         self.random = random.Random(seed)
+        self.points = points()
+        self.emulator = emulator
+        self.azurite = azurite
+        azurite.container(CHECKPOINTS)
         self.lake = place / "lake"
         self.table = str(self.lake / "bronze" / HUB)
         self.producer = Producer(emulator, place)
-        self.hits = dict.fromkeys(POINTS, 0)
+        self.hits = dict.fromkeys(self.points, 0)
         starts = {"first": 'start = "earliest"', "second": f"start = {{ sequence_number = {SECOND_START} }}"}
         self.runners = [Runner(name, self.project(place, emulator, name, start)) for name, start in starts.items()]
 
     def project(self, place, emulator, name, start):
         """One table, two projects: within one it would be refused."""
-        project = write_project(place / name, emulator, {HUB: start}, lake=self.lake, storage=f'\n[state]\nurl = "{place / name / "state"}"\n')
+        storage = f"""
+[state]
+url = "{place / name / 'state'}"
+
+[storage.azure]
+account_name = "{AZURITE_ACCOUNT}"
+account_key  = "{AZURITE_KEY}"
+endpoint     = "{self.azurite.endpoint}"
+"""
+        project = write_project(place / name, emulator, {HUB: start}, lake=self.lake, storage=storage)
         file = project / "pipelines" / "outside" / f"{HUB}.toml"
-        text = file.read_text().replace('consumer_group = "lakehouse"', f'consumer_group = "{name}"\ncheckpoint_store = "{place / "checkpoints"}"')
+        text = file.read_text().replace('consumer_group = "lakehouse"', f'consumer_group = "{name}"\ncheckpoint_store = "az://{CHECKPOINTS}"')
         file.write_text(text.replace('commit_every = "1s"', 'commit_every = "300ms"'))
         return project
 
@@ -163,7 +187,7 @@ class Soak:
         # Each point once, then points and random moments as they come; both processes in turn.
         for number in range(count):
             runner = self.runners[number % 2]
-            point = POINTS[number] if number < len(POINTS) else self.random.choice([None, None, None, *POINTS])
+            point = self.points[number] if number < len(self.points) else self.random.choice([None, None, None, *self.points])
             started = time.monotonic()
             if point:
                 self.kill_at_point(runner, point)
@@ -202,9 +226,12 @@ class Soak:
         table.cleanup_metadata()
         oldest = min(int(path.stem) for path in (pathlib.Path(self.table) / "_delta_log").glob("*.json"))
         check(oldest > asleep_at + 1, f"the log begins at {oldest}; it was to be cleaned up beyond {asleep_at + 1}")
+        # It may go on, or end with an error of its own; what it must not do is land a commit unseen, or hang.
+        woken_at, deadline = self.versions(), time.monotonic() + POINT_SECONDS
         zombie.send(signal.SIGCONT)
-        time.sleep(3)
-        # It may go on, or end with an error of its own; what it must not do is land a commit unseen.
+        while zombie.alive() and self.versions() < woken_at + 2:
+            check(time.monotonic() < deadline, f"{zombie.name} does nothing since it was woken\n{zombie.process.said()}")
+            time.sleep(0.05)
         if zombie.alive():
             zombie.stop()
         else:
@@ -234,9 +261,25 @@ class Soak:
             (True, kinds["row"], kinds["bad"], 0, 0), "the audit",
         )
         say("  audit: complete, with the same counts")
+        for runner in self.runners:
+            same(self.checkpoints(runner.name), {partition: end - 1 for partition, end in numbers.items()}, f"checkpoints of {runner.name}")
+        say("  checkpoints: at the last number, as the official checkpoint store reads them")
+
+    def checkpoints(self, group):
+        """Partition to number, as a processor of the official SDK would take them over."""
+        from azure.eventhub.extensions.checkpointstoreblob import BlobCheckpointStore
+
+        store = BlobCheckpointStore(self.azurite.endpoint, CHECKPOINTS, credential=AZURITE_KEY)
+        with contextlib.closing(store):
+            listed = store.list_checkpoints("localhost", HUB, group)
+        return {checkpoint["partition_id"]: checkpoint["sequence_number"] for checkpoint in listed}
 
     def run(self, kills):
-        # Both at once, on a ledger that is empty.
+        # The second start lies inside of what is there; then both at once, on a ledger that is empty.
+        deadline = time.monotonic() + POINT_SECONDS
+        while min(info["last_sequence_number"] for info in self.emulator.partitions_of(HUB, PARTITIONS).values()) < SECOND_START:
+            check(time.monotonic() < deadline, "the producer doesn't send")
+            time.sleep(0.2)
         for runner in self.runners:
             runner.start()
         self.wait_for_commits(3)
@@ -259,10 +302,10 @@ def run():
     arguments.add_argument("--kills", type=int, default=10)
     arguments.add_argument("--seed", type=int, default=int(os.environ.get("SLUICE_SOAK_SEED", time.time_ns() % 10**6)))
     options = arguments.parse_args()
-    check(options.kills >= len(POINTS), f"at least {len(POINTS)} kills, one for each named point")
+    check(options.kills >= len(points()), f"at least {len(points())} kills, one for each named point")
     say(f"  seed {options.seed}")
-    with folder() as place, Emulator({HUB: PARTITIONS}) as emulator:
-        soak = Soak(place, emulator, options.seed)
+    with folder() as place, Emulator({HUB: PARTITIONS}) as emulator, Azurite() as azurite:
+        soak = Soak(place, emulator, azurite, options.seed)
         try:
             soak.run(options.kills)
         finally:

@@ -210,7 +210,12 @@ impl<'s> Story<'s> {
             customer_number: 1_000_000 + i64::try_from(number).unwrap_or(i64::MAX / 2),
             lead_id: rng.random_bool(0.9).then_some(lead_id),
             plan: *pick(&Plan::ALL, rng),
-            address: Address { street: pick::<&str>(&STREETS, rng), house_number: rng.random_range(1..200), postcode, town },
+            address: Address {
+                street: pick::<&str>(&STREETS, rng),
+                house_number: rng.random_range(1..200),
+                postcode,
+                town,
+            },
             policies,
             terms,
             preferences: BTreeMap::from([

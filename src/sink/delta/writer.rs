@@ -4,6 +4,7 @@
 //! put as V + 1 or not at all. Whoever else puts V + 1 first makes us read, trim and try again.
 
 use std::borrow::Borrow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -313,10 +314,9 @@ impl TableWriter {
         }
         self.delete_orphans(orphans).await;
         for (date, slice) in slices {
-            if !written.contains_key(&date) {
+            if let Entry::Vacant(missing) = written.entry(date) {
                 let rows = slice.rows;
-                let adds = self.write_slice(date, slice).await?;
-                written.insert(date, (rows, adds));
+                missing.insert((rows, self.write_slice(date, slice).await?));
             }
         }
         Ok(written.values().flat_map(|(_, adds)| adds.iter().cloned()).collect())

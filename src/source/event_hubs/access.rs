@@ -9,7 +9,6 @@
 //!
 //! TLS trusts what the system trusts; on Linux `SSL_CERT_FILE` and `SSL_CERT_DIR` add to it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use azure_core::credentials::TokenCredential;
@@ -18,6 +17,8 @@ use azure_messaging_eventhubs::builders::ConsumerClientBuilder;
 use azure_messaging_eventhubs::{ConsumerClient, EventHubsError, ProducerClient, RetryOptions};
 use url::Url;
 
+use crate::config::address::{host_and_port, is_loopback};
+use crate::config::connection_string::{ConnectionString, ConnectionStringError, SharedAccess};
 use crate::config::spec::{EventHubsAccess, EventHubsSpec, Secret};
 use crate::source::SourceError;
 use crate::storage::credential::credential;
@@ -45,10 +46,12 @@ impl Access {
     pub(super) fn try_new(spec: &EventHubsSpec, hub: &str) -> Result<Self, SourceError> {
         let (host, port, plaintext, sign_in) = match &spec.access {
             EventHubsAccess::ConnectionString(text) => {
-                let parts = ConnectionString::parse(text.reveal())?;
-                parts.check(hub)?;
-                let sign_in = SignIn::ConnectionString(text.clone());
-                (parts.host, parts.port, parts.development_emulator, sign_in)
+                let parts: ConnectionString = text.reveal().parse().map_err(|error: ConnectionStringError| {
+                    access(format!("the connection string can't be used: {error}"), Some(CONNECTION_STRING_HINT))
+                })?;
+                is_for(&parts, hub)?;
+                let sign_in = SignIn::ConnectionString(plain_form(&parts));
+                (parts.host, parts.port, parts.use_development_emulator, sign_in)
             }
             EventHubsAccess::Namespace { namespace, credential: declared } => {
                 let (host, port) = host_and_port(namespace).ok_or_else(|| {
@@ -124,80 +127,27 @@ fn access(problem: String, hint: Option<&str>) -> SourceError {
     SourceError::Access { problem, hint: hint.map(str::to_owned) }
 }
 
-/// What of a connection string decides the address; the keys stay in the secret.
-struct ConnectionString {
-    host: String,
-    port: Option<u16>,
-    development_emulator: bool,
-    entity_path: Option<String>,
-    signs: bool,
-}
-
-impl ConnectionString {
-    fn parse(text: &str) -> Result<Self, SourceError> {
-        let mut endpoint = None;
-        let mut entity_path = None;
-        let mut development_emulator = false;
-        let (mut key_name, mut key, mut signature) = (false, false, false);
-        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-            let Some((name, value)) = part.split_once('=') else {
-                // The part itself may be a secret.
-                return Err(access(
-                    "the connection string has a part without `=`".into(),
-                    Some(CONNECTION_STRING_HINT),
-                ));
-            };
-            match name.trim().to_ascii_lowercase().as_str() {
-                "endpoint" => endpoint = Some(value.trim().to_owned()),
-                "entitypath" => entity_path = Some(value.trim().to_owned()),
-                "usedevelopmentemulator" => development_emulator = value.trim().eq_ignore_ascii_case("true"),
-                "sharedaccesskeyname" => key_name = !value.is_empty(),
-                "sharedaccesskey" => key = !value.is_empty(),
-                "sharedaccesssignature" => signature = !value.is_empty(),
-                _ => {}
-            }
-        }
-        let endpoint = endpoint
-            .ok_or_else(|| access("the connection string has no `Endpoint`".into(), Some(CONNECTION_STRING_HINT)))?;
-        let (host, port) = host_and_port(&endpoint).ok_or_else(|| {
-            access(
-                format!("the connection string's `Endpoint` `{endpoint}` names no host"),
-                Some(CONNECTION_STRING_HINT),
-            )
-        })?;
-        Ok(Self { host, port, development_emulator, entity_path, signs: signature || (key_name && key) })
-    }
-
-    fn check(&self, hub: &str) -> Result<(), SourceError> {
-        if !self.signs {
-            return Err(access(
-                "the connection string has no `SharedAccessKeyName` with `SharedAccessKey`, and no `SharedAccessSignature`"
-                    .into(),
-                Some(CONNECTION_STRING_HINT),
-            ));
-        }
-        match &self.entity_path {
-            Some(path) if path != hub => Err(access(
-                format!("the connection string is for hub `{path}` (`EntityPath`), not for `{hub}`"),
-                Some("a policy of the namespace has no `EntityPath` and is good for every hub"),
-            )),
-            _ => Ok(()),
-        }
+fn is_for(parts: &ConnectionString, hub: &str) -> Result<(), SourceError> {
+    match &parts.entity_path {
+        Some(path) if path != hub => Err(access(
+            format!("the connection string is for hub `{path}` (`EntityPath`), not for `{hub}`"),
+            Some("a policy of the namespace has no `EntityPath` and is good for every hub"),
+        )),
+        _ => Ok(()),
     }
 }
 
-/// Of `sb://host:port/`, `host:port` or `host`.
-fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
-    // Ports of schemes that `Url` knows would be swallowed when they are the default.
-    let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let url = Url::parse(&format!("sb://{bare}")).ok()?;
-    let host = url.host_str().filter(|host| !host.is_empty())?;
-    Some((host.to_owned(), url.port()))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+/// As the client takes it: it knows fewer spellings, and dials what `endpoint` says.
+fn plain_form(parts: &ConnectionString) -> Secret {
+    let host = &parts.host;
+    Secret::new(match &parts.sign_in {
+        SharedAccess::Key { name, key } => {
+            format!("Endpoint=sb://{host}/;SharedAccessKeyName={name};SharedAccessKey={}", key.reveal())
+        }
+        SharedAccess::Signature(signature) => {
+            format!("Endpoint=sb://{host}/;SharedAccessSignature={}", signature.reveal())
+        }
+    })
 }
 
 fn plain_endpoint(host: &str, port: Option<u16>) -> Result<String, SourceError> {
@@ -286,12 +236,12 @@ mod tests {
     #[test]
     fn a_connection_string_that_cannot_work_is_refused_without_its_key() {
         let cases = [
-            (KEY.to_owned(), "no `Endpoint`"),
-            ("Endpoint=sb://insurer.servicebus.windows.net".to_owned(), "no `SharedAccessKeyName`"),
+            (KEY.to_owned(), "`Endpoint` is missing"),
+            ("Endpoint=sb://insurer.servicebus.windows.net".to_owned(), "`SharedAccessKeyName` is missing"),
             (format!("Endpoint=sb://insurer.servicebus.windows.net;{KEY};EntityPath=claims"), "for hub `claims`"),
             (format!("Endpoint=sb://insurer.servicebus.windows.net;{KEY};UseDevelopmentEmulator=true"), "plaintext"),
             (format!("Endpoint=sb://localhost.evil.example;{KEY};UseDevelopmentEmulator=true"), "plaintext"),
-            ("Endpoint=sb://a.b;c2VjcmV0".to_owned(), "without `=`"),
+            ("Endpoint=sb://a.b;c2VjcmV0".to_owned(), "part 2"),
         ];
         for (text, words) in cases {
             let error = dialled(&text).expect_err(&text);

@@ -2,9 +2,17 @@
 //!
 //! Up to [`GROUP`] partitions share a client, so that a dead connection takes only its group;
 //! one more client is for management calls. A client is never mended: whoever meets an error
-//! on it retires it, the next one to ask opens a fresh one, and it is closed when its last
-//! user has left. A client reads a partition once at most: asked again for the same partition
-//! it would go on with the link that it had.
+//! on it retires it, the next one to ask opens a fresh one, and it ends when its last user
+//! has left. A client reads a partition once at most: asked again for the same partition it
+//! would go on with the link that it had.
+//!
+//! **Links are dropped, never detached.** The AMQP library answers a peer that closes the link
+//! while it is being detached by attaching it once more, to close it as the standard has it:
+//! with the owner level and all, so that a dying link would take the partition from the one
+//! that replaced it. Closing a client detaches its links too. So a reader's client is dropped,
+//! which closes its links and its connection without waiting for anybody; what stays is the
+//! client's task that would refresh the token, asleep until then. A link that was left on a
+//! client that others still use is displaced by the next one, or goes with the client.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,7 +20,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use azure_messaging_eventhubs::{ConsumerClient, EventReceiver};
+use azure_messaging_eventhubs::ConsumerClient;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -34,9 +42,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// be gone.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Closes what is no longer used, off the path of those who go on.
+/// Closes clients that hold no links to partitions, off the path of those who go on.
 #[derive(Clone, Default)]
-pub(super) struct Closing {
+struct Closing {
     /// Not a `JoinSet`: one that is spawned into under its lock would wait for itself where
     /// the runtime ends and drops what it is given, and with it the next thing to close.
     tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -60,17 +68,8 @@ impl Closing {
         });
     }
 
-    pub(super) fn receiver(&self, receiver: EventReceiver, lease: Lease) {
-        self.run(async move {
-            if let Ok(Err(error)) = timeout(CLOSE_TIMEOUT, receiver.close()).await {
-                tracing::debug!(%error, "closing a receiver failed");
-            }
-            drop(lease);
-        });
-    }
-
     /// Waits for what is still closing, each bounded by its own timeout.
-    pub(super) async fn finish(&self) {
+    async fn finish(&self) {
         let tasks = mem::take(&mut *lock(&self.tasks));
         for task in tasks {
             if let Err(error) = task.await {
@@ -85,13 +84,14 @@ struct Opened {
     number: u64,
     client: OnceCell<ConsumerClient>,
     partitions: Mutex<HashSet<String>>,
-    closing: Closing,
+    /// How to close it; a reader's client is dropped.
+    closing: Option<Closing>,
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            self.closing.client(client);
+        if let (Some(client), Some(closing)) = (self.client.take(), &self.closing) {
+            closing.client(client);
         }
     }
 }
@@ -99,15 +99,15 @@ impl Drop for Opened {
 /// The place of a client that is replaced when it fails.
 pub(super) struct Slot {
     current: Mutex<Arc<Opened>>,
-    closing: Closing,
+    closing: Option<Closing>,
 }
 
 impl Slot {
-    fn new(closing: Closing) -> Self {
+    fn new(closing: Option<Closing>) -> Self {
         Self { current: Mutex::new(Arc::new(Self::opened(0, closing.clone()))), closing }
     }
 
-    fn opened(number: u64, closing: Closing) -> Opened {
+    fn opened(number: u64, closing: Option<Closing>) -> Opened {
         Opened { number, client: OnceCell::new(), partitions: Mutex::new(HashSet::new()), closing }
     }
 
@@ -164,13 +164,13 @@ pub(super) struct Clients {
     pub(super) group: String,
     readers: Mutex<HashMap<u32, Arc<Slot>>>,
     management: Arc<Slot>,
-    pub(super) closing: Closing,
+    closing: Closing,
 }
 
 impl Clients {
     pub(super) fn new(access: Access, hub: String, group: String) -> Self {
         let closing = Closing::default();
-        let management = Arc::new(Slot::new(closing.clone()));
+        let management = Arc::new(Slot::new(Some(closing.clone())));
         Self { access, hub, group, readers: Mutex::default(), management, closing }
     }
 
@@ -180,9 +180,8 @@ impl Clients {
 
     /// A client to read the partition with.
     pub(super) async fn for_partition(&self, partition: &str) -> Result<Lease, SourceError> {
-        let slot = Arc::clone(
-            lock(&self.readers).entry(group_of(partition)).or_insert_with(|| Arc::new(Slot::new(self.closing.clone()))),
-        );
+        let slot =
+            Arc::clone(lock(&self.readers).entry(group_of(partition)).or_insert_with(|| Arc::new(Slot::new(None))));
         let opened = slot.unread(partition);
         self.lease(slot, opened).await
     }
@@ -195,7 +194,7 @@ impl Clients {
 
     /// A client of one's own, for one look.
     pub(super) async fn for_once(&self) -> Result<Lease, SourceError> {
-        let slot = Arc::new(Slot::new(self.closing.clone()));
+        let slot = Arc::new(Slot::new(None));
         let opened = slot.current();
         self.lease(slot, opened).await
     }
@@ -255,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_client_is_asked_for_a_partition_once_at_most() {
-        let slot = Slot::new(Closing::default());
+        let slot = Slot::new(None);
         let first = slot.unread("0");
         assert_eq!(slot.unread("1").number, first.number);
         assert_eq!(slot.unread("0").number, first.number + 1);
@@ -263,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_client_is_retired_once_however_many_met_the_error() {
-        let slot = Slot::new(Closing::default());
+        let slot = Slot::new(None);
         slot.retire(0);
         slot.retire(0);
         assert_eq!(slot.current().number, 1);

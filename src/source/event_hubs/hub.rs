@@ -185,14 +185,12 @@ impl EventHubsSource {
             .open_receiver_on_partition(partition.to_owned(), Some(options))
             .await
             .map_err(|error| self.clients.asked(partition, doing()).failed(error))?;
-        let outcome = match timeout(PEEK_TIMEOUT, receiver.stream_events().next()).await {
+        match timeout(PEEK_TIMEOUT, receiver.stream_events().next()).await {
             Ok(Some(Ok(received))) => message::event(&received).map_err(|what| self.protocol(partition, what)),
             Ok(Some(Err(error))) => Err(self.clients.asked(partition, doing()).failed(error)),
             Ok(None) => Err(self.protocol(partition, "the link ended")),
             Err(_) => Err(SourceError::TimedOut { doing: doing(), after: PEEK_TIMEOUT }),
-        };
-        self.clients.closing.receiver(receiver, lease);
-        outcome
+        }
     }
 
     pub(super) fn protocol(&self, partition: &str, what: &'static str) -> SourceError {

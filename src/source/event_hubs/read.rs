@@ -186,16 +186,13 @@ impl Reader {
                 return Err(asked().failed(error));
             }
         };
-        let outcome = {
-            let events = receiver.stream_events().map(|received| match received {
-                Ok(received) => message::event(&received).map_err(|what| source.protocol(&id, what)),
-                Err(error) => Err(asked().failed(error)),
-            });
-            Link::new(self, opening.first(), prefetch, share).run(events).await
-        };
+        let events = receiver.stream_events().map(|received| match received {
+            Ok(received) => message::event(&received).map_err(|what| source.protocol(&id, what)),
+            Err(error) => Err(asked().failed(error)),
+        });
+        let outcome = Link::new(self, opening.first(), prefetch, share).run(events).await;
         // Even a link that ended well: on this client it would go on where it was.
         lease.retire();
-        source.clients.closing.receiver(receiver, lease);
         outcome
     }
 
