@@ -1,9 +1,10 @@
-//! What a small commit costs as the table's log grows, and whether memory grows with it.
+//! What a small commit costs as a table's log grows, and whether memory grows with it.
 //!
-//! Commits 100 rows at a time through the writer that pipelines use, into one table, and looks
-//! at the 50 commits from each of some versions on.
+//! Grows a table to each of some versions, 100 rows a commit through the writer that pipelines
+//! use, and looks at memory while the longest one grows. Then it commits to all of them in turn,
+//! so that they share whatever else the machine does, and compares the medians.
 //!
-//! `cargo bench --bench commit -- [--commits N]`
+//! `cargo bench --bench commit -- [--versions 10,100,1000,5000]`
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -22,80 +23,71 @@ use sluicebox::sink::delta::writer::{Staged, TableSpec, TableWriter};
 use sluicebox::storage::Location;
 
 const ROWS: i64 = 100;
-/// Versions at which commits are looked at, and how many from there on.
-const WINDOWS: [usize; 4] = [10, 100, 1000, 5000];
-const WINDOW: usize = 50;
-const RSS_EVERY: usize = 500;
+/// Versions at which commits are looked at, and how many at each.
+const VERSIONS: [u64; 4] = [10, 100, 1000, 5000];
+const ROUNDS: usize = 50;
+const RSS_EVERY: u64 = 500;
 const FACT: Fact = Fact::LeadGenerated;
 
 fn main() {
-    let commits = commits();
+    let versions = versions();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_stack_size(8 * 1024 * 1024)
         .build()
         .expect("a runtime");
-    runtime.block_on(measure(commits));
+    runtime.block_on(measure(&versions));
 }
 
-fn commits() -> usize {
+fn versions() -> Vec<u64> {
     let args: Vec<String> = std::env::args().collect();
-    let asked = args.iter().position(|arg| arg == "--commits").and_then(|at| args.get(at + 1));
-    asked.map_or(WINDOWS[3] + WINDOW, |text| text.parse().expect("a number of commits"))
+    let asked = args.iter().position(|arg| arg == "--versions").and_then(|at| args.get(at + 1));
+    asked.map_or(VERSIONS.to_vec(), |text| {
+        text.split(',').map(|version| version.parse().expect("versions, as in 10,100")).collect()
+    })
 }
 
-async fn measure(commits: usize) {
+async fn measure(versions: &[u64]) {
     let folder = tempfile::tempdir().expect("a folder");
-    println!("{}; {ROWS} rows a commit, {commits} commits, in {}", machine(), folder.path().display());
+    println!("{}; {ROWS} rows a commit, in {}", machine(), folder.path().display());
     let schema_file = folder.path().join("schema.avsc");
     std::fs::write(&schema_file, FACT.avsc()).expect("written");
     let decode = DecodeSpec { format: Format::Avro, schema: Some(schema_file), framing: Framing::Bare };
     let decoder = Decoder::open(&decode, None).expect("a decoder");
-    let mut events = Events::new();
     let lake = Location::resolve(folder.path().to_str().expect("a path of text"), None).expect("a place");
-    let mut writer = TableWriter::open(TableSpec {
-        name: "bronze.leads".to_owned(),
-        location: lake.join("bronze/leads"),
-        dead_letters: lake.join("bronze/leads__dead_letters"),
-        writer: Writer { pipeline: "bench".to_owned(), owner: "bench".to_owned(), config_hash: String::new() },
-        schema: arrow_schema_of(FACT.avsc()).expect("a schema"),
-        fault_points: FaultPoints::default(),
-    })
-    .await
-    .expect("a table");
-    let mut took = Vec::with_capacity(commits);
+
+    let longest = versions.iter().max().copied().unwrap_or(0);
     let mut memory = Vec::new();
-    while took.len() < commits {
-        let staged = [events.staged(&decoder).await];
-        let began = Instant::now();
-        let flushed = writer.flush(&staged).await.expect("a commit");
-        let version = flushed.version.expect("a version");
-        assert_eq!(flushed.rows, ROWS as u64);
-        took.push((version, began.elapsed()));
-        if took.len() % RSS_EVERY == 0 {
-            memory.push((version, rss_kib()));
+    let mut tables = Vec::new();
+    for &version in versions {
+        let mut table = Table::open(&lake, version).await;
+        while table.writer.version() < version {
+            table.commit(&decoder).await;
+            if version == longest && table.writer.version() % RSS_EVERY == 0 {
+                memory.push((table.writer.version(), rss_kib()));
+            }
+        }
+        tables.push(table);
+    }
+    let mut took = vec![Vec::with_capacity(ROUNDS); tables.len()];
+    for _ in 0..ROUNDS {
+        for (table, took) in tables.iter_mut().zip(&mut took) {
+            took.push(table.commit(&decoder).await);
         }
     }
-    report(&took, &memory);
+    report(versions, &took, &memory);
 }
 
-fn report(took: &[(u64, Duration)], memory: &[(u64, u64)]) {
-    println!("{:>10} {:>12} {:>12} {:>8}", "version", "median ms", "p90 ms", "ratio");
+fn report(versions: &[u64], took: &[Vec<Duration>], memory: &[(u64, u64)]) {
+    println!("{:>10} {:>12} {:>12} {:>12} {:>8}", "version", "median ms", "p10 ms", "p90 ms", "ratio");
     let mut first = None;
-    for from in WINDOWS {
-        let window: Vec<f64> = took
-            .iter()
-            .filter(|(version, _)| (from as u64..(from + WINDOW) as u64).contains(version))
-            .map(|(_, took)| took.as_secs_f64() * 1000.0)
-            .collect();
-        if window.len() < WINDOW / 2 {
-            continue;
-        }
-        let mut sorted = window;
+    for (version, took) in versions.iter().zip(took) {
+        let mut sorted: Vec<f64> = took.iter().map(|took| took.as_secs_f64() * 1000.0).collect();
         sorted.sort_by(f64::total_cmp);
-        let (median, p90) = (sorted[sorted.len() / 2], sorted[sorted.len() * 9 / 10]);
+        let at = |tenths: usize| sorted[sorted.len() * tenths / 10];
+        let (median, p10, p90) = (at(5), at(1), at(9));
         let base = *first.get_or_insert(median);
-        println!("{from:>10} {median:>12.2} {p90:>12.2} {:>8.2}", median / base);
+        println!("{version:>10} {median:>12.2} {p10:>12.2} {p90:>12.2} {:>8.2}", median / base);
     }
     println!("{:>10} {:>12}", "version", "RSS MiB");
     for (version, rss) in memory {
@@ -103,6 +95,35 @@ fn report(took: &[(u64, Duration)], memory: &[(u64, u64)]) {
     }
     if let (Some((_, first)), Some((_, last))) = (memory.first(), memory.last()) {
         println!("RSS at the end against the first: {:.2}", *last as f64 / *first as f64);
+    }
+}
+
+/// A table that grows.
+struct Table {
+    writer: TableWriter,
+    events: Events,
+}
+
+impl Table {
+    async fn open(lake: &Location, version: u64) -> Self {
+        let spec = TableSpec {
+            name: format!("bronze.leads_{version}"),
+            location: lake.join(&format!("bronze/leads_{version}")),
+            dead_letters: lake.join(&format!("bronze/leads_{version}__dead_letters")),
+            writer: Writer { pipeline: "bench".to_owned(), owner: "bench".to_owned(), config_hash: String::new() },
+            schema: arrow_schema_of(FACT.avsc()).expect("a schema"),
+            fault_points: FaultPoints::default(),
+        };
+        Self { writer: TableWriter::open(spec).await.expect("a table"), events: Events::new() }
+    }
+
+    async fn commit(&mut self, decoder: &Decoder) -> Duration {
+        let staged = [self.events.staged(decoder).await];
+        let began = Instant::now();
+        let flushed = self.writer.flush(&staged).await.expect("a commit");
+        let took = began.elapsed();
+        assert_eq!(flushed.rows, ROWS as u64);
+        took
     }
 }
 

@@ -15,7 +15,6 @@ use crate::config::{ConfigErrors, LoadOptions, load_with};
 use crate::emulator::HubSpec;
 use crate::emulator::together::{Emulator, EmulatorOptions};
 use crate::error::AnyError;
-use crate::pipeline::RunOptions;
 use crate::pipeline::audit::{Audit, audit};
 use crate::pipeline::demo::insurer::Fact;
 use crate::pipeline::demo::send::{Sending, send};
@@ -23,6 +22,7 @@ use crate::pipeline::demo::tables::{Table, tables};
 use crate::pipeline::demo::{DemoError, PARTITIONS, project};
 use crate::pipeline::status::PipelineStatus;
 use crate::pipeline::supervise::{run_selected, select};
+use crate::pipeline::{PipelineError, RunOptions};
 use crate::shutdown::Shutdown;
 
 /// How often the progress is drawn.
@@ -76,9 +76,16 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     .await?;
     let played = play(&args, &dir, &emulator, &output).await;
     emulator.stop().await;
-    let Some(played) = played? else {
-        output.say("stopped; what was committed stays");
-        return Ok(Exit::Well.into());
+    let played = match played? {
+        Ending::Played(played) => played,
+        Ending::Stopped => {
+            output.say("stopped; what was committed stays");
+            return Ok(Exit::Well.into());
+        }
+        Ending::CutOff => {
+            output.say("cut off; what was not committed is read again by the next demo");
+            return Ok(Exit::CutOff.into());
+        }
     };
     let summary = Summary {
         events: args.events,
@@ -95,13 +102,21 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     Ok(if complete { Exit::Well } else { Exit::Failed }.into())
 }
 
+/// How the demo came to its end.
+enum Ending {
+    Played(Played),
+    /// Told to stop, and what was read is committed.
+    Stopped,
+    CutOff,
+}
+
 struct Played {
     tables: Vec<Table>,
     audits: Vec<Audit>,
 }
 
-/// Events in, rows out, and the proof; nothing when it was told to stop.
-async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> Result<Option<Played>, AnyError> {
+/// Events in, rows out, and the proof.
+async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> Result<Ending, AnyError> {
     let project = load(dir, emulator)?;
     let shutdown = Shutdown::new();
     let mut signals = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
@@ -114,6 +129,9 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> 
     let began = Instant::now();
     progress.follow(send(hubs, &sendings, &sent, &shutdown), || *watched.borrow()).await?;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "sent");
+    if shutdown.is_stopping() {
+        return Ok(Ending::Stopped);
+    }
 
     let options = RunOptions { until_caught_up: true, ..RunOptions::default() };
     let selected = select(&project, &options)?;
@@ -121,12 +139,18 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> 
     let before: u64 = sendings.iter().map(|sending| sending.next).sum();
     let began = Instant::now();
     progress.count("reading, decoding, committing", args.events + Fact::ALL.len() as u64);
-    progress
+    let ended = progress
         .follow(run_selected(&project, selected, options, shutdown.clone()), || read(&statuses).saturating_sub(before))
-        .await?;
+        .await;
+    match ended {
+        Err(PipelineError::Stopped { source, .. }) if matches!(*source, PipelineError::CutOff) => {
+            return Ok(Ending::CutOff);
+        }
+        ended => drop(ended?),
+    }
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "caught up");
     if shutdown.is_stopping() {
-        return Ok(None);
+        return Ok(Ending::Stopped);
     }
 
     progress.spin("auditing");
@@ -139,7 +163,7 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> 
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "audited");
     progress.clear();
     signals.abort_all();
-    Ok(Some(Played { tables, audits }))
+    Ok(Ending::Played(Played { tables, audits }))
 }
 
 /// The folder's project, with the emulator's addresses in place of the defaults.

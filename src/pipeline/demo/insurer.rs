@@ -197,6 +197,14 @@ impl<'s> Story<'s> {
                 starts_on: i32::try_from(today).unwrap_or(i32::MAX - 90) + rng.random_range(0..90),
             })
             .collect();
+        let terms = ["terms-of-use", "privacy", "electronic-post"]
+            .into_iter()
+            .map(|document| Terms {
+                document,
+                edition: pick::<&str>(&["2025-07", "2026-01"], rng),
+                accepted_at: at_ms - rng.random_range(0..600_000),
+            })
+            .collect();
         AccountActivated {
             account_id,
             customer_number: 1_000_000 + i64::try_from(number).unwrap_or(i64::MAX / 2),
@@ -209,6 +217,7 @@ impl<'s> Story<'s> {
                 town,
             },
             policies,
+            terms,
             preferences: BTreeMap::from([
                 ("contact", *pick(&["email", "post", "app"], rng)),
                 ("language", *pick(&["de", "en"], rng)),
@@ -340,6 +349,7 @@ struct AccountActivated {
     plan: Plan,
     address: Address,
     policies: Vec<Policy>,
+    terms: Vec<Terms>,
     preferences: BTreeMap<&'static str, &'static str>,
     referred_by: Option<i64>,
     activated_at: i64,
@@ -358,6 +368,13 @@ struct Policy {
     policy_number: String,
     premium: Cents,
     starts_on: i32,
+}
+
+#[derive(Debug, Serialize)]
+struct Terms {
+    document: &'static str,
+    edition: &'static str,
+    accepted_at: i64,
 }
 
 #[derive(Debug, Serialize)]
