@@ -115,9 +115,8 @@ impl Tallies {
         sql: &str,
         each: fn(&mut Tallies, &Keys),
     ) -> Result<(), AuditError> {
-        let failed = |error| {
-            AuditError::Rows { table: log.table.clone(), source: Box::new(QueryError::of_rows(error)) }
-        };
+        let failed =
+            |error| AuditError::Rows { table: log.table.clone(), source: Box::new(QueryError::of_rows(error)) };
         let mut batches = scan_at(log.store(), version, sql, SCAN_MEMORY_BYTES).await?;
         while let Some(batch) = batches.try_next().await.map_err(failed)? {
             each(self, &Keys::of(&batch, &log.table)?);
