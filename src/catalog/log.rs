@@ -60,7 +60,8 @@ pub async fn log_store_to_read(location: &Location) -> Result<Option<LogStoreRef
     }
     let log_store = log_store(location)?;
     let is_there = log_store.is_delta_table_location().await;
-    let is_there = is_there.map_err(|source| CatalogError::Delta { table: location.to_string(), source: Box::new(source) })?;
+    let is_there =
+        is_there.map_err(|source| CatalogError::Delta { table: location.to_string(), source: Box::new(source) })?;
     Ok(is_there.then_some(log_store))
 }
 

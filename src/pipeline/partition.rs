@@ -26,6 +26,11 @@ const READ_AHEAD: usize = 2;
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A partition that another reader took over is left to that one for a while: coming back at
+/// once would only take it from him, and so on for ever. It grows with each theft.
+const PAUSE_AFTER_THEFT: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE_AFTER_THEFT: Duration = Duration::from_secs(600);
+
 /// Decoded events of a partition, and the memory that they hold.
 #[derive(Debug)]
 pub struct Part {
@@ -84,11 +89,12 @@ impl PartitionTask {
     pub async fn run(mut self) {
         let partition = self.read.partition.clone();
         let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+        let mut yielding = Backoff::new(PAUSE_AFTER_THEFT, LONGEST_PAUSE_AFTER_THEFT);
         let last = loop {
             match self.read_once(&mut backoff).await {
                 Ok(()) => break PartitionEvent::Ended { partition },
                 Err(PipelineError::Source(error @ SourceError::Stolen { .. })) => {
-                    if self.pause(&error.to_string(), &mut backoff).await.is_err() {
+                    if self.pause(&error.to_string(), &mut yielding).await.is_err() {
                         break PartitionEvent::Ended { partition };
                     }
                 }

@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A run that is to end by itself doesn't wait for a hub or a table longer than this many tries.
-const TRIES_WHEN_CATCHING_UP: u32 = 8;
+const TRIES_WHEN_CATCHING_UP: u32 = 6;
 
 /// How a pipeline runs.
 #[derive(Debug, Clone)]
