@@ -34,6 +34,9 @@ url = "lake"
 
 [event_hubs]
 connection_string = "${HUBS}"
+
+[serve]
+address = "127.0.0.1:0"
 "#;
 
 const PIPELINE: &str = r#"
@@ -49,7 +52,8 @@ retention = "1h"
 format = "raw"
 
 [sink]
-table = "bronze.leads"
+table        = "bronze.leads"
+commit_every = "100ms"
 "#;
 
 /// Where nothing listens.
@@ -142,14 +146,17 @@ impl Lakehouse {
 
     /// Runs the program in the project's folder.
     pub fn sluice(&self, args: &[&str]) -> Said {
-        let output = Command::new(env!("CARGO_BIN_EXE_sluice"))
-            .current_dir(self.path())
-            .env("HUBS", &self.hubs)
-            .args(args)
-            .output()
-            .expect("sluice runs");
+        let output = self.command(args).output().expect("sluice runs");
         let text = |bytes| String::from_utf8(bytes).expect("sluice writes UTF-8");
         Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Lakehouse {
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        command.current_dir(self.path()).env("HUBS", &self.hubs).args(args);
+        command
     }
 }
 

@@ -1,8 +1,14 @@
 //! What the commands say of a pipeline whose hub answers.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sluicebox::emulator::HubSpec;
 use sluicebox::emulator::together::{Emulator, EmulatorOptions};
+
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{ChildStderr, Command};
 
 use crate::lakehouse::Lakehouse;
 
@@ -95,5 +101,54 @@ async fn a_pipeline_that_never_ran_is_new() {
     let new = status(&lake);
     assert_eq!((&new["state"], &new["last_commit"]), (&json!("new"), &json!(null)), "{new}");
     assert_eq!(new["partitions"][0]["position"], json!(null));
+    emulator.stop().await;
+}
+
+/// The next line of the log whose message is this one.
+async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
+    let found = async {
+        loop {
+            let line = log.next_line().await.expect("the log can be read").expect("the run goes on");
+            let entry: Value = serde_json::from_str(&line).expect("the log is JSON");
+            if entry["message"].as_str().is_some_and(|said| said.starts_with(message)) {
+                return entry;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found).await.unwrap_or_else(|_| panic!("`{message}` is logged"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_tells_what_it_does_while_it_does_it() {
+    let (lake, emulator) = caught_up().await;
+    let mut run = Command::from(lake.command(&["run", "--log-format", "json"]))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("sluice runs");
+    let mut log = BufReader::new(run.stderr.take().expect("the log is piped")).lines();
+    let address = logged(&mut log, "serving").await["address"].as_str().expect("an address").to_owned();
+    logged(&mut log, "reading").await;
+    emulator.broker().append("leads", "1", vec![Default::default(); 7]).expect("events");
+    logged(&mut log, "committed").await;
+
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a text"))
+    };
+    assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
+    let (_, text) = get("/metrics").await;
+    let count = |name: &str| {
+        let labelled = format!("{name}{{pipeline=\"leads\",table=\"bronze.leads\",partition=\"1\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&labelled)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let settled = ["committed", "rejected", "filtered", "duplicate"]
+        .map(|what| count(&format!("sluice_sink_{what}_events_total")));
+    assert_eq!(settled, [7, 0, 0, 0], "{text}");
+    assert_eq!(count("sluice_source_received_events_total"), 7 + count("sluice_pipeline_in_flight_events"), "{text}");
+
+    let id = run.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    assert_eq!(run.wait().await.expect("it ends").code(), Some(0));
     emulator.stop().await;
 }
