@@ -172,6 +172,20 @@ async fn overlapping_ranges_of_two_writers_at_once_land_once() {
     }
 }
 
+#[tokio::test]
+async fn of_two_first_starts_the_lower_one_counts_whoever_commits_first() {
+    for order in [[150, 0], [0, 150]] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        // Both look while the ledger is empty.
+        let mut writers = [open(dir.path()).await, open(dir.path()).await];
+        for (writer, start) in writers.iter_mut().zip(order) {
+            writer.record_starts(None, &[(key("0"), start)]).await.expect("a start can be committed");
+        }
+        let ledger = open(dir.path()).await.ledger().partition(&key("0")).cloned().expect("the partition is known");
+        assert_eq!((ledger.start(), ledger.position(0)), (Some(0), Some(0)));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_below_a_cleaned_log_lands_nothing_unseen() {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -212,6 +212,14 @@ class Azurite:
         with BlobServiceClient(self.endpoint, credential=AZURITE_KEY) as service:
             service.create_container(name)
 
+    def empty(self, name):
+        from azure.storage.blob import BlobServiceClient
+
+        with BlobServiceClient(self.endpoint, credential=AZURITE_KEY) as service:
+            container = service.get_container_client(name)
+            for blob in container.list_blob_names():
+                container.delete_blob(blob)
+
     def storage_options(self):
         """For deltalake and polars."""
         return {"account_name": AZURITE_ACCOUNT, "account_key": AZURITE_KEY, "endpoint": self.endpoint, "allow_http": "true"}

@@ -131,8 +131,10 @@ impl TableWriter {
         &self.spec.name
     }
 
-    /// Commits where partitions start, and when their hub was made. A partition that the
-    /// ledger knows by then keeps what it has: the ledger comes before any declared start.
+    /// Commits where partitions start, and when their hub was made.
+    ///
+    /// Starts are those of partitions that the ledger didn't know when it was looked at. Where a
+    /// rival was quicker, the lower of the two starts is what the table accounts from.
     ///
     /// # Errors
     /// [`SinkError::Generation`] when the ledger knows the hub as made at another time, and
@@ -155,7 +157,8 @@ impl TableWriter {
                 }
             }
             for (partition, start) in starts {
-                if self.table.ledger.partition(partition).and_then(|held| held.start()).is_none() {
+                let held = self.table.ledger.partition(partition).and_then(|held| held.start());
+                if held.is_none_or(|held| *start < held) {
                     facts.push((LedgerKey::End { partition: partition.clone(), from: *start }, *start));
                 }
             }
