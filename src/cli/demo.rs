@@ -67,7 +67,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let output = global.output();
     let began = Instant::now();
     let dir = std::path::absolute(&args.dir).map_err(|source| DemoError::Folder { path: args.dir.clone(), source })?;
-    project::lay_out(&dir)?;
+    let _folder = project::lay_out(&dir)?;
     let emulator = Emulator::start(EmulatorOptions {
         hubs: Fact::ALL.map(|fact| HubSpec::new(fact.hub(), PARTITIONS)).to_vec(),
         dir: Some(dir.join(project::EMULATOR_FOLDER)),

@@ -82,6 +82,11 @@ impl Fact {
         }
     }
 
+    /// Whether its events belong together by key.
+    pub fn has_keys(self) -> bool {
+        self != Self::LeadGenerated
+    }
+
     /// How many of `events` are of this kind: six, three and one of ten.
     pub fn share_of(self, events: u64) -> u64 {
         let (leads, accounts) = (events * 6 / 10, events * 3 / 10);

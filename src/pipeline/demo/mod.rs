@@ -34,6 +34,8 @@ pub const PARTITIONS: u32 = 4;
 pub enum DemoError {
     #[error("folder `{}` holds something else than a demo", dir.display())]
     Foreign { dir: PathBuf },
+    #[error("another demo runs in folder `{}`", dir.display())]
+    Busy { dir: PathBuf },
     #[error("the demo can't use `{}`", path.display())]
     Folder {
         path: PathBuf,
@@ -75,7 +77,7 @@ impl From<CatalogError> for DemoError {
 impl Classify for DemoError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Foreign { .. } | Self::Folder { .. } => Kind::User,
+            Self::Foreign { .. } | Self::Busy { .. } | Self::Folder { .. } => Kind::User,
             Self::Story(_) | Self::Teller(_) | Self::Shown(_) => Kind::Internal,
             Self::Send(error) => error.kind(),
             Self::Tables(error) => error.kind(),
@@ -90,6 +92,7 @@ impl Classify for DemoError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Foreign { .. } => Some("name an empty folder with `--dir`, or one of an earlier demo".to_owned()),
+            Self::Busy { .. } => Some("wait for it, or name another folder with `--dir`".to_owned()),
             Self::Send(error) => error.hint(),
             Self::Tables(error) => error.hint(),
             Self::Pipeline(error) => error.hint(),

@@ -1,6 +1,6 @@
 //! The demo's folder: a project like any other, so that every command works on it afterwards.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::DemoError;
@@ -31,12 +31,19 @@ const FILES: [(&str, &str); 6] = [
     ("schemas/product.updated.avsc", include_str!("../../../schemas/product.updated.avsc")),
 ];
 
+/// A folder that nobody else plays a demo in, until dropped.
+#[derive(Debug)]
+pub struct Folder {
+    _lock: File,
+}
+
 /// Makes the folder, or takes that of an earlier demo as it is: declarations that somebody
 /// changed meanwhile stay.
 ///
 /// # Errors
-/// [`DemoError::Foreign`] for a folder with something else in it, and what the disk says.
-pub fn lay_out(dir: &Path) -> Result<(), DemoError> {
+/// [`DemoError::Foreign`] for a folder with something else in it, [`DemoError::Busy`] beside
+/// another demo, and what the disk says.
+pub fn lay_out(dir: &Path) -> Result<Folder, DemoError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| DemoError::Folder { path, source }
@@ -49,6 +56,7 @@ pub fn lay_out(dir: &Path) -> Result<(), DemoError> {
     }
     // First, so that a folder that was left half made is known again.
     fs::create_dir_all(&mark).map_err(failed(&mark))?;
+    let lock = take(&mark.join("demo.lock"), dir)?;
     let project = project_file();
     let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES);
     for (name, text) in files {
@@ -60,7 +68,19 @@ pub fn lay_out(dir: &Path) -> Result<(), DemoError> {
         fs::create_dir_all(folder).map_err(failed(folder))?;
         fs::write(&path, text).map_err(failed(&path))?;
     }
-    Ok(())
+    Ok(Folder { _lock: lock })
+}
+
+/// Two emulators would write into the same log. The lock belongs to the open file, so it ends
+/// with the process, however that ends.
+fn take(path: &Path, dir: &Path) -> Result<File, DemoError> {
+    let failed = |source| DemoError::Folder { path: path.to_owned(), source };
+    let file = File::options().create(true).append(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DemoError::Busy { dir: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
 }
 
 fn project_file() -> String {
@@ -92,6 +112,15 @@ mod tests {
         lay_out(folder.path()).expect("laid out again");
         assert_eq!(fs::read_to_string(&file).expect("read"), "# mine");
         assert!(folder.path().join("schemas/lead.generated.avsc").is_file());
+    }
+
+    #[test]
+    fn two_demos_at_once_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = lay_out(folder.path()).expect("laid out");
+        assert!(matches!(lay_out(folder.path()), Err(DemoError::Busy { .. })));
+        drop(first);
+        lay_out(folder.path()).expect("free again");
     }
 
     #[test]

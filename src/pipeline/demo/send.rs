@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use apache_avro::Schema;
+use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -47,7 +48,7 @@ pub async fn send(
     shutdown: &Shutdown,
 ) -> Result<(), DemoError> {
     let teams = sendings.iter().map(|sending| publish(hubs, sending.clone(), sent, shutdown));
-    futures::future::try_join_all(teams).await?;
+    future::try_join_all(teams).await?;
     Ok(())
 }
 
@@ -57,22 +58,26 @@ async fn publish(
     sent: &watch::Sender<u64>,
     shutdown: &Shutdown,
 ) -> Result<(), DemoError> {
+    // What has a key keeps its order, so one parcel at a time; else the next one is packed
+    // while the hub takes in the last.
+    let in_flight = if sending.fact.has_keys() { 1 } else { 2 };
     let sender = EventSender::connect(hubs, sending.fact.hub()).await?;
     let (parcels, mut told) = mpsc::channel(TOLD_AHEAD);
     let mut teller = JoinSet::new();
     // Telling is CPU work, so it has a thread of its own.
     teller.spawn_blocking(move || tell(&sending, &parcels));
-    loop {
-        let parcel = tokio::select! {
-            biased;
-            () = shutdown.stopping() => None,
-            parcel = told.recv() => parcel,
-        };
-        let Some(Parcel { key, events }) = parcel else { break };
-        let count = events.len() as u64;
-        sender.send(None, key, events).await?;
-        sent.send_modify(|sent| *sent += count);
-    }
+    let packing = &sender;
+    stream::unfold(&mut told, async |told| told.recv().await.map(|parcel| (parcel, told)))
+        .take_until(shutdown.stopping())
+        .map(async |Parcel { key, events }| {
+            let count = events.len() as u64;
+            packing.send(None, key, events).await?;
+            sent.send_modify(|sent| *sent += count);
+            Ok::<_, DemoError>(())
+        })
+        .buffered(in_flight)
+        .try_for_each(|()| future::ready(Ok(())))
+        .await?;
     sender.close().await;
     // The teller ends with its listener.
     drop(told);
