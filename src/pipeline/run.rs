@@ -90,6 +90,8 @@ pub struct Pipeline {
     receiver: mpsc::Receiver<PartitionEvent>,
     /// Events taken in and not yet settled by a commit.
     in_flight: BTreeMap<PartitionKey, u64>,
+    /// When the newest event taken in was enqueued, epoch ms.
+    taken_at_ms: BTreeMap<PartitionKey, i64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
     pending: Vec<Part>,
@@ -188,6 +190,7 @@ impl Pipeline {
             sender,
             receiver,
             in_flight: BTreeMap::new(),
+            taken_at_ms: BTreeMap::new(),
             reading: BTreeMap::new(),
             pending: Vec::new(),
             pending_since: None,
@@ -335,6 +338,7 @@ impl Pipeline {
                     held.lag_events = held.position.map(|position| (last_enqueued + 1 - position).max(0));
                     if let Some(lag) = held.lag_events.and_then(|lag| u64::try_from(lag).ok()) {
                         metrics::lag(&self.spec.name, &self.table, &partition.partition, lag);
+                        self.tell_time_left(&partition, lag);
                     }
                 });
             }
@@ -360,6 +364,9 @@ impl Pipeline {
             held.position = Some(part.staged.range.to);
             held.last_error = None;
         });
+        if let Some((_, enqueued_at_ms)) = part.staged.events.last() {
+            self.taken_at_ms.insert(part.staged.partition.clone(), *enqueued_at_ms);
+        }
         self.move_in_flight(&part.staged.partition, |held| held + received);
         self.pending_since.get_or_insert_with(Instant::now);
         self.pending.push(part);
@@ -371,6 +378,17 @@ impl Pipeline {
         let held = *held;
         let (pipeline, table, partition) = self.labels(partition);
         metrics::in_flight(pipeline, table, partition, held);
+    }
+
+    /// Until retention takes the oldest event that waits, at least: it is not older than the
+    /// newest one taken in.
+    fn tell_time_left(&self, partition: &PartitionKey, lag: u64) {
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        let oldest_ms = if lag == 0 { Some(now_ms) } else { self.taken_at_ms.get(partition).copied() };
+        let (Some(retention), Some(oldest_ms)) = (self.spec.source.retention, oldest_ms) else { return };
+        let left = retention.as_secs_f64() - (now_ms - oldest_ms) as f64 / 1000.0;
+        let (pipeline, table, partition) = self.labels(partition);
+        metrics::seconds_to_data_loss(pipeline, table, partition, left);
     }
 
     fn report_hole(&self, partition: &PartitionKey, missing: Range, cause: HoleCause) {

@@ -56,13 +56,11 @@ metrics_of_the_program! {
     MISSING = "sluice_source_missing_events_total", Counter, ["pipeline", "table", "partition", "cause"],
         "Numbers that the source did not deliver";
     PARTITION_FAILURES = "sluice_source_partition_failures_total", Counter, ["pipeline", "table", "partition"],
-        "Links of a partition that broke and were opened again";
+        "Failures of a partition, after each of which it was tried again: a broken link, a schema that was not told";
     LAG = "sluice_source_lag_events", Gauge, ["pipeline", "table", "partition"],
         "Events that the source holds and the table does not account for yet";
     DATA_LOSS = "sluice_source_data_loss_in_seconds", Gauge, ["pipeline", "table", "partition"],
-        "Seconds until retention takes the oldest event that is not read; absent where retention is not declared";
-    DECODE_RETRIES = "sluice_decode_retries_total", Counter, ["pipeline", "table", "partition"],
-        "Batches whose schema could not be asked for and that were decoded again";
+        "Seconds until retention takes the oldest event that waits, at least; absent where retention is not declared";
     IN_FLIGHT = "sluice_pipeline_in_flight_events", Gauge, ["pipeline", "table", "partition"],
         "Events received and not settled yet";
     COMMITTED = "sluice_sink_committed_events_total", Counter, ["pipeline", "table", "partition"],
@@ -182,10 +180,6 @@ pub fn seconds_to_data_loss(pipeline: &str, table: &str, partition: &str, second
     set(DATA_LOSS, pipeline, table, partition, seconds);
 }
 
-pub fn decode_retry(pipeline: &str, table: &str, partition: &str) {
-    count(DECODE_RETRIES, pipeline, table, partition, 1);
-}
-
 /// Events received and not settled yet: the number itself, not a change of it.
 pub fn in_flight(pipeline: &str, table: &str, partition: &str, events: u64) {
     set(IN_FLIGHT, pipeline, table, partition, events as f64);
@@ -244,7 +238,6 @@ mod tests {
             partition_failure("leads", "bronze.leads", "0");
             lag("leads", "bronze.leads", "0", 7);
             seconds_to_data_loss("leads", "bronze.leads", "0", 60.5);
-            decode_retry("leads", "bronze.leads", "0");
             in_flight("leads", "bronze.leads", "0", 1);
             committed("leads", "bronze.leads", "0", 2);
             rejected("leads", "bronze.leads", "0", 1);
@@ -279,7 +272,7 @@ mod tests {
         assert_eq!(names.len(), METRICS.len());
         for metric in METRICS {
             let stage = metric.name.strip_prefix("sluice_").and_then(|rest| rest.split('_').next());
-            assert!(matches!(stage, Some("source" | "decode" | "pipeline" | "sink")), "{}", metric.name);
+            assert!(matches!(stage, Some("source" | "pipeline" | "sink")), "{}", metric.name);
             assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
         }
     }
