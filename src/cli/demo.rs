@@ -247,6 +247,7 @@ impl Progress {
     }
 
     fn count(&self, stage: &'static str, events: u64) {
+        self.0.reset();
         self.0.set_length(events);
         self.0.set_style(style("{msg} {bar:30} {human_pos}/{human_len} events"));
         self.0.set_message(stage);
