@@ -14,7 +14,7 @@
 //! row is superseded: neither counts. Numbers past the ledger's end are lag, not missing.
 //!
 //! **Memory** is bounded by what is covered, not by the rows: sets of numbers that cost next to
-//! nothing where numbers are dense ([`numbers`]), and lists that are cut off and say so.
+//! nothing where numbers are dense (`numbers`), and lists that are cut off and say so.
 //!
 //! **What it can't see.** Where the ledger counts filtered, erased or expired events, it knows
 //! how many and not which: so many numbers without a row are taken for them. On a source whose
