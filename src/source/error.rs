@@ -37,7 +37,7 @@ pub enum SourceError {
     #[error("partition `{partition}` of hub `{hub}` was taken over by another reader of consumer group `{group}`")]
     Stolen { hub: String, partition: String, group: String },
     /// The hub was made anew, or failed over: its numbers mean other events than before.
-    #[error("hub `{hub}` counts anew, {difference}; declare the new generation: [source.event_hubs] {declaration}")]
+    #[error("hub `{hub}` counts anew, {difference}; declare the new generation: [source] {declaration}")]
     Generation { hub: String, difference: String, declaration: String },
     #[error("could not {doing}: no answer within {}", humantime::format_duration(*after))]
     TimedOut { doing: String, after: Duration },

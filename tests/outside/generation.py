@@ -41,13 +41,13 @@ def run():
 
         for attempt in (1, 2):
             _, said = sluice(["--project", project, "run", "--until-caught-up", "--format", "json"], expect=1)
-            check(re.search(r"\bgeneration\b", said), f"try {attempt}: the error doesn't name `generation`:\n{said}")
+            check(re.search(r"\[source\] generation", said), f"try {attempt}: the error doesn't say how to declare a `generation`:\n{said}")
         table = str(project / "lake" / "bronze" / HUB)
         same(len(read("deltalake", table, ["lead_id"])), OLD, "rows after the stop: none of the new hub's")
         say("  stopped, with an error that names `generation`")
 
         stamp = since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        write_project(place / "project", emulator, {HUB: f'start = "earliest"\n\n[source.generation]\nname  = "2"\nsince = {stamp}'})
+        write_project(place / "project", emulator, {HUB: 'start = "earliest"'}, source=f'[source]\ngeneration = {{ name = "2", since = {stamp} }}')
         same(until_caught_up(project)[HUB]["committed"], NEW, "events of the hub made anew")
         rows = read("deltalake", table, ["lead_id", "_source", "_partition", "_sequence_number"])
         expected = {(f"emulator/{HUB}", event["lead_id"]) for event in old} | {(f"emulator/{HUB}@2", event["lead_id"]) for event in new}

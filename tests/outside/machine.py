@@ -259,7 +259,7 @@ def audit(project, table, env=None, expect=0):
     return json.loads(out[0] if expect != 0 else out)
 
 
-def write_project(path, emulator, pipelines, lake="lake", storage="", event_hubs=None, registry=""):
+def write_project(path, emulator, pipelines, lake="lake", storage="", event_hubs=None, registry="", source=""):
     """A project whose pipelines are named by hub; values of `pipelines` are extra TOML of `[source.event_hubs]`."""
     path.mkdir(parents=True, exist_ok=True)
     event_hubs = event_hubs or f'connection_string = "{emulator.connection_string}"'
@@ -289,6 +289,7 @@ address = "127.0.0.1:0"
 name  = "{hub}"
 owner = "outside"
 
+{source}
 [source.event_hubs]
 hub            = "{hub}"
 consumer_group = "lakehouse"

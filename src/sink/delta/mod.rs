@@ -84,7 +84,7 @@ impl Classify for SinkError {
             )),
             Self::NewerLedger { .. } => Some("run the newer version of sluice that wrote it".to_owned()),
             Self::Generation { .. } => Some(
-                "the hub was deleted and made anew: declare `[source.event_hubs] generation = { name = \"2\", since = \
+                "the hub was deleted and made anew: declare `[source] generation = { name = \"2\", since = \
                  <when it was made> }`"
                     .to_owned(),
             ),
