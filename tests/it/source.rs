@@ -458,6 +458,27 @@ async fn a_link_that_delivers_nothing_though_the_hub_has_more_is_opened_again() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_declared_start_beyond_the_end_is_waited_for() {
+    let broker = broker(1).await;
+    fill(&broker, "0", 10);
+    let source = connect(&broker).await;
+    let mut reading = Reading::start(&source, from(15));
+    let mut failures = 0;
+    let first = loop {
+        match timeout(PATIENCE, reading.events.recv()).await.expect("in time").expect("the reader goes on") {
+            SourceEvent::Events { batch, .. } => break batch.events[0].sequence_number,
+            SourceEvent::Failed { .. } => failures += 1,
+            _ => {}
+        }
+        // Refused more often than another hub would be believed; then the number comes.
+        if failures == 4 {
+            fill(&broker, "0", 10);
+        }
+    };
+    assert_eq!(first, 15);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_waits_says_what_the_hub_holds() {
     let broker = broker(1).await;
     fill(&broker, "0", 10);

@@ -345,6 +345,7 @@ impl<'a> Link<'a> {
                     format!("read partition `{}`, though the hub has more of it", self.reader.partition.partition);
                 return Err(SourceError::TimedOut { doing, after });
             }
+            Finding::AnotherHub { .. } if !self.reader.tracker.knows_the_hub() => return Ok(None),
             Finding::AnotherHub { last_enqueued } => return Err(self.reader.ends_before_us(last_enqueued).await),
             Finding::Expired { begin } => {
                 let cause = if self.reader.source.dense { HoleCause::Retention } else { HoleCause::Compaction };

@@ -138,7 +138,8 @@ impl Reader {
             return None;
         }
         let holds = self.source.partition(&self.partition.partition).await.ok()?;
-        if holds.last_enqueued >= self.tracker.position() - 1 {
+        // A declared start may lie beyond the end: nothing contradicts that, and it will come.
+        if holds.last_enqueued >= self.tracker.position() - 1 || !self.tracker.knows_the_hub() {
             return None;
         }
         Some(self.ends_before_us(holds.last_enqueued).await)

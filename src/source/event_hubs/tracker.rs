@@ -54,6 +54,11 @@ impl Tracker {
         self.position
     }
 
+    /// Whether an event before the position is known: received, or covered by the ledger.
+    pub(super) fn knows_the_hub(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// Where to open: at the last event seen, to compare it; without one, after the number
     /// before the position, since a hub refuses to begin at a number that it hasn't given.
     pub(super) fn opens_at(&self) -> Opening {
