@@ -40,6 +40,10 @@ const EVENTS: usize = 16;
 /// How often the hub is asked for partitions that were added.
 const LOOK_FOR_PARTITIONS_EVERY: Duration = Duration::from_secs(30);
 
+/// How long readers may take to end after a stop. A call to the hub that hangs would hold the
+/// whole drain until its own timeout; what such a reader still holds is read again by the next start.
+const READERS_END_WITHIN: Duration = Duration::from_secs(5);
+
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -100,6 +104,8 @@ pub struct Pipeline {
     /// Not before this is a failed flush tried again.
     retry_at: Option<Instant>,
     backoff: Backoff,
+    /// When readers that haven't ended after a stop are dropped.
+    drop_readers_at: Option<Instant>,
     added: JoinSet<Result<Vec<String>, PipelineError>>,
     look_at: Instant,
     summary: PipelineSummary,
@@ -197,6 +203,7 @@ impl Pipeline {
             flush: JoinSet::new(),
             retry_at: None,
             backoff: Backoff::new(PAUSE, LONGEST_PAUSE),
+            drop_readers_at: None,
             added: JoinSet::new(),
             look_at: Instant::now() + LOOK_FOR_PARTITIONS_EVERY,
             summary: PipelineSummary { name: spec.name.clone(), ..PipelineSummary::default() },
@@ -220,6 +227,7 @@ impl Pipeline {
     pub async fn run(mut self) -> Result<PipelineSummary, PipelineError> {
         let began = Instant::now();
         loop {
+            self.drop_readers_if_due();
             self.flush_if_due();
             self.look_for_partitions();
             if self.is_done() {
@@ -246,7 +254,9 @@ impl Pipeline {
         }
         self.stop_reading.cancel();
         self.partitions.abort_all();
-        self.source.close().await;
+        if tokio::time::timeout(READERS_END_WITHIN, self.source.close()).await.is_err() {
+            tracing::debug!(pipeline = self.spec.name, "the links to the hub are left to its own timeout");
+        }
         self.summary.seconds = began.elapsed().as_secs_f64();
         self.summary.peak_rss_bytes = peak_rss_bytes();
         match self.failure.take() {
@@ -298,7 +308,8 @@ impl Pipeline {
             (None, None) => None,
         };
         let flush_at = if self.flush.is_empty() { due } else { None };
-        flush_at.map_or(self.look_at, |at| at.min(self.look_at)).max(Instant::now())
+        let soonest = [flush_at, self.drop_readers_at].into_iter().flatten().fold(self.look_at, Instant::min);
+        soonest.max(Instant::now())
     }
 
     /// How long events may wait. Coverage without rows is committed more rarely: it makes
@@ -544,6 +555,24 @@ impl Pipeline {
         tracing::info!(pipeline = self.spec.name, "stopping: committing what was read");
         self.status.change(|snapshot| snapshot.state = State::Draining);
         self.stop_reading.cancel();
+        self.drop_readers_at = Some(Instant::now() + READERS_END_WITHIN);
+    }
+
+    fn drop_readers_if_due(&mut self) {
+        if self.drop_readers_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.drop_readers_at = None;
+        if !self.reading.is_empty() {
+            let partitions: Vec<_> = self.reading.keys().map(|key| &*key.partition).collect();
+            tracing::warn!(
+                pipeline = self.spec.name,
+                partitions = partitions.join(", "),
+                "readers that hang are dropped"
+            );
+            self.partitions.abort_all();
+            self.reading.clear();
+        }
     }
 
     fn fail(&mut self, error: PipelineError) {
