@@ -30,6 +30,10 @@ use sluicebox::pipeline::{RunOptions, run_project};
 use sluicebox::shutdown::Shutdown;
 use sluicebox::source::event_hubs::{EventSender, OutgoingEvent};
 
+/// As the program itself has it, for both runs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PARTITIONS: u64 = 4;
 /// Nested: a record, an array of records, a map, decimals, optional fields.
 const FACT: Fact = Fact::AccountActivated;
@@ -44,7 +48,7 @@ struct Options {
 }
 
 fn options() -> Options {
-    let mut options = Options { events: 400_000, runs: 5 };
+    let mut options = Options { events: 1_000_000, runs: 5 };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || args.next().and_then(|text| text.parse().ok()).expect("a number follows");

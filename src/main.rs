@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use sluicebox::cli::{self, report};
 
+/// An event is many small pieces that one thread allocates and another frees, and the allocator of
+/// glibc is at its slowest there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Planning a query recurses deeply in a build without optimisation: with the 2 MiB that
 /// tokio gives, a long `WHERE` overflows; more than this only costs address space.
 const WORKER_STACK_BYTES: usize = 8 * 1024 * 1024;
