@@ -42,7 +42,6 @@ pub(super) enum LinkEnd {
 
 /// What a link waits for.
 enum Step {
-    Stop,
     Event(Event),
     Broken(SourceError),
     Look,
@@ -90,7 +89,6 @@ impl<'a> Link<'a> {
         let mut events = pin!(events);
         loop {
             let end = match self.step(&mut events).await {
-                Step::Stop => Some(LinkEnd::Stopped),
                 Step::Broken(error) => return Err(error),
                 Step::Event(event) => self.event(event, &mut events).await?,
                 Step::Look => {
@@ -126,7 +124,6 @@ impl<'a> Link<'a> {
         let look = &mut self.look;
         tokio::select! {
             biased;
-            () = self.reader.stop.cancelled() => Step::Stop,
             holds = async { look.as_mut().expect("the branch is off without a look").await }, if !no_look => {
                 self.look = None;
                 Step::Looked(holds)
@@ -245,11 +242,7 @@ impl<'a> Link<'a> {
     {
         let mut bytes = first.memory_bytes();
         // With empty hands it may wait; with a batch in them it may not.
-        let mut reservation = tokio::select! {
-            biased;
-            () = self.reader.stop.cancelled() => return Heard::Stopped,
-            reservation = self.reader.budget.reserve(bytes) => reservation,
-        };
+        let mut reservation = self.reader.budget.reserve(bytes).await;
         let most = self.reader.source.pace.batch_events(BATCH_EVENTS);
         let mut batch = Vec::with_capacity(most.min(self.prefetch as usize));
         batch.push(first);
@@ -311,11 +304,7 @@ impl<'a> Link<'a> {
     async fn hand_on(&mut self, events: Vec<Event>, bytes: usize, reservation: Reservation) -> Heard {
         let source = &self.reader.source;
         source.credit.saw(events.len() as u64, bytes as u64);
-        tokio::select! {
-            biased;
-            () = self.reader.stop.cancelled() => return Heard::Stopped,
-            () = source.pace.turn(events.len()) => {}
-        }
+        source.pace.turn(events.len()).await;
         let batch = EventBatch { partition: self.reader.partition.clone(), origin: Origin::Live, events };
         self.reader.backoff.reset();
         self.reader.say(SourceEvent::Events { batch, reservation }).await

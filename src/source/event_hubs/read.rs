@@ -49,14 +49,14 @@ impl EventHubsSource {
             until,
             budget,
             sender,
-            stop,
             // The service asks for 4 s when it is busy; beyond half a minute nobody knows
             // whether it still tries.
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
             served: false,
             refused_before: false,
         };
-        reader.run().await
+        // One place for all of it: whatever it waits for, a stop ends the wait.
+        stop.run_until_cancelled(reader.run()).await.unwrap_or(Ok(()))
     }
 }
 
@@ -67,7 +67,6 @@ pub(super) struct Reader {
     pub(super) until: Option<i64>,
     pub(super) budget: MemoryBudget,
     pub(super) sender: mpsc::Sender<SourceEvent>,
-    pub(super) stop: CancellationToken,
     pub(super) backoff: Backoff,
     /// Whether the hub ever delivered an event to this reader.
     pub(super) served: bool,
@@ -108,10 +107,7 @@ impl Reader {
             if self.say(failed).await == Heard::Stopped {
                 return Ok(());
             }
-            tokio::select! {
-                () = self.stop.cancelled() => return Ok(()),
-                () = sleep(retry_in) => {}
-            }
+            sleep(retry_in).await;
         }
     }
 
@@ -161,10 +157,7 @@ impl Reader {
         }
         let source = Arc::clone(&self.source);
         let id = Arc::clone(&self.partition.partition);
-        let lease = tokio::select! {
-            () = self.stop.cancelled() => return Ok(LinkEnd::Stopped),
-            lease = source.clients.for_partition(&id) => lease?,
-        };
+        let lease = source.clients.for_partition(&id).await?;
         let asked = || source.clients.asked(&id, format!("read partition `{id}` of hub `{}`", source.clients.hub));
         let share = source.link_share(self.budget.capacity());
         let prefetch = source.credit.prefetch(share);
@@ -199,10 +192,6 @@ impl Reader {
 
     /// Sends, unless nobody listens any more.
     pub(super) async fn say(&self, event: SourceEvent) -> Heard {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Heard::Stopped,
-            sent = self.sender.send(event) => if sent.is_ok() { Heard::Yes } else { Heard::Stopped },
-        }
+        if self.sender.send(event).await.is_ok() { Heard::Yes } else { Heard::Stopped }
     }
 }
