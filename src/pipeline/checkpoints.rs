@@ -3,6 +3,9 @@
 //! Nothing rests on them. They are read where the ledger knows nothing of a partition yet, and
 //! written for portals and lag tools; a publishing that fails is told and passed over.
 
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
 use object_store::path::Path;
 
 use super::PipelineError;
@@ -11,6 +14,13 @@ use crate::config::source_id::host_of;
 use crate::config::spec::{PipelineSpec, ProjectSpec};
 use crate::source::event_hubs::CheckpointBlobs;
 use crate::storage::Location;
+
+/// Blobs written at the same time: a hub of 100 partitions would hold each commit for seconds, one by one.
+const PUBLISHED_AT_ONCE: usize = 16;
+
+/// What publishing may take. The store's own retries go on for minutes, and they would hold back the
+/// next commit, or a drain.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(10);
 
 pub struct Checkpoints(Option<CheckpointBlobs>);
 
@@ -47,17 +57,20 @@ impl Checkpoints {
         Ok(blobs.read(partition).await?.map(|processed| processed + 1))
     }
 
-    /// Publishes what was committed.
+    /// Publishes what was committed. The next commit waits for it, so it is bounded.
     pub async fn publish(&self, committed: &[Committed]) {
         let Some(blobs) = &self.0 else { return };
-        for Committed { partition, sequence_number, offset } in committed {
-            if let Err(error) = blobs.publish(partition, offset, *sequence_number).await {
-                tracing::warn!(
-                    partition,
-                    error = report(&error),
-                    "a checkpoint could not be published; nothing rests on it"
-                );
-            }
+        let publishing =
+            stream::iter(committed).for_each_concurrent(PUBLISHED_AT_ONCE, |last| publish_one(blobs, last));
+        if tokio::time::timeout(PUBLISHED_WITHIN, publishing).await.is_err() {
+            tracing::warn!(within = ?PUBLISHED_WITHIN, "checkpoints could not all be published; nothing rests on them");
         }
+    }
+}
+
+async fn publish_one(blobs: &CheckpointBlobs, last: &Committed) {
+    let Committed { partition, sequence_number, offset } = last;
+    if let Err(error) = blobs.publish(partition, offset, *sequence_number).await {
+        tracing::warn!(partition, error = report(&error), "a checkpoint could not be published; nothing rests on it");
     }
 }
