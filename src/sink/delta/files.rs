@@ -16,12 +16,21 @@ use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
 use deltalake::logstore::LogStoreRef;
 use deltalake::parquet::basic::{Compression, ZstdLevel};
-use deltalake::parquet::file::properties::WriterProperties;
+use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use deltalake::parquet::schema::types::ColumnPath;
 use indexmap::IndexMap;
 
 use super::schema::align;
 use crate::batch::bronze;
 use crate::catalog::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue, date_value};
+
+/// Columns whose values hardly ever repeat within a file. A dictionary of them costs a hash a value and is
+/// given up halfway anyway.
+const DISTINCT: [&str; 3] = [bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EVENT_ID];
+
+/// Columns that ascend, so that the statistics of their pages let readers skip pages. For all others those
+/// of whole chunks, which Delta's own are made of, say as much and cost less.
+const ASCENDING: [&str; 2] = [bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT];
 
 /// Rows that go into one file: all of one enqueued date.
 #[derive(Debug, Default)]
@@ -70,7 +79,16 @@ pub async fn write(
 ) -> Result<Vec<Add>, DeltaTableError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
+    let properties = DISTINCT
+        .into_iter()
+        .fold(properties, |held, column| held.set_column_dictionary_enabled(ColumnPath::from(column), false));
+    let properties = ASCENDING
+        .into_iter()
+        .fold(properties, |held, column| {
+            held.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Page)
+        })
         .build();
     let config = WriterConfig::new(
         Arc::clone(table),
