@@ -124,6 +124,14 @@ pub struct Decoded {
     pub rejects: Vec<Reject>,
 }
 
+impl Decoded {
+    /// What rows and rejects hold in memory.
+    pub fn memory_bytes(&self) -> usize {
+        let rows: usize = self.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        rows + self.rejects.iter().map(|reject| reject.event.memory_bytes() + reject.text.len()).sum::<usize>()
+    }
+}
+
 /// The columns that every bronze table has beside the payload's.
 pub mod bronze {
     use super::*;

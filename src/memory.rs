@@ -106,6 +106,17 @@ impl Reservation {
         self.permit.merge(other.permit);
     }
 
+    /// Holds `bytes` from now on, as far as they are free: what became larger than it was reserved
+    /// for is there already, and waiting for more would wait for itself.
+    pub fn hold(&mut self, bytes: usize, budget: &MemoryBudget) {
+        let bytes = bytes.min(budget.capacity());
+        self.shrink_to(bytes);
+        let missing = bytes - self.bytes();
+        if let Some(more) = (missing > 0).then(|| budget.try_reserve(missing)).flatten() {
+            self.merge(more);
+        }
+    }
+
     /// Gives back what is held beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes().saturating_sub(bytes);
@@ -149,6 +160,15 @@ mod tests {
         assert_eq!(second.bytes(), 50);
         second.shrink_to(5);
         assert_eq!(budget.in_use(), 5);
+        second.hold(30, &budget);
+        assert_eq!((second.bytes(), budget.in_use()), (30, 30));
+        second.hold(1_000, &budget);
+        assert_eq!(second.bytes(), 100, "a whole budget is the most that anything is counted for");
+        second.hold(20, &budget);
+        let others = budget.reserve(80).await;
+        second.hold(50, &budget);
+        assert_eq!(second.bytes(), 20, "nothing is free, and nobody waits");
+        drop(others);
     }
 
     #[tokio::test]

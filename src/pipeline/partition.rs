@@ -155,7 +155,7 @@ impl PartitionTask {
     async fn decode(
         &mut self,
         batch: EventBatch,
-        reservation: Reservation,
+        mut reservation: Reservation,
         backoff: &mut Backoff,
     ) -> Result<Option<Part>, PipelineError> {
         let Some(range) = self.account_for(&batch)? else { return Ok(Some(self.nothing(batch, reservation))) };
@@ -172,6 +172,8 @@ impl PartitionTask {
             }
         };
         backoff.reset();
+        // From here on the rows are what is held, and the events are gone.
+        reservation.hold(decoded.memory_bytes(), &self.budget);
         let Decoded { batches, rejects } = decoded;
         let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
         if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
