@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
+use super::progress::Progress;
 use super::{Exit, Format, Global};
 use crate::config::spec::TableName;
 use crate::error::AnyError;
-use crate::pipeline::audit::{Audit, audit, audit_offline};
+use crate::pipeline::audit::{Audit, Counted, audit, audit_offline};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,15 +31,22 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let project = global.load_project()?;
     let output = global.output();
     let pipeline = project.pipelines.iter().find(|pipeline| pipeline.sink.table == args.table);
-    let audited = match pipeline {
-        Some(pipeline) if !args.offline => audit(&project, pipeline).await?,
-        Some(pipeline) => audit_offline(&project, &args.table, pipeline.source.dense).await?,
-        None => {
-            let mut audited = audit_offline(&project, &args.table, true).await?;
-            audited.notes.push("no pipeline of the project writes this table".to_owned());
-            audited
+    let progress = Progress::new(global);
+    progress.count(&format!("counting the keys of {}", args.table), "numbers");
+    let counted = Counted::default();
+    let auditing = async {
+        match pipeline {
+            Some(pipeline) if !args.offline => audit(&project, pipeline, &counted).await,
+            Some(pipeline) => audit_offline(&project, &args.table, pipeline.source.dense, &counted).await,
+            None => {
+                let mut audited = audit_offline(&project, &args.table, true, &counted).await?;
+                audited.notes.push("no pipeline of the project writes this table".to_owned());
+                Ok(audited)
+            }
         }
     };
+    let audited = progress.follow(auditing, || counted.headway()).await?;
+    progress.clear();
     match args.format {
         Format::Json => output.json(&audited)?,
         Format::Text => output.line(words(&audited))?,

@@ -2,31 +2,29 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use comfy_table::{ContentArrangement, presets};
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::HumanCount;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{Exit, Format, Global, Output, rows};
+use super::progress::Progress;
+use super::{Exit, Format, Global, rows};
 use crate::config::spec::ProjectSpec;
 use crate::config::{ConfigErrors, LoadOptions, load_with};
 use crate::emulator::HubSpec;
 use crate::emulator::together::{Emulator, EmulatorOptions};
 use crate::error::AnyError;
-use crate::pipeline::audit::{Audit, audit};
+use crate::pipeline::audit::{Audit, Counted, audit};
 use crate::pipeline::demo::insurer::Fact;
 use crate::pipeline::demo::send::{Sending, send};
 use crate::pipeline::demo::tables::{Table, tables};
 use crate::pipeline::demo::{DemoError, PARTITIONS, project};
-use crate::pipeline::status::PipelineStatus;
+use crate::pipeline::status::{Headway, headway};
 use crate::pipeline::supervise::{run_selected, select};
 use crate::pipeline::{PipelineError, RunOptions};
 use crate::shutdown::Shutdown;
-
-/// How often the progress is drawn.
-const DRAW_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -74,7 +72,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         ..EmulatorOptions::default()
     })
     .await?;
-    let played = play(&args, &dir, &emulator, &output).await;
+    let played = play(&args, &dir, &emulator, global).await;
     emulator.stop().await;
     let played = match played? {
         Ending::Played(played) => played,
@@ -116,18 +114,19 @@ struct Played {
 }
 
 /// Events in, rows out, and the proof.
-async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> Result<Ending, AnyError> {
+async fn play(args: &Args, dir: &Path, emulator: &Emulator, global: &Global) -> Result<Ending, AnyError> {
     let project = load(dir, emulator)?;
     let shutdown = Shutdown::new();
     let mut signals = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
-    let progress = Progress::new(output);
+    let progress = Progress::new(global);
 
     let sendings = Fact::ALL.into_iter().map(|fact| sending(args, fact, emulator)).collect::<Result<Vec<_>, _>>()?;
     let hubs = project.event_hubs.as_ref().expect("the demo's project declares its hubs");
     let (sent, watched) = watch::channel(0);
-    progress.count("sending", args.events + Fact::ALL.len() as u64);
+    progress.count("sending", "events");
+    let all = args.events + Fact::ALL.len() as u64;
     let began = Instant::now();
-    progress.follow(send(hubs, &sendings, &sent, &shutdown), || *watched.borrow()).await?;
+    progress.follow(send(hubs, &sendings, &sent, &shutdown), || Headway { done: *watched.borrow(), of: all }).await?;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "sent");
     if shutdown.is_stopping() {
         return Ok(Ending::Stopped);
@@ -136,12 +135,10 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> 
     let options = RunOptions { until_caught_up: true, ..RunOptions::default() };
     let selected = select(&project, &options)?;
     let statuses: Vec<_> = selected.iter().map(|(_, status)| status.clone()).collect();
-    let before: u64 = sendings.iter().map(|sending| sending.next).sum();
     let began = Instant::now();
-    progress.count("reading, decoding, committing", args.events + Fact::ALL.len() as u64);
-    let ended = progress
-        .follow(run_selected(&project, selected, options, shutdown.clone()), || read(&statuses).saturating_sub(before))
-        .await;
+    progress.count("reading, decoding, committing", "events");
+    let running = run_selected(&project, selected, options, shutdown.clone());
+    let ended = progress.follow(running, || headway(&statuses)).await;
     match ended {
         Err(PipelineError::Stopped { source, .. }) if matches!(*source, PipelineError::CutOff) => {
             return Ok(Ending::CutOff);
@@ -153,11 +150,13 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, output: &Output) -> 
         return Ok(Ending::Stopped);
     }
 
-    progress.spin("auditing");
+    progress.count("auditing", "numbers");
     let began = Instant::now();
     let mut audits = Vec::new();
     for pipeline in &project.pipelines {
-        audits.push(audit(&project, pipeline).await?);
+        let counted = Counted::default();
+        let audited = audit(&project, pipeline, &counted);
+        audits.push(progress.follow(audited, || counted.headway()).await?);
     }
     let tables = tables(&project).await?;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "audited");
@@ -175,12 +174,6 @@ fn load(dir: &Path, emulator: &Emulator) -> Result<ProjectSpec, ConfigErrors> {
         other => std::env::var(other).ok(),
     };
     load_with(&LoadOptions { project: Some(dir.to_owned()), env: None }, &lookup)
-}
-
-/// Numbers that the pipelines have passed, over all partitions.
-fn read(statuses: &[PipelineStatus]) -> u64 {
-    let positions = statuses.iter().flat_map(|status| status.snapshot().partitions.into_values());
-    positions.filter_map(|partition| partition.position).filter_map(|position| u64::try_from(position).ok()).sum()
 }
 
 /// What one team has to send: it goes on with the story where its hub ends.
@@ -236,46 +229,4 @@ fn first_rows(table: &Table) -> Result<comfy_table::Table, DemoError> {
         shown.add_rows(rows::shown(batch).map_err(DemoError::Shown)?);
     }
     Ok(shown)
-}
-
-/// What happens now, on stderr; nothing when nobody watches.
-struct Progress(ProgressBar);
-
-impl Progress {
-    fn new(output: &Output) -> Self {
-        Self(if output.stderr_is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() })
-    }
-
-    fn count(&self, stage: &'static str, events: u64) {
-        self.0.reset();
-        self.0.set_length(events);
-        self.0.set_style(style("{msg} {bar:30} {human_pos}/{human_len} events"));
-        self.0.set_message(stage);
-    }
-
-    fn spin(&self, stage: &'static str) {
-        self.0.set_style(style("{spinner} {msg} {elapsed}"));
-        self.0.set_message(stage);
-        self.0.enable_steady_tick(DRAW_EVERY);
-    }
-
-    /// Draws `position` until `work` is done.
-    async fn follow<T>(&self, work: impl Future<Output = T>, position: impl Fn() -> u64) -> T {
-        let mut draw = tokio::time::interval(DRAW_EVERY);
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
-                _ = draw.tick() => self.0.set_position(position()),
-            }
-        }
-    }
-
-    fn clear(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("a template of ours is well formed")
 }

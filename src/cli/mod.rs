@@ -12,6 +12,7 @@ pub mod emulator;
 pub mod ledger;
 pub mod output;
 pub mod problems;
+pub mod progress;
 pub mod query;
 pub mod report;
 pub mod rows;
@@ -149,14 +150,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<CommandLine, Ex
 pub async fn run(command_line: CommandLine) -> ExitCode {
     let CommandLine { global, command } = command_line;
     let output = global.output();
-    logging::install(&logging::Logging {
+    let logging = logging::Logging {
         // The demo shows its progress where others log theirs.
         verbosity: i16::from(global.verbose) - i16::from(global.quiet) - i16::from(matches!(command, Command::Demo(_))),
         form: match global.log_format {
             LogFormat::Text => logging::Form::Text { color: output.color_on_stderr() },
             LogFormat::Json => logging::Form::Json,
         },
-    });
+    };
+    logging::install(&logging, progress::LogWriter::default);
     match command.run(&global).await {
         Ok(exit) => exit,
         Err(error) => report::report(&error, &output),

@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use super::progress::Progress;
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
+use crate::pipeline::status::headway;
 use crate::pipeline::supervise::{RunSummary, run_selected, select};
 use crate::pipeline::{PipelineError, RunOptions};
 use crate::serve;
@@ -43,13 +45,18 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let shutdown = Shutdown::new();
     let selected = select(&project, &options)?;
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
-    let server = if options.until_caught_up {
-        None
+    let statuses: Vec<_> = selected.iter().map(|(_, status)| status.clone()).collect();
+    let progress = Progress::new(global);
+    let until_caught_up = options.until_caught_up;
+    let running = run_selected(&project, selected, options, shutdown.clone());
+    let (server, ended) = if until_caught_up {
+        progress.count("catching up", "events");
+        (None, progress.follow(running, || headway(&statuses)).await)
     } else {
-        let statuses: Vec<_> = selected.iter().map(|(_, status)| status.clone()).collect();
-        Some(serve::start(project.serve.address, Arc::new(statuses)).await?)
+        let server = serve::start(project.serve.address, Arc::new(statuses.clone())).await?;
+        (Some(server), progress.watch(running, &statuses).await)
     };
-    let ended = run_selected(&project, selected, options, shutdown.clone()).await;
+    progress.clear();
     beside.abort_all();
     if let Some(server) = server {
         server.stop().await;

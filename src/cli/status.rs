@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use super::progress::Progress;
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
 use crate::pipeline::standing::{PipelineStanding, standings};
@@ -27,7 +28,10 @@ struct Status {
 pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let project = global.load_project()?;
     let output = global.output();
+    let progress = Progress::new(global);
+    progress.spin("asking tables and hubs");
     let status = Status { pipelines: standings(&project).await? };
+    progress.clear();
     match args.format {
         Format::Json => output.json(&status)?,
         Format::Text => output.line(words(&status.pipelines))?,

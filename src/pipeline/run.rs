@@ -537,7 +537,11 @@ impl Pipeline {
             self.report_hole(&partition, lost, HoleCause::Retention);
         }
         tracing::info!(pipeline = self.spec.name, %partition, position = start.read.position, "reading");
-        self.status.partition(&partition.partition, |held| held.position = Some(start.read.position));
+        self.status.partition(&partition.partition, |held| {
+            held.start = Some(start.read.position);
+            held.until = start.read.until;
+            held.position = Some(start.read.position);
+        });
         self.reading.insert(partition, ());
         let task = PartitionTask {
             source: Arc::clone(&self.source),

@@ -29,6 +29,11 @@ pub struct LastCommit {
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PartitionStatus {
+    /// Where this run began to read.
+    pub start: Option<i64>,
+    /// Where it ends, where it is to end.
+    pub until: Option<i64>,
+    /// The next number to take in.
     pub position: Option<i64>,
     /// -1 where there never was an event.
     pub last_enqueued: Option<i64>,
@@ -46,6 +51,30 @@ pub struct PipelineSnapshot {
     pub error: Option<String>,
     pub last_commit: Option<LastCommit>,
     pub partitions: BTreeMap<String, PartitionStatus>,
+}
+
+/// How far work has come, in whatever it counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Headway {
+    pub done: u64,
+    /// 0 where it has no end, or none that is known yet.
+    pub of: u64,
+}
+
+/// The numbers that pipelines have passed since they began to read, and up to their ends.
+pub fn headway(pipelines: &[PipelineStatus]) -> Headway {
+    let mut come = Headway::default();
+    for pipeline in pipelines {
+        for held in pipeline.snapshot().partitions.values() {
+            let since_start = |number: Option<i64>| {
+                let passed = number.zip(held.start).map_or(0, |(number, start)| number.saturating_sub(start));
+                u64::try_from(passed).unwrap_or(0)
+            };
+            come.done += since_start(held.position);
+            come.of += since_start(held.until);
+        }
+    }
+    come
 }
 
 /// Shared between a pipeline, which fills it, and the HTTP server, which reads it.
@@ -75,5 +104,26 @@ impl PipelineStatus {
 
     pub fn partition(&self, partition: &str, change: impl FnOnce(&mut PartitionStatus)) {
         self.change(|snapshot| change(snapshot.partitions.entry(partition.to_owned()).or_default()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headway_is_counted_from_where_each_partition_began() {
+        let pipeline = PipelineStatus::new("leads", "conversions", "bronze.leads");
+        let idle = PipelineStatus::new("accounts", "customer", "bronze.accounts");
+        let ends = |start, position, until| PartitionStatus {
+            start: Some(start),
+            position: Some(position),
+            until: Some(until),
+            ..PartitionStatus::default()
+        };
+        pipeline.partition("0", |held| *held = ends(100, 130, 200));
+        pipeline.partition("1", |held| *held = ends(0, 0, 50));
+        pipeline.partition("2", |held| *held = PartitionStatus::default());
+        assert_eq!(headway(&[pipeline, idle]), Headway { done: 30, of: 150 });
     }
 }

@@ -1,4 +1,4 @@
-//! The log on stderr: text or JSON lines, by level.
+//! The log: text or JSON lines, by level.
 
 use std::io;
 
@@ -26,13 +26,13 @@ pub enum Form {
 }
 
 /// Installs the log for the process; a second call changes nothing.
-pub fn install(logging: &Logging) {
+pub fn install<W: io::Write + 'static>(logging: &Logging, writer: fn() -> W) {
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match logging.form {
         Form::Text { color } => {
-            Box::new(tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(color).with_target(false))
+            Box::new(tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(color).with_target(false))
         }
         Form::Json => Box::new(
-            tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_writer(io::stderr),
+            tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_writer(writer),
         ),
     };
     let layer = layer.with_filter(levels(logging.verbosity));

@@ -1,6 +1,7 @@
 //! Counting the keys of a table: its rows at one version, then its dead letters.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
@@ -13,6 +14,7 @@ use crate::batch::bronze;
 use crate::catalog::query::QueryError;
 use crate::catalog::scan::scan_at;
 use crate::checkpoint::{Ledger, PartitionKey, RangeSet, SourceId};
+use crate::pipeline::status::Headway;
 use crate::sink::delta::log::CommitLog;
 
 /// How many numbers a list in a report holds; the count beside it is whole.
@@ -23,6 +25,23 @@ const MOST_UNKNOWN_PARTITIONS: usize = 100;
 
 /// What sorting or grouping within a scan may hold before it spills.
 const SCAN_MEMORY_BYTES: usize = 128 * 1024 * 1024;
+
+/// How far an audit has come, for who shows it: keys counted, of numbers covered.
+#[derive(Debug, Default)]
+pub struct Counted {
+    keys: AtomicU64,
+    covered: AtomicU64,
+}
+
+impl Counted {
+    pub fn headway(&self) -> Headway {
+        Headway { done: self.keys.load(Ordering::Relaxed), of: self.covered.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn expects(&self, numbers: u64) {
+        self.covered.store(numbers, Ordering::Relaxed);
+    }
+}
 
 /// Numbers, counted in full and listed up to a bound, lowest first.
 #[derive(Debug, Default)]
@@ -85,8 +104,8 @@ impl Tallies {
     ///
     /// # Errors
     /// Errors of storage, and a table without the columns of a key.
-    pub async fn count_rows(&mut self, log: &CommitLog, version: u64) -> Result<(), AuditError> {
-        self.count(log, version, &keys_sql(), Tallies::count_row_keys).await?;
+    pub async fn count_rows(&mut self, log: &CommitLog, version: u64, counted: &Counted) -> Result<(), AuditError> {
+        self.count(log, version, &keys_sql(), counted, Tallies::count_row_keys).await?;
         if self.has_more_rows {
             // Sets of numbers don't tell the records of an event apart: grouping does, and spills.
             // The column of the index then says how often a key is there beyond once.
@@ -95,7 +114,8 @@ impl Tallies {
                 "SELECT {source}, {partition}, {number}, CAST(count(*) - 1 AS INT) FROM t WHERE {index} > 0 \
                  GROUP BY {source}, {partition}, {number}, {index} HAVING count(*) > 1"
             );
-            self.count(log, version, &sql, Tallies::count_doubled_records).await?;
+            // These were counted before.
+            self.count(log, version, &sql, &Counted::default(), Tallies::count_doubled_records).await?;
         }
         Ok(())
     }
@@ -104,8 +124,8 @@ impl Tallies {
     ///
     /// # Errors
     /// As [`Tallies::count_rows`]
-    pub async fn count_letters(&mut self, log: &CommitLog, version: u64) -> Result<(), AuditError> {
-        self.count(log, version, &keys_sql(), Tallies::count_letter_keys).await
+    pub async fn count_letters(&mut self, log: &CommitLog, version: u64, counted: &Counted) -> Result<(), AuditError> {
+        self.count(log, version, &keys_sql(), counted, Tallies::count_letter_keys).await
     }
 
     async fn count(
@@ -113,6 +133,7 @@ impl Tallies {
         log: &CommitLog,
         version: u64,
         sql: &str,
+        counted: &Counted,
         each: fn(&mut Tallies, &Keys),
     ) -> Result<(), AuditError> {
         let failed =
@@ -120,6 +141,7 @@ impl Tallies {
         let mut batches = scan_at(log.store(), version, sql, SCAN_MEMORY_BYTES).await?;
         while let Some(batch) = batches.try_next().await.map_err(failed)? {
             each(self, &Keys::of(&batch, &log.table)?);
+            counted.keys.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::count::{Listed, MOST_LISTED, Tallies, Tally};
+use super::count::{Counted, Listed, MOST_LISTED, Tallies, Tally};
 use super::{Audit, AuditError, PartitionAudit};
 use crate::catalog::{Catalog, CatalogError, dead_letters_of, table_location};
 use crate::checkpoint::{Counter, PartitionKey, PartitionLedger, Range, SourceId};
@@ -35,19 +35,24 @@ enum Expected {
 ///
 /// # Errors
 /// [`AuditError`]; that the table isn't complete is an answer, not an error.
-pub async fn audit(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Audit, AuditError> {
+pub async fn audit(project: &ProjectSpec, pipeline: &PipelineSpec, counted: &Counted) -> Result<Audit, AuditError> {
     let lake = lake(project)?;
     // Before the ledger is read: a partition that the hub gains meanwhile isn't held against it.
     let expected = ask_hub(project, pipeline).await?;
-    audit_at(&lake, &pipeline.sink.table, pipeline.source.dense, expected).await
+    audit_at(&lake, &pipeline.sink.table, pipeline.source.dense, expected, counted).await
 }
 
 /// Audits a table against its ledger alone. `dense` says whether numbers have no holes.
 ///
 /// # Errors
 /// [`AuditError`]; that the table isn't complete is an answer, not an error.
-pub async fn audit_offline(project: &ProjectSpec, table: &TableName, dense: bool) -> Result<Audit, AuditError> {
-    audit_at(&lake(project)?, table, dense, Expected::Ledger).await
+pub async fn audit_offline(
+    project: &ProjectSpec,
+    table: &TableName,
+    dense: bool,
+    counted: &Counted,
+) -> Result<Audit, AuditError> {
+    audit_at(&lake(project)?, table, dense, Expected::Ledger, counted).await
 }
 
 fn lake(project: &ProjectSpec) -> Result<Location, AuditError> {
@@ -71,7 +76,13 @@ async fn ask_hub(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Expec
     }
 }
 
-async fn audit_at(lake: &Location, name: &TableName, dense: bool, expected: Expected) -> Result<Audit, AuditError> {
+async fn audit_at(
+    lake: &Location,
+    name: &TableName,
+    dense: bool,
+    expected: Expected,
+    counted: &Counted,
+) -> Result<Audit, AuditError> {
     if let Some(of) = name.table.strip_suffix("__dead_letters") {
         let of = format!("{}.{of}", name.schema);
         return Err(AuditError::DeadLetters { table: name.to_string(), of });
@@ -82,10 +93,11 @@ async fn audit_at(lake: &Location, name: &TableName, dense: bool, expected: Expe
         return Err(CatalogError::Unknown { table: name.to_string(), known }.into());
     };
     let mut tallies = Tallies::of(&read.ledger);
-    tallies.count_rows(&read.log, read.version).await?;
+    counted.expects(tallies.partitions.values().flat_map(|tally| tally.coverage.iter()).map(|range| range.len()).sum());
+    tallies.count_rows(&read.log, read.version, counted).await?;
     let letters = dead_letters_of(name);
     if let Some(letters) = read_ledger(&table_location(lake, &letters), &letters.to_string()).await? {
-        tallies.count_letters(&letters.log, letters.version).await?;
+        tallies.count_letters(&letters.log, letters.version, counted).await?;
     }
     Ok(judge(name, &read, &tallies, dense, &expected))
 }

@@ -27,6 +27,7 @@ mod judge;
 mod numbers;
 mod report;
 
+pub use count::Counted;
 pub use error::AuditError;
 pub use judge::{audit, audit_offline};
 pub use report::{Audit, PartitionAudit};
