@@ -86,13 +86,15 @@ def folder(keep_on_failure=True):
 
 
 class Process:
-    """A child whose stdout lines are read as they come; stderr goes to a file that failures show."""
+    """A child whose stdout lines are read as they come; stderr goes to a file that failures show.
+    `before` is called in the child before it becomes the program."""
 
-    def __init__(self, arguments, env=None, cwd=None):
+    def __init__(self, arguments, env=None, cwd=None, before=None):
         self.arguments = [str(argument) for argument in arguments]
         self.errors = tempfile.NamedTemporaryFile(mode="w+", prefix="sluice-stderr-", suffix=".log")
         self.child = subprocess.Popen(
-            self.arguments, stdout=subprocess.PIPE, stderr=self.errors, env=env, cwd=cwd, text=True, stdin=subprocess.DEVNULL
+            self.arguments, stdout=subprocess.PIPE, stderr=self.errors, env=env, cwd=cwd, text=True, stdin=subprocess.DEVNULL,
+            preexec_fn=before,
         )
         self.lines = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
