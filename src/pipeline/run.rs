@@ -85,7 +85,7 @@ pub struct Pipeline {
     status: PipelineStatus,
     shutdown: Shutdown,
     _lock: PipelineLock,
-    /// Here between flushes, with the flush while one runs.
+    /// Here between flushes, with the flush while one runs; gone for good after an error that can't pass.
     writer: Option<TableWriter>,
     partitions: JoinSet<()>,
     /// Cancelled to end every partition's reading.
@@ -278,7 +278,7 @@ impl Pipeline {
         let tick = self.next_tick();
         let is_draining = self.stop_reading.is_cancelled();
         let is_flushing = !self.flush.is_empty();
-        let may_flush_early = !is_flushing && !self.pending.is_empty() && self.retry_at.is_none();
+        let may_flush_early = self.writer.is_some() && !self.pending.is_empty() && self.retry_at.is_none();
         // Each branch is cancel-safe: receiving and joining lose nothing when dropped.
         tokio::select! {
             biased;
@@ -307,7 +307,7 @@ impl Pipeline {
             (None, Some(since)) => Some(since + self.patience()),
             (None, None) => None,
         };
-        let flush_at = if self.flush.is_empty() { due } else { None };
+        let flush_at = if self.writer.is_some() { due } else { None };
         let soonest = [flush_at, self.drop_readers_at].into_iter().flatten().fold(self.look_at, Instant::min);
         soonest.max(Instant::now())
     }
@@ -418,7 +418,7 @@ impl Pipeline {
     }
 
     fn flush_if_due(&mut self) {
-        if !self.flush.is_empty() || self.pending.is_empty() {
+        if self.writer.is_none() || self.pending.is_empty() {
             return;
         }
         if self.retry_at.is_some_and(|retry_at| retry_at > Instant::now()) {
@@ -450,41 +450,40 @@ impl Pipeline {
     }
 
     fn flush_ended(&mut self, ended: FlushEnded) {
-        self.writer = Some(ended.writer);
-        match ended.result {
+        let error = match ended.result {
             Ok(flushed) => {
+                self.writer = Some(ended.writer);
                 self.backoff.reset();
                 self.account(&flushed, ended.took);
+                return;
             }
-            Err(error) => {
-                let mut parts = ended.parts;
-                parts.append(&mut self.pending);
-                self.pending = parts;
-                self.flush_failed(error);
-            }
+            Err(error) => error,
+        };
+        let is_given_up = self.options.until_caught_up && self.backoff.failures() >= TRIES_WHEN_CATCHING_UP;
+        if is_given_up || error.retry() == Retry::Never {
+            // The writer goes, and with it all further flushes: what is pending is read again by the next start.
+            self.fail(error.into());
+            return;
         }
+        self.writer = Some(ended.writer);
+        let mut parts = ended.parts;
+        parts.append(&mut self.pending);
+        self.pending = parts;
+        self.retry_later(&error);
     }
 
-    fn flush_failed(&mut self, error: SinkError) {
-        if error.retry() == Retry::Never {
-            self.fail(error.into());
-            return;
-        }
-        if self.options.until_caught_up && self.backoff.failures() >= TRIES_WHEN_CATCHING_UP {
-            self.fail(error.into());
-            return;
-        }
+    fn retry_later(&mut self, error: &SinkError) {
         let pause = self.backoff.pause();
         tracing::warn!(
             pipeline = self.spec.name,
             table = self.table,
-            error = report(&error),
+            error = report(error),
             ?pause,
             "the table can't be written: it holds back its pipeline"
         );
         self.status.change(|snapshot| {
             snapshot.state = State::BackingOff;
-            snapshot.error = Some(report(&error));
+            snapshot.error = Some(report(error));
         });
         self.retry_at = Some(Instant::now() + pause);
     }
@@ -558,8 +557,12 @@ impl Pipeline {
     fn drain(&mut self) {
         tracing::info!(pipeline = self.spec.name, "stopping: committing what was read");
         self.status.change(|snapshot| snapshot.state = State::Draining);
+        self.end_reading();
+    }
+
+    fn end_reading(&mut self) {
         self.stop_reading.cancel();
-        self.drop_readers_at = Some(Instant::now() + READERS_END_WITHIN);
+        self.drop_readers_at.get_or_insert(Instant::now() + READERS_END_WITHIN);
     }
 
     fn drop_readers_if_due(&mut self) {
@@ -581,7 +584,7 @@ impl Pipeline {
 
     fn fail(&mut self, error: PipelineError) {
         tracing::error!(pipeline = self.spec.name, error = report(&error), "the pipeline stops");
-        self.stop_reading.cancel();
+        self.end_reading();
         self.failure.get_or_insert(error);
     }
 }

@@ -151,7 +151,7 @@ impl DeadLetters {
             .map_err(|source| SinkError::Arrow { table: self.log.table.clone(), source })?;
         let adds = files::write(self.log.store(), &table.schema, &[], None, &[batch])
             .await
-            .map_err(|source| SinkError::Delta { table: self.log.table.clone(), source: Box::new(source) })?;
+            .map_err(|source| SinkError::File { table: self.log.table.clone(), source })?;
         fault_points.pass(FaultPoint::DeadLettersStaged);
         let version = table.version + 1;
         let commit = self.log.lay_out(

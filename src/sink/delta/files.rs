@@ -18,7 +18,11 @@ use deltalake::logstore::LogStoreRef;
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use deltalake::parquet::schema::types::ColumnPath;
+use futures::TryStreamExt as _;
 use indexmap::IndexMap;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 
 use super::schema::align;
 use crate::batch::bronze;
@@ -31,6 +35,10 @@ const DISTINCT: [&str; 3] = [bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EV
 /// Columns that ascend, so that the statistics of their pages let readers skip pages. For all others those
 /// of whole chunks, which Delta's own are made of, say as much and cost less.
 const ASCENDING: [&str; 2] = [bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT];
+
+/// Files above this are stored in parts of this size. A part that fails is sent again by itself; smaller
+/// ones cost more requests.
+const PART_BYTES: usize = 16 << 20;
 
 /// Rows that go into one file: all of one enqueued date.
 #[derive(Debug, Default)]
@@ -66,12 +74,66 @@ pub fn by_date(batches: &[RecordBatch]) -> Result<BTreeMap<Option<i32>, Slice>, 
     Ok(slices)
 }
 
+/// Why a file isn't there.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("rows can't be encoded as Parquet")]
+    Encode(#[source] Box<DeltaTableError>),
+    #[error("data file `{path}` can't be stored")]
+    Store {
+        path: Path,
+        #[source]
+        source: object_store::Error,
+    },
+}
+
+impl From<DeltaTableError> for FileError {
+    fn from(error: DeltaTableError) -> Self {
+        Self::Encode(Box::new(error))
+    }
+}
+
 /// Writes one file of a table (or several, where a file would get too large).
 ///
+/// It is encoded in memory, where a flush holds its rows anyway at several times the size, and then
+/// stored as it is: delta-rs's own upload panics when the store refuses the end of a file.
+///
 /// # Errors
-/// [`DeltaTableError`] from storage, or when a batch doesn't fit the schema.
+/// [`FileError`]; what was stored by then stays for vacuum, since no log names it.
 pub async fn write(
     store: &LogStoreRef,
+    table: &SchemaRef,
+    partition_columns: &[String],
+    date: Option<i32>,
+    batches: &[RecordBatch],
+) -> Result<Vec<Add>, FileError> {
+    let encoded = Arc::new(InMemory::new());
+    let adds = encode(Arc::clone(&encoded), table, partition_columns, date, batches).await?;
+    let to = store.object_store(None);
+    for file in encoded.list(None).map_err(|source| stored(&Path::default(), source)).try_collect::<Vec<_>>().await? {
+        let path = file.location;
+        store_file(&encoded, to.as_ref(), &path).await.map_err(|source| stored(&path, source))?;
+    }
+    Ok(adds)
+}
+
+fn stored(path: &Path, source: object_store::Error) -> FileError {
+    FileError::Store { path: path.clone(), source }
+}
+
+async fn store_file(from: &InMemory, to: &dyn ObjectStore, path: &Path) -> object_store::Result<()> {
+    let bytes = from.get(path).await?.bytes().await?;
+    if bytes.len() <= PART_BYTES {
+        return to.put(path, bytes.into()).await.map(drop);
+    }
+    let mut upload = WriteMultipart::new_with_chunk_size(to.put_multipart(path).await?, PART_BYTES);
+    upload.put(bytes);
+    // It aborts by itself where a part fails.
+    upload.finish().await.map(drop)
+}
+
+async fn encode(
+    store: Arc<InMemory>,
     table: &SchemaRef,
     partition_columns: &[String],
     date: Option<i32>,
@@ -99,21 +161,15 @@ pub async fn write(
         DataSkippingNumIndexedCols::AllColumns,
         None,
     );
-    let mut writer = DeltaWriter::new(store.object_store(None), config);
+    let mut writer = DeltaWriter::new(store, config);
     let values: IndexMap<String, PartitionValue> =
         partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
     for batch in batches {
         let aligned = align(batch, table)?;
-        let written = if partition_columns.is_empty() {
-            writer.write(&aligned).await
+        if partition_columns.is_empty() {
+            writer.write(&aligned).await?;
         } else {
-            writer.write_partition(aligned, &values).await
-        };
-        if let Err(error) = written {
-            if let Err(abort) = writer.abort().await {
-                tracing::warn!(error = %abort, "an upload that failed could not be aborted");
-            }
-            return Err(error);
+            writer.write_partition(aligned, &values).await?;
         }
     }
     writer.close().await

@@ -25,8 +25,8 @@ use crate::error::{Classify, Kind, Retry};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    #[error("table `{table}` can't be written")]
-    Delta { table: String, source: Box<deltalake::DeltaTableError> },
+    #[error("rows of table `{table}` can't be written")]
+    File { table: String, source: files::FileError },
     #[error("commit {version} of table `{table}` has an unknown outcome")]
     UnknownOutcome { table: String, version: u64, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the log of table `{table}` can't be written or read")]
@@ -56,9 +56,11 @@ pub enum SinkError {
 impl Classify for SinkError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Delta { .. } | Self::UnknownOutcome { .. } | Self::Log { .. } | Self::Contended { .. } => {
-                Kind::External
-            }
+            Self::File { source: files::FileError::Encode(_), .. } => Kind::Internal,
+            Self::File { source: files::FileError::Store { .. }, .. }
+            | Self::UnknownOutcome { .. }
+            | Self::Log { .. }
+            | Self::Contended { .. } => Kind::External,
             Self::Stranger { .. } | Self::Replaced { .. } | Self::NewerLedger { .. } | Self::Generation { .. } => {
                 Kind::Data
             }

@@ -335,7 +335,7 @@ impl TableWriter {
             runtime.block_on(files::write(&store, &schema, &partition_columns, date, &slice.batches))
         });
         let written = write.await.map_err(|error| self.table.log.failed(error))?;
-        written.map_err(|source| SinkError::Delta { table: self.spec.name.clone(), source: Box::new(source) })
+        written.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
     }
 
     fn facts(&self, plan: &Plan<'_>) -> Vec<(LedgerKey, i64)> {
