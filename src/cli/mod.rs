@@ -6,6 +6,7 @@
 //! [`Output`]; an error becomes words, a hint and an exit code in [`report`].
 
 pub mod audit;
+pub mod backfill;
 pub mod check;
 pub mod demo;
 pub mod emulator;
@@ -57,6 +58,7 @@ commands! {
     Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
     Run => run, "Run pipelines, until stopped or until nothing is left";
+    Backfill => backfill, "Take in what Event Hubs Capture kept, beside the live pipeline";
     Query => query, "Ask the tables, in SQL";
     Status => status, "Where each pipeline stands: positions, lag, last commit";
     Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";

@@ -53,6 +53,11 @@ impl Progress {
         self.0.set_message(stage.to_owned());
     }
 
+    /// Other words beside the bar.
+    pub fn say(&self, words: String) {
+        self.0.set_message(words);
+    }
+
     /// Work of which nobody knows how much is left.
     pub fn spin(&self, stage: &str) {
         self.0.set_style(style("{spinner} {msg} {elapsed}"));

@@ -74,13 +74,14 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     }
 }
 
-fn print(summary: &RunSummary, format: Format, output: &super::Output) -> Result<(), AnyError> {
+pub(super) fn print(summary: &RunSummary, format: Format, output: &super::Output) -> Result<(), AnyError> {
     match format {
         Format::Json => output.json(summary)?,
         Format::Text => {
             for pipeline in &summary.pipelines {
+                let blobs = if pipeline.blobs > 0 { format!(", from {} blobs", pipeline.blobs) } else { String::new() };
                 output.say(format!(
-                    "{}: {} received, {} committed, {} rejected, {} duplicate, in {} commits and {:.1} s",
+                    "{}: {} received{blobs}, {} committed, {} rejected, {} duplicate, in {} commits and {:.1} s",
                     pipeline.name,
                     pipeline.received,
                     pipeline.committed,

@@ -8,6 +8,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::capture_name;
 use super::text::{AddressText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText};
 
 pub(super) const CONSUMER_GROUP: &str = "$Default";
@@ -15,6 +16,7 @@ pub(super) const COMMIT_EVERY: &str = "10s";
 pub(super) const COMMIT_BYTES: &str = "128MiB";
 pub(super) const MAX_IN_FLIGHT_BYTES: &str = "256MiB";
 pub(super) const COVERAGE_EVERY: &str = "5min";
+pub(super) const SWEEP_EVERY: &str = "1h";
 pub(super) const SERVE_ADDRESS: &str = "127.0.0.1:8080";
 pub(super) const SHUTDOWN_DEADLINE: &str = "30s";
 
@@ -242,9 +244,7 @@ pub(super) struct SourceTable {
     #[schemars(required)]
     pub event_hubs: Option<EventHubsSourceTable>,
     pub generation: Option<GenerationTable>,
-    /// Blobs that Event Hubs Capture wrote.
-    #[serde(rename = "capture")]
-    pub _capture: Option<Unsupported>,
+    pub capture: Option<CaptureTable>,
     /// The Kafka endpoint of Event Hubs, or any Kafka.
     #[serde(rename = "kafka")]
     pub _kafka: Option<Unsupported>,
@@ -290,12 +290,40 @@ pub(super) enum Start {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(extend("x-unsupported" = ["capture"]))]
 pub(super) enum StartWord {
     /// With the oldest event that the hub still has.
     Earliest,
     /// With what is enqueued from now on.
     Latest,
+    /// With the oldest event that Capture has: what the hub no longer holds comes from its blobs, beside what
+    /// it still holds.
+    Capture,
+}
+
+/// Blobs that Event Hubs Capture wrote of the hub: history for `sluice backfill`, and what heals the holes that
+/// the hub's retention left.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CaptureTable {
+    /// The container or folder that Capture writes to: `abfss://container@account.dfs.core.windows.net`,
+    /// `az://container`, or a folder.
+    #[schemars(required)]
+    pub url: Option<UrlText>,
+    /// How blobs are named below it: all nine tokens, in any order. Capture adds `.avro`.
+    #[schemars(extend("default" = capture_name::DEFAULT_TEMPLATE))]
+    pub template: Option<String>,
+    /// What stands for `{Namespace}` in the names.
+    #[schemars(extend("x-default-words" = "the first half of the source id"))]
+    pub namespace: Option<String>,
+    /// What stands for `{EventHub}` in the names.
+    #[schemars(extend("x-default-words" = "`hub` of `[source.event_hubs]`"))]
+    pub hub: Option<String>,
+    /// How often a hole that Capture couldn't fill is looked for again.
+    #[schemars(extend("default" = SWEEP_EVERY))]
+    pub sweep_every: Option<DurationText>,
+    /// A Storage Queue to which Event Grid sends what Capture wrote.
+    #[serde(rename = "queue")]
+    pub _queue: Option<Unsupported>,
 }
 
 /// Exactly one of the two.

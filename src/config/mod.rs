@@ -17,6 +17,7 @@
 //! all made from the types of `declared`, whose doc comments are the user's manual.
 
 pub mod address;
+pub mod capture_name;
 pub mod connection_string;
 pub mod load;
 pub mod problem;

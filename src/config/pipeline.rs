@@ -6,19 +6,21 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::address::location;
+use super::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
 use super::connection_string::ConnectionString;
 use super::declared::{
-    COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, DecodeTable, EventHubsSourceTable,
+    COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, CaptureTable, DecodeTable, EventHubsSourceTable,
     Format as FormatWord, Framing as FramingWord, GenerationTable, MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable,
-    SinkTable, Start as StartDeclared, StartWord,
+    SWEEP_EVERY, SinkTable, Start as StartDeclared, StartWord,
 };
 use super::document::Node;
 use super::problem::{Place, Problem, listed, nearest, quoted};
 use super::project::{Declared, Shared};
 use super::reading::Reading;
+use super::source_id::source_id;
 use super::spec::{
-    DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, PipelineSpec, SinkSpec, Start,
-    TableName,
+    CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, PipelineSpec,
+    SinkSpec, Start, TableName,
 };
 use super::{schema, shape, text};
 
@@ -27,6 +29,9 @@ const DEAD_LETTERS: &str = "__dead_letters";
 
 /// A schema is written by hand or by a tool: what is larger is another kind of file.
 const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Each sweep lists the container.
+const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
 
 const SHORTEST_COMMIT: Duration = Duration::from_millis(10);
 /// Longer than this and a crash reads a day again; nobody means it.
@@ -50,9 +55,11 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let mut reading = Reading { root, problems };
 
     let (name, owner) = pipeline(declared.pipeline, shared, &mut reading);
-    let (hubs, generation) = declared.source.map(|source| (source.event_hubs, source.generation)).unwrap_or_default();
+    let (hubs, generation, captured) =
+        declared.source.map(|source| (source.event_hubs, source.generation, source.capture)).unwrap_or_default();
     let generation = generation.map(|table| generation_of(table, &mut reading));
     let source = hubs.and_then(|table| source(table, generation, dir, shared, &mut reading));
+    let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
     let decode = decode(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
     let sink = declared.sink.and_then(|table| sink(table, &mut reading));
 
@@ -64,8 +71,13 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let named = name.clone().map(|name| (name, reading.place(&["pipeline", "name"])));
     let spec = (|| {
         let (source, (decode, schema), sink) = (source?, decode?, sink?);
+        // A capture that is wrong must not become none.
+        let capture = match captured {
+            Some(captured) => Some(captured?),
+            None => None,
+        };
         let config_hash = config_hash(&source, &decode, schema.as_deref(), &sink);
-        Some(PipelineSpec { file, name: name?, owner: owner?, source, decode, sink, config_hash })
+        Some(PipelineSpec { file, name: name?, owner: owner?, source, capture, decode, sink, config_hash })
     })();
     Built { spec, name: named, table, reader }
 }
@@ -173,6 +185,13 @@ fn start(declared: Option<StartDeclared>, path: &[&str], reading: &mut Reading<'
         None => return reading.root.at(path).is_none().then_some(Start::Earliest),
         Some(StartDeclared::Word(StartWord::Earliest)) => return Some(Start::Earliest),
         Some(StartDeclared::Word(StartWord::Latest)) => return Some(Start::Latest),
+        Some(StartDeclared::Word(StartWord::Capture)) => {
+            if reading.root.at(&["source", "capture"]).is_none() {
+                let hint = "declare `[source.capture]` with the `url` that Capture writes to";
+                reading.wrong(path, "`start = \"capture\"` needs the blobs of Capture", hint);
+            }
+            return Some(Start::Capture);
+        }
         Some(StartDeclared::At(table)) => table,
     };
     let has = |key| reading.root.at(&[path, &[key]].concat()).is_some();
@@ -188,6 +207,37 @@ fn start(declared: Option<StartDeclared>, path: &[&str], reading: &mut Reading<'
             None
         }
     }
+}
+
+fn capture(
+    table: CaptureTable,
+    source: Option<&EventHubsSourceSpec>,
+    dir: &Path,
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> Option<CaptureSpec> {
+    let at = |key: &'static str| ["source", "capture", key];
+    let url = table.url.as_ref().map(|url| url.0.as_str());
+    let url = reading.address(&at("url"), url, |text| location(text, dir, shared.has_account));
+    let template = table.template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
+    let template = reading.parse(&at("template"), Some(template), "a template of Capture", |text| {
+        NameTemplate::parse(text).map_err(|error| error.to_string())
+    });
+    let sweep_every = table.sweep_every.as_ref().map_or(SWEEP_EVERY, |every| every.0.as_str());
+    let sweep_every = reading.parse(&at("sweep_every"), Some(sweep_every), "a duration that fits", |text| {
+        text::duration(text, SHORTEST_SWEEP, LONGEST_COMMIT)
+    });
+    let Declared::As(event_hubs) = &shared.event_hubs else { return None };
+    let hub = &source?.hub;
+    let id = source_id(event_hubs, hub, None);
+    let namespace = id.as_str().split('/').next().unwrap_or_default().to_owned();
+    Some(CaptureSpec {
+        url: url?,
+        template: template?,
+        namespace: table.namespace.unwrap_or(namespace),
+        hub: table.hub.unwrap_or_else(|| hub.clone()),
+        sweep_every: sweep_every?,
+    })
 }
 
 fn generation_of(table: GenerationTable, reading: &mut Reading<'_>) -> Option<GenerationSpec> {
@@ -340,6 +390,7 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
     let start = match source.start {
         Start::Earliest => "earliest".to_owned(),
         Start::Latest => "latest".to_owned(),
+        Start::Capture => "capture".to_owned(),
         Start::SequenceNumber(number) => format!("sequence_number {number}"),
         Start::EnqueuedAt(time) => format!("enqueued_at {}", time.to_rfc3339()),
     };

@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
 
+use super::capture_name::NameTemplate;
+
 /// A value that is never printed: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -132,6 +134,8 @@ pub struct PipelineSpec {
     pub name: String,
     pub owner: String,
     pub source: EventHubsSourceSpec,
+    /// Where Event Hubs Capture keeps the same events.
+    pub capture: Option<CaptureSpec>,
     pub decode: DecodeSpec,
     pub sink: SinkSpec,
     /// Hex SHA-256 over what decides the rows: source, decode and sink, without secrets.
@@ -161,6 +165,22 @@ pub enum Start {
     Latest,
     SequenceNumber(i64),
     EnqueuedAt(DateTime<Utc>),
+    /// With the oldest event that Capture has.
+    Capture,
+}
+
+/// The blobs that Event Hubs Capture writes of a hub.
+#[derive(Debug, Clone)]
+pub struct CaptureSpec {
+    /// An absolute folder, or `abfss://…`, `az://…`.
+    pub url: String,
+    /// Default: as Capture names blobs unless told otherwise.
+    pub template: NameTemplate,
+    /// What names have for the namespace and the hub; compared without case.
+    pub namespace: String,
+    pub hub: String,
+    /// Default 1 h: how often a hole that couldn't be filled is looked for again.
+    pub sweep_every: Duration,
 }
 
 /// A hub that was made anew counts again from elsewhere.

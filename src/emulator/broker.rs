@@ -81,7 +81,7 @@ impl Broker {
         self.running.address
     }
 
-    fn all_hubs(&self) -> &Hubs {
+    pub(super) fn all_hubs(&self) -> &Hubs {
         &self.running.shared.hubs
     }
 

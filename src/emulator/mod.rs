@@ -16,7 +16,7 @@
 //! TCP (TLS) ─▶ shim ─▶ connection ─┬─▶ cbs         tokens
 //!                                  ├─▶ management  properties of hubs and partitions
 //!                                  ├─▶ senders     events in  ─▶ hub ─▶ log (─▶ journal)
-//!                                  └─▶ receivers   events out ◀─ hub ◀─ log
+//!                                  └─▶ receivers   events out ◀─ hub ◀─ log ─▶ capture blobs
 //! ```
 //!
 //! Memory is bounded by [`BrokerOptions::max_bytes`]. [`Fault`]s make links and connections
@@ -30,6 +30,7 @@
 
 mod access;
 mod broker;
+pub mod capture;
 mod cbs;
 pub mod certificates;
 mod connection;

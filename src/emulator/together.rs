@@ -8,12 +8,14 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::capture::{Capture, CaptureOptions};
 use super::certificates::{CertificateError, Certificates};
 use super::control::{Control, ControlError, ControlOptions};
 use super::registry::{Registry, RegistryError, RegistryOptions};
 use super::{Broker, BrokerError, BrokerOptions, HubSpec, Retention};
 use crate::config::spec::Secret;
 use crate::error::{Classify, Kind, Retry};
+use crate::storage::StorageError;
 
 /// What connection strings name where no key is demanded; Microsoft's emulator has the same.
 const ANY_KEY: (&str, &str) = ("RootManageSharedAccessKey", "SAS_KEY_VALUE");
@@ -43,6 +45,8 @@ pub struct EmulatorOptions {
     /// Shared access keys. Without any, every key and token is accepted; with them, only these
     /// and the tokens of the token endpoint.
     pub keys: Vec<(String, Secret)>,
+    /// Where Capture writes, where it is on.
+    pub capture: Option<CaptureOptions>,
 }
 
 impl Default for EmulatorOptions {
@@ -57,6 +61,7 @@ impl Default for EmulatorOptions {
             transport: Transport::default(),
             retention: Retention::default(),
             keys: Vec::new(),
+            capture: None,
         }
     }
 }
@@ -80,6 +85,7 @@ pub struct Emulator {
     broker: Broker,
     registry: Arc<Registry>,
     control: Control,
+    capture: Option<Capture>,
     addresses: Addresses,
     hubs: Vec<HubSpec>,
     /// Where the authority's file lies when there is no folder to keep it.
@@ -135,7 +141,8 @@ impl Emulator {
             identity_endpoint: format!("{}/token", control.url()),
             ca_file,
         };
-        Ok(Self { broker, registry, control, addresses, hubs: options.hubs, passing })
+        let capture = options.capture.map(|capture| Capture::start(capture, broker.clone())).transpose()?;
+        Ok(Self { broker, registry, control, capture, addresses, hubs: options.hubs, passing })
     }
 
     pub fn addresses(&self) -> &Addresses {
@@ -157,9 +164,12 @@ impl Emulator {
 
     /// Answers what is under way, writes what is kept, and ends.
     pub async fn stop(self) {
-        let Self { broker, registry, control, passing, .. } = self;
+        let Self { broker, registry, control, capture, passing, .. } = self;
         control.stop().await;
         broker.stop().await;
+        if let Some(capture) = capture {
+            capture.stop().await;
+        }
         registry.stop().await;
         drop(passing);
     }
@@ -250,6 +260,8 @@ pub enum EmulatorError {
     Registry(#[from] RegistryError),
     #[error("the emulator's control API can't start")]
     Control(#[from] ControlError),
+    #[error("the emulator can't capture")]
+    Capture(#[from] StorageError),
     #[error("the emulator can't speak TLS")]
     Certificates(#[from] CertificateError),
     #[error("the emulator can't use `{}`", path.display())]
@@ -266,6 +278,7 @@ impl EmulatorError {
             Self::Broker(error) => Some(error),
             Self::Registry(error) => Some(error),
             Self::Control(error) => Some(error),
+            Self::Capture(error) => Some(error),
             Self::Certificates(error) => Some(error),
             Self::Folder { .. } => None,
         }

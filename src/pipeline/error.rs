@@ -18,6 +18,10 @@ pub enum PipelineError {
     Unknown { name: String, known: Vec<String> },
     #[error("pipeline `{pipeline}` needs `[event_hubs]` in sluice.toml")]
     NoEventHubs { pipeline: String },
+    #[error("pipeline `{pipeline}` declares no captures")]
+    NoCapture { pipeline: String },
+    #[error("which generation came before `{generation}` of pipeline `{pipeline}` can't be told")]
+    GenerationBefore { pipeline: String, generation: String },
     #[error("another process runs pipeline `{pipeline}` with consumer group `{group}`")]
     Owned { pipeline: String, group: String, path: PathBuf },
     #[error("file `{}` can't be used", path.display())]
@@ -64,7 +68,7 @@ impl Classify for PipelineError {
     fn kind(&self) -> Kind {
         match self {
             Self::Unknown { .. } | Self::Owned { .. } => Kind::User,
-            Self::NoEventHubs { .. } => Kind::Config,
+            Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => Kind::Config,
             Self::File { .. } | Self::CutOff => Kind::External,
             Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),
@@ -78,6 +82,14 @@ impl Classify for PipelineError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { known, .. } => Some(format!("the project has {}", known.join(", "))),
+            Self::NoCapture { .. } => {
+                Some("add `[source.capture]` with the `url` that Event Hubs Capture writes to".to_owned())
+            }
+            Self::GenerationBefore { .. } => Some(
+                "name generations by numbers, from `2` on; or give `--from` the time of `since`, to take in this \
+                 generation alone"
+                    .to_owned(),
+            ),
             Self::Owned { path, .. } => Some(format!("stop it first; it holds the lock on `{}`", path.display())),
             other => other.classified().and_then(Classify::hint),
         }

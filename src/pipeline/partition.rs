@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +18,7 @@ use crate::error::{Classify as _, Retry};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::retry::Backoff;
 use crate::sink::delta::writer::Staged;
+use crate::source::capture::{CaptureRead, CaptureSource};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{HoleCause, LastSeen, ReadPartition, SourceError, SourceEvent};
 
@@ -31,9 +34,59 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_THEFT: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE_AFTER_THEFT: Duration = Duration::from_secs(600);
 
+/// By which path a partition is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadPath {
+    Live,
+    Capture,
+}
+
+/// Where the events of a partition come from, and which are wanted.
+pub enum EventsFrom {
+    Live { source: Arc<EventHubsSource>, read: ReadPartition },
+    Capture { source: Arc<CaptureSource>, read: CaptureRead },
+}
+
+impl EventsFrom {
+    pub fn partition(&self) -> &PartitionKey {
+        match self {
+            Self::Live { read, .. } => &read.partition,
+            Self::Capture { read, .. } => &read.partition,
+        }
+    }
+
+    fn path(&self) -> ReadPath {
+        match self {
+            Self::Live { .. } => ReadPath::Live,
+            Self::Capture { .. } => ReadPath::Capture,
+        }
+    }
+
+    /// A reader of what is left of it, as a task of its own.
+    fn reader(
+        &self,
+        budget: MemoryBudget,
+        sender: mpsc::Sender<SourceEvent>,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), SourceError>> {
+        match self {
+            Self::Live { source, read } => Arc::clone(source).read(read.clone(), budget, sender, stop).boxed(),
+            Self::Capture { source, read } => Arc::clone(source).read(read.clone(), budget, sender, stop).boxed(),
+        }
+    }
+
+    /// What was handed on isn't read again by the next reader. Capture readers have one life.
+    fn move_to(&mut self, position: i64, last: Option<LastSeen>) {
+        if let Self::Live { read, .. } = self {
+            (read.position, read.last) = (position, last);
+        }
+    }
+}
+
 /// Decoded events of a partition, and the memory that they hold.
 #[derive(Debug)]
 pub struct Part {
+    pub path: ReadPath,
     pub staged: Staged,
     pub reservation: Reservation,
     /// The offset of the last event.
@@ -64,9 +117,14 @@ pub enum PartitionEvent {
         partition: PartitionKey,
         last_enqueued: i64,
     },
+    /// A capture blob was read to its end, or given up before it.
+    BlobRead {
+        is_whole: bool,
+    },
     /// The declared end was reached, or reading was stopped; nothing more comes.
     Ended {
         partition: PartitionKey,
+        path: ReadPath,
     },
     /// Waiting won't mend it.
     Fatal {
@@ -75,11 +133,10 @@ pub enum PartitionEvent {
 }
 
 pub struct PartitionTask {
-    pub source: Arc<EventHubsSource>,
+    pub from: EventsFrom,
     pub decoder: Arc<Decoder>,
     pub budget: MemoryBudget,
     pub dense: bool,
-    pub read: ReadPartition,
     pub events: mpsc::Sender<PartitionEvent>,
     pub stop: CancellationToken,
 }
@@ -87,15 +144,15 @@ pub struct PartitionTask {
 impl PartitionTask {
     /// Runs until stopped, caught up, or beyond mending; says so as its last event.
     pub async fn run(mut self) {
-        let partition = self.read.partition.clone();
+        let (partition, path) = (self.from.partition().clone(), self.from.path());
         let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
         let mut yielding = Backoff::new(PAUSE_AFTER_THEFT, LONGEST_PAUSE_AFTER_THEFT);
         let last = loop {
             match self.read_once(&mut backoff).await {
-                Ok(()) => break PartitionEvent::Ended { partition },
+                Ok(()) => break PartitionEvent::Ended { partition, path },
                 Err(PipelineError::Source(error @ SourceError::Stolen { .. })) => {
                     if self.pause(&error.to_string(), &mut yielding).await.is_err() {
-                        break PartitionEvent::Ended { partition };
+                        break PartitionEvent::Ended { partition, path };
                     }
                 }
                 Err(error) => break PartitionEvent::Fatal { error },
@@ -105,12 +162,12 @@ impl PartitionTask {
         let _ = self.events.send(last).await;
     }
 
-    /// One life of a reader. What it hands on moves `self.read`, so the next life goes on there.
+    /// One life of a reader. What it hands on moves `self.from`, so the next life goes on there.
     async fn read_once(&mut self, backoff: &mut Backoff) -> Result<(), PipelineError> {
         let (sender, mut receiver) = mpsc::channel(READ_AHEAD);
         let mut reader = JoinSet::new();
         let stop = self.stop.child_token();
-        reader.spawn(Arc::clone(&self.source).read(self.read.clone(), self.budget.clone(), sender, stop.clone()));
+        reader.spawn(self.from.reader(self.budget.clone(), sender, stop.clone()));
         let _stop_reader = stop.drop_guard();
         // Until the reader has ended and everything it said was heard.
         while let Some(event) = receiver.recv().await {
@@ -134,8 +191,7 @@ impl PartitionTask {
             }
             SourceEvent::Hole { partition, missing, cause } => {
                 if cause != HoleCause::Compaction {
-                    self.read.position = missing.to;
-                    self.read.last = None;
+                    self.from.move_to(missing.to, None);
                 }
                 PartitionEvent::Hole { partition, missing, cause }
             }
@@ -145,6 +201,7 @@ impl PartitionTask {
             SourceEvent::Progress { partition, last_enqueued_sequence_number, .. } => {
                 PartitionEvent::Progress { partition, last_enqueued: last_enqueued_sequence_number }
             }
+            SourceEvent::BlobRead { is_whole, .. } => PartitionEvent::BlobRead { is_whole },
             // The reader ends after it; the channel's end says the rest.
             SourceEvent::CaughtUp { .. } => return Ok(Some(())),
         };
@@ -177,29 +234,32 @@ impl PartitionTask {
         let Decoded { batches, rejects } = decoded;
         let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
         if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
-            self.read.position = range.to;
-            self.read.last = Some(LastSeen { sequence_number, enqueued_at_ms });
+            self.from.move_to(range.to, Some(LastSeen { sequence_number, enqueued_at_ms }));
         }
         let partition = batch.partition.clone();
         let last_offset = batch.events.last().map(|event| event.offset.clone()).unwrap_or_default();
         let staged = Staged { partition, range, events, batches, rejects };
-        Ok(Some(Part { staged, reservation, last_offset }))
+        Ok(Some(Part { path: self.from.path(), staged, reservation, last_offset }))
     }
 
     fn nothing(&self, batch: EventBatch, reservation: Reservation) -> Part {
-        let range = Range::new(self.read.position, self.read.position);
+        let range = Range::new(0, 0);
         let staged =
             Staged { partition: batch.partition, range, events: Vec::new(), batches: Vec::new(), rejects: Vec::new() };
-        Part { staged, reservation, last_offset: String::new() }
+        Part { path: self.from.path(), staged, reservation, last_offset: String::new() }
     }
 
-    /// What the events of a batch account for: on a source with holes all numbers since the
-    /// position, else exactly their own.
+    /// What the events of a batch account for: exactly their own numbers; on a live source with holes all
+    /// since the position.
     fn account_for(&self, batch: &EventBatch) -> Result<Option<Range>, PipelineError> {
         let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) else { return Ok(None) };
-        let from = if self.dense { first.sequence_number } else { self.read.position.min(first.sequence_number) };
+        let from = match &self.from {
+            EventsFrom::Live { read, .. } if !self.dense => read.position.min(first.sequence_number),
+            _ => first.sequence_number,
+        };
         let range = Range::new(from, last.sequence_number + 1);
-        if self.dense && range.len() != batch.events.len() as u64 {
+        let may_have_holes = !self.dense && self.from.path() == ReadPath::Live;
+        if !may_have_holes && range.len() != batch.events.len() as u64 {
             return Err(PipelineError::Sparse {
                 partition: batch.partition.to_string(),
                 events: batch.events.len(),
@@ -213,7 +273,7 @@ impl PartitionTask {
     async fn pause(&self, error: &str, backoff: &mut Backoff) -> Result<(), ()> {
         let retry_in = backoff.pause();
         let failed =
-            PartitionEvent::Failed { partition: self.read.partition.clone(), error: error.to_owned(), retry_in };
+            PartitionEvent::Failed { partition: self.from.partition().clone(), error: error.to_owned(), retry_in };
         self.events.send(failed).await.map_err(|_| ())?;
         tokio::select! {
             () = tokio::time::sleep(retry_in) => Ok(()),

@@ -4,6 +4,9 @@
 //! taking in. A flush that fails keeps its events and is tried again with backoff, before
 //! anything that came later.
 
+mod capture;
+mod flush;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,24 +16,26 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::capture::Captures;
+use self::flush::FlushEnded;
 use super::PipelineError;
-use super::checkpoints::{Checkpoints, Committed};
+use super::checkpoints::Checkpoints;
 use super::lock::PipelineLock;
-use super::partition::{Part, PartitionEvent, PartitionTask, report};
+use super::partition::{EventsFrom, Part, PartitionEvent, PartitionTask, ReadPath, report};
 use super::setup::{self, PartitionStart, Places};
-use super::status::{LastCommit, PipelineStatus, State};
+use super::status::{PipelineStatus, State};
 use crate::checkpoint::{PartitionKey, Range};
-use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::config::spec::{PipelineSpec, ProjectSpec, Start};
 use crate::decode::Decoder;
 use crate::error::{Classify as _, Retry};
 use crate::memory::MemoryBudget;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::SinkError;
-use crate::sink::delta::fault_points::{FaultPoint, FaultPoints};
-use crate::sink::delta::writer::{Counts, Flushed, TableWriter};
-use crate::source::HoleCause;
+use crate::sink::delta::fault_points::FaultPoints;
+use crate::sink::delta::writer::TableWriter;
+use crate::source::capture::{CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
+use crate::source::{HoleCause, SourceError};
 use crate::telemetry::metrics;
 
 /// Decoded batches that wait for the loop. It never does more than put them aside, so a few
@@ -69,6 +74,10 @@ pub struct PipelineSummary {
     pub duplicate: u64,
     pub commits: u64,
     pub blobs: u64,
+    /// Blobs that could not be read to their end.
+    pub torn_blobs: u64,
+    /// Numbers that nothing that was asked has.
+    pub missing: u64,
     pub seconds: f64,
     pub peak_rss_bytes: u64,
 }
@@ -78,13 +87,15 @@ pub struct Pipeline {
     /// The table's name, for words and labels.
     table: String,
     options: PipelineOptions,
-    source: Arc<EventHubsSource>,
+    /// None in a backfill, which asks no hub.
+    source: Option<Arc<EventHubsSource>>,
+    captures: Captures,
     decoder: Arc<Decoder>,
     checkpoints: Arc<Checkpoints>,
     budget: MemoryBudget,
     status: PipelineStatus,
     shutdown: Shutdown,
-    _lock: PipelineLock,
+    _lock: Option<PipelineLock>,
     /// Here between flushes, with the flush while one runs; gone for good after an error that can't pass.
     writer: Option<TableWriter>,
     partitions: JoinSet<()>,
@@ -112,19 +123,13 @@ pub struct Pipeline {
     failure: Option<PipelineError>,
 }
 
-struct FlushEnded {
-    writer: TableWriter,
-    parts: Vec<Part>,
-    result: Result<Flushed, SinkError>,
-    took: Duration,
-}
-
 /// What the loop waits for.
 enum Event {
     Partition(Option<PartitionEvent>),
     FlushEnded(Box<FlushEnded>),
     FlushLost(tokio::task::JoinError),
     Added(Result<Vec<String>, PipelineError>),
+    Listed(Result<Arc<Listing>, PipelineError>),
     /// It may be time to flush or to look for partitions.
     Tick,
     Stop,
@@ -144,13 +149,11 @@ impl Pipeline {
         status: PipelineStatus,
         shutdown: Shutdown,
     ) -> Result<Option<Self>, PipelineError> {
-        let places = Places::of(project)?;
-        let lock = PipelineLock::take(&places.state, &spec.name, &spec.source.consumer_group)?;
-        let decoder = Arc::new(setup::decoder(project, spec, &places)?);
-        let checkpoints = Arc::new(Checkpoints::open(project, spec)?);
+        let parts = Parts::of(project, spec)?;
+        let lock = PipelineLock::take(&parts.places.state, &spec.name, &spec.source.consumer_group)?;
         let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
         let (source, writer, starts) = loop {
-            let opened = open(project, spec, &places, &checkpoints, &options);
+            let opened = open(project, spec, &parts, &options);
             let opened = tokio::select! {
                 opened = opened => opened,
                 () = shutdown.stopping() => return Ok(None),
@@ -177,20 +180,42 @@ impl Pipeline {
                 }
             }
         };
+        let mut pipeline = Self::new(spec, parts, Some(source), writer, options, status, shutdown);
+        pipeline._lock = Some(lock);
+        for start in starts {
+            pipeline.read(start);
+        }
+        Ok(Some(pipeline))
+    }
+
+    fn new(
+        spec: &PipelineSpec,
+        parts: Parts,
+        source: Option<Arc<EventHubsSource>>,
+        writer: TableWriter,
+        options: PipelineOptions,
+        status: PipelineStatus,
+        shutdown: Shutdown,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let budget = MemoryBudget::new(usize::try_from(spec.sink.max_in_flight_bytes.as_u64()).unwrap_or(usize::MAX));
-        let mut pipeline = Self {
+        status.change(|snapshot| {
+            snapshot.state = State::Running;
+            snapshot.error = None;
+        });
+        Self {
             spec: spec.clone(),
             table: spec.sink.table.to_string(),
             options,
             source,
-            decoder,
-            checkpoints,
+            captures: Captures::new(parts.captures),
+            decoder: parts.decoder,
+            checkpoints: parts.checkpoints,
             budget,
             status,
             stop_reading: shutdown.child(),
             shutdown,
-            _lock: lock,
+            _lock: None,
             writer: Some(writer),
             partitions: JoinSet::new(),
             sender,
@@ -208,15 +233,7 @@ impl Pipeline {
             look_at: Instant::now() + LOOK_FOR_PARTITIONS_EVERY,
             summary: PipelineSummary { name: spec.name.clone(), ..PipelineSummary::default() },
             failure: None,
-        };
-        pipeline.status.change(|snapshot| {
-            snapshot.state = State::Running;
-            snapshot.error = None;
-        });
-        for start in starts {
-            pipeline.read(start);
         }
-        Ok(Some(pipeline))
     }
 
     /// Runs until stopped, caught up, or beyond mending. What was read is committed first,
@@ -230,6 +247,7 @@ impl Pipeline {
             self.drop_readers_if_due();
             self.flush_if_due();
             self.look_for_partitions();
+            self.heal_if_due();
             if self.is_done() {
                 break;
             }
@@ -243,6 +261,7 @@ impl Pipeline {
                     break;
                 }
                 Event::Added(found) => self.take_added(found).await,
+                Event::Listed(listed) => self.read_captures(listed),
                 Event::Stop => self.drain(),
                 Event::Abort => {
                     self.partitions.abort_all();
@@ -254,7 +273,9 @@ impl Pipeline {
         }
         self.stop_reading.cancel();
         self.partitions.abort_all();
-        if tokio::time::timeout(READERS_END_WITHIN, self.source.close()).await.is_err() {
+        if let Some(source) = &self.source
+            && tokio::time::timeout(READERS_END_WITHIN, source.close()).await.is_err()
+        {
             tracing::debug!(pipeline = self.spec.name, "the links to the hub are left to its own timeout");
         }
         self.summary.seconds = began.elapsed().as_secs_f64();
@@ -292,6 +313,10 @@ impl Pipeline {
                 Ok(found) => Event::Added(found),
                 Err(source) => Event::Added(Err(PipelineError::Task { task: "looking for partitions", source })),
             },
+            Some(listed) = self.captures.listing.join_next() => match listed {
+                Ok(listed) => Event::Listed(listed),
+                Err(source) => Event::Listed(Err(PipelineError::Task { task: "listing captures", source })),
+            },
             event = self.receiver.recv() => Event::Partition(event),
             () = self.budget.contended(), if may_flush_early => {
                 self.pending_since = Some(Instant::now() - self.spec.sink.commit_every);
@@ -308,7 +333,10 @@ impl Pipeline {
             (None, None) => None,
         };
         let flush_at = if self.writer.is_some() { due } else { None };
-        let soonest = [flush_at, self.drop_readers_at].into_iter().flatten().fold(self.look_at, Instant::min);
+        let soonest = [flush_at, self.drop_readers_at, self.captures.heal_at()]
+            .into_iter()
+            .flatten()
+            .fold(self.look_at, Instant::min);
         soonest.max(Instant::now())
     }
 
@@ -321,6 +349,7 @@ impl Pipeline {
 
     fn is_done(&self) -> bool {
         self.reading.is_empty()
+            && !self.captures.is_at_work()
             && self.receiver.is_empty()
             && self.flush.is_empty()
             && (self.pending.is_empty() || self.failure.is_some())
@@ -330,7 +359,12 @@ impl Pipeline {
     fn take(&mut self, event: PartitionEvent) {
         match event {
             PartitionEvent::Part(part) => self.take_part(part),
-            PartitionEvent::Hole { partition, missing, cause } => self.report_hole(&partition, missing, cause),
+            PartitionEvent::Hole { partition, missing, cause } => self.take_hole(partition, missing, cause),
+            PartitionEvent::BlobRead { is_whole } => {
+                self.summary.blobs += 1;
+                self.summary.torn_blobs += u64::from(!is_whole);
+                self.status.change(|snapshot| snapshot.blobs_read += 1);
+            }
             PartitionEvent::Failed { partition, error, retry_in } => {
                 tracing::warn!(
                     pipeline = self.spec.name,
@@ -353,11 +387,13 @@ impl Pipeline {
                     }
                 });
             }
-            PartitionEvent::Ended { partition } => {
+            PartitionEvent::Ended { path: ReadPath::Capture, .. } => self.captures.ended(),
+            PartitionEvent::Ended { partition, path: ReadPath::Live } => {
                 self.reading.remove(&partition);
             }
             PartitionEvent::Fatal { error } => {
                 self.reading.clear();
+                self.captures.clear();
                 self.fail(error);
             }
         }
@@ -371,12 +407,15 @@ impl Pipeline {
         self.summary.received += received;
         let (pipeline, table, partition) = self.labels(&part.staged.partition);
         metrics::received(pipeline, table, partition, received, part.reservation.bytes() as u64);
-        self.status.partition(&part.staged.partition.partition, |held| {
-            held.position = Some(part.staged.range.to);
-            held.last_error = None;
-        });
-        if let Some((_, enqueued_at_ms)) = part.staged.events.last() {
-            self.taken_at_ms.insert(part.staged.partition.clone(), *enqueued_at_ms);
+        self.status.change(|snapshot| snapshot.received += received);
+        if part.path == ReadPath::Live {
+            self.status.partition(&part.staged.partition.partition, |held| {
+                held.position = Some(part.staged.range.to);
+                held.last_error = None;
+            });
+            if let Some((_, enqueued_at_ms)) = part.staged.events.last() {
+                self.taken_at_ms.insert(part.staged.partition.clone(), *enqueued_at_ms);
+            }
         }
         self.move_in_flight(&part.staged.partition, |held| held + received);
         self.pending_since.get_or_insert_with(Instant::now);
@@ -402,128 +441,20 @@ impl Pipeline {
         metrics::seconds_to_data_loss(pipeline, table, partition, left);
     }
 
-    fn report_hole(&self, partition: &PartitionKey, missing: Range, cause: HoleCause) {
+    fn report_hole(&mut self, partition: &PartitionKey, missing: Range, cause: HoleCause) {
         match cause {
             HoleCause::Compaction => {
                 tracing::debug!(pipeline = self.spec.name, %partition, %missing, "the hub compacted these away");
             }
-            HoleCause::Retention | HoleCause::Unexplained => {
+            HoleCause::Retention | HoleCause::Unexplained | HoleCause::NotCaptured => {
                 tracing::error!(
                     pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(), numbers = missing.len(),
-                    "events are missing: the hub no longer has them"
+                    "events are missing, and nothing that was asked has them"
                 );
+                self.summary.missing += missing.len();
                 metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), missing.len());
             }
         }
-    }
-
-    fn flush_if_due(&mut self) {
-        if self.writer.is_none() || self.pending.is_empty() {
-            return;
-        }
-        if self.retry_at.is_some_and(|retry_at| retry_at > Instant::now()) {
-            return;
-        }
-        let bytes: usize = self.pending.iter().map(|part| part.reservation.bytes()).sum();
-        // Half the budget, so that the other half can be read while this one is written.
-        let enough = (self.spec.sink.commit_bytes.as_u64()).min(self.spec.sink.max_in_flight_bytes.as_u64() / 2);
-        let is_due = self.retry_at.is_some()
-            || bytes as u64 >= enough
-            || self.pending_since.is_some_and(|since| since.elapsed() >= self.patience())
-            || self.reading.is_empty();
-        let Some(mut writer) = self.writer.take_if(|_| is_due) else { return };
-        self.retry_at = None;
-        self.pending_since = None;
-        let parts = std::mem::take(&mut self.pending);
-        let checkpoints = Arc::clone(&self.checkpoints);
-        let fault_points = self.options.fault_points.clone();
-        self.flush.spawn(async move {
-            let began = Instant::now();
-            let result = writer.flush(&parts).await;
-            let took = began.elapsed();
-            if result.is_ok() {
-                checkpoints.publish(&last_of(&parts)).await;
-                fault_points.pass(FaultPoint::CheckpointsPublished);
-            }
-            FlushEnded { writer, parts, result, took }
-        });
-    }
-
-    fn flush_ended(&mut self, ended: FlushEnded) {
-        let error = match ended.result {
-            Ok(flushed) => {
-                self.writer = Some(ended.writer);
-                self.backoff.reset();
-                self.account(&flushed, ended.took);
-                return;
-            }
-            Err(error) => error,
-        };
-        let is_given_up = self.options.until_caught_up && self.backoff.failures() >= TRIES_WHEN_CATCHING_UP;
-        if is_given_up || error.retry() == Retry::Never {
-            // The writer goes, and with it all further flushes: what is pending is read again by the next start.
-            self.fail(error.into());
-            return;
-        }
-        self.writer = Some(ended.writer);
-        let mut parts = ended.parts;
-        parts.append(&mut self.pending);
-        self.pending = parts;
-        self.retry_later(&error);
-    }
-
-    fn retry_later(&mut self, error: &SinkError) {
-        let pause = self.backoff.pause();
-        tracing::warn!(
-            pipeline = self.spec.name,
-            table = self.table,
-            error = report(error),
-            ?pause,
-            "the table can't be written: it holds back its pipeline"
-        );
-        self.status.change(|snapshot| {
-            snapshot.state = State::BackingOff;
-            snapshot.error = Some(report(error));
-        });
-        self.retry_at = Some(Instant::now() + pause);
-    }
-
-    fn account(&mut self, flushed: &Flushed, took: Duration) {
-        for (partition, counts) in &flushed.counts {
-            let Counts { committed, rejected, duplicate } = *counts;
-            self.summary.committed += committed;
-            self.summary.rejected += rejected;
-            self.summary.duplicate += duplicate;
-            let (pipeline, table, partition) = self.labels(partition);
-            metrics::committed(pipeline, table, partition, committed);
-            metrics::rejected(pipeline, table, partition, rejected);
-            metrics::duplicate(pipeline, table, partition, duplicate);
-        }
-        for (partition, counts) in &flushed.counts {
-            let settled = counts.committed + counts.rejected + counts.duplicate;
-            self.move_in_flight(partition, |held| held.saturating_sub(settled));
-        }
-        let Some(version) = flushed.version else { return };
-        self.summary.commits += 1;
-        metrics::commit(&self.spec.name, &self.table, flushed.bytes, flushed.tries, took);
-        tracing::info!(
-            pipeline = self.spec.name,
-            table = self.table,
-            version,
-            rows = flushed.rows,
-            bytes = flushed.bytes,
-            tries = flushed.tries,
-            milliseconds = took.as_millis() as u64,
-            "committed"
-        );
-        let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-        self.status.change(|snapshot| {
-            snapshot.last_commit = Some(LastCommit { version, at });
-            if snapshot.state == State::BackingOff {
-                snapshot.state = State::Running;
-                snapshot.error = None;
-            }
-        });
     }
 
     fn labels<'a>(&'a self, partition: &'a PartitionKey) -> (&'a str, &'a str, &'a str) {
@@ -533,7 +464,7 @@ impl Pipeline {
     fn read(&mut self, start: PartitionStart) {
         let partition = start.read.partition.clone();
         for lost in start.lost {
-            self.report_hole(&partition, lost, HoleCause::Retention);
+            self.take_hole(partition.clone(), lost, HoleCause::Retention);
         }
         tracing::info!(pipeline = self.spec.name, %partition, position = start.read.position, "reading");
         self.status.partition(&partition.partition, |held| {
@@ -542,12 +473,16 @@ impl Pipeline {
             held.position = Some(start.read.position);
         });
         self.reading.insert(partition, ());
+        let Some(source) = self.source.clone() else { return };
+        self.spawn(EventsFrom::Live { source, read: start.read });
+    }
+
+    fn spawn(&mut self, from: EventsFrom) {
         let task = PartitionTask {
-            source: Arc::clone(&self.source),
+            from,
             decoder: Arc::clone(&self.decoder),
             budget: self.budget.clone(),
             dense: self.spec.source.dense,
-            read: start.read,
             events: self.sender.clone(),
             stop: self.stop_reading.child_token(),
         };
@@ -570,7 +505,7 @@ impl Pipeline {
             return;
         }
         self.drop_readers_at = None;
-        if !self.reading.is_empty() {
+        if !self.reading.is_empty() || self.captures.is_at_work() {
             let partitions: Vec<_> = self.reading.keys().map(|key| &*key.partition).collect();
             tracing::warn!(
                 pipeline = self.spec.name,
@@ -579,6 +514,7 @@ impl Pipeline {
             );
             self.partitions.abort_all();
             self.reading.clear();
+            self.captures.clear();
         }
     }
 
@@ -602,8 +538,11 @@ impl Pipeline {
         };
         let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
         let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
+        let Some(source) = self.source.clone() else { return };
         let Some(mut writer) = self.writer.take_if(|_| !new.is_empty()) else { return };
-        let started = setup::starts(&self.source, &self.checkpoints, &mut writer, &self.spec, &new, false).await;
+        // A partition that was just added has no history but what the hub still holds.
+        let captured = Listing::default();
+        let started = setup::starts(&source, &self.checkpoints, &mut writer, &self.spec, &new, &captured, false).await;
         self.writer = Some(writer);
         match started {
             Ok(starts) => starts.into_iter().for_each(|start| self.read(start)),
@@ -626,38 +565,47 @@ impl Pipeline {
         if self.options.until_caught_up || self.stop_reading.is_cancelled() || !self.added.is_empty() {
             return;
         }
-        let source = Arc::clone(&self.source);
+        let Some(source) = self.source.clone() else { return };
         self.added.spawn(async move { Ok(source.hub().await?.partitions) }.boxed());
+    }
+}
+
+/// What a pipeline is made of, before hub and table are asked.
+struct Parts {
+    places: Places,
+    captures: Option<Arc<CaptureSource>>,
+    decoder: Arc<Decoder>,
+    checkpoints: Arc<Checkpoints>,
+}
+
+impl Parts {
+    fn of(project: &ProjectSpec, spec: &PipelineSpec) -> Result<Self, PipelineError> {
+        let places = Places::of(project)?;
+        let decoder = Arc::new(setup::decoder(project, spec, &places)?);
+        let checkpoints = Arc::new(Checkpoints::open(project, spec)?);
+        Ok(Self { captures: setup::captures(project, spec)?, places, decoder, checkpoints })
     }
 }
 
 async fn open(
     project: &ProjectSpec,
     spec: &PipelineSpec,
-    places: &Places,
-    checkpoints: &Checkpoints,
+    parts: &Parts,
     options: &PipelineOptions,
 ) -> Result<(Arc<EventHubsSource>, TableWriter, Vec<PartitionStart>), PipelineError> {
     let source = setup::connect(project, spec).await?;
     let partitions = source.hub().await?.partitions;
-    let mut writer = TableWriter::open(setup::table_spec(spec, places, options.fault_points.clone())?).await?;
-    let starts = setup::starts(&source, checkpoints, &mut writer, spec, &partitions, options.until_caught_up).await?;
+    let mut writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
+    let captured = match &parts.captures {
+        Some(captures) if spec.source.start == Start::Capture && writer.ledger().partitions().next().is_none() => {
+            captures.list(None).await.map_err(SourceError::from)?
+        }
+        _ => Listing::default(),
+    };
+    let checkpoints = &parts.checkpoints;
+    let catch_up = options.until_caught_up;
+    let starts = setup::starts(&source, checkpoints, &mut writer, spec, &partitions, &captured, catch_up).await?;
     Ok((source, writer, starts))
-}
-
-/// The last event of each partition, as a checkpoint names it.
-fn last_of(parts: &[Part]) -> Vec<Committed> {
-    let mut last: BTreeMap<&PartitionKey, &Part> = BTreeMap::new();
-    for part in parts {
-        last.insert(&part.staged.partition, part);
-    }
-    last.into_values()
-        .map(|part| Committed {
-            partition: part.staged.partition.partition.to_string(),
-            sequence_number: part.staged.range.to - 1,
-            offset: part.last_offset.clone(),
-        })
-        .collect()
 }
 
 /// The largest resident set of this process so far, in bytes; 0 where the system doesn't tell.

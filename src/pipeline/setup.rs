@@ -9,11 +9,12 @@ use super::checkpoints::Checkpoints;
 use crate::catalog::{dead_letters_of, table_location};
 use crate::checkpoint::{PartitionKey, Range, SourceId};
 use crate::config::source_id;
-use crate::config::spec::{EventHubsAccess, Format, PipelineSpec, ProjectSpec, RegistrySpec, Secret};
+use crate::config::spec::{EventHubsAccess, Format, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start};
 use crate::decode::{AzureRegistry, Decoder, SchemaRegistry, TokenError, TokenSource, arrow_schema_of};
 use crate::sink::delta::dead_letters::Writer;
 use crate::sink::delta::fault_points::FaultPoints;
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
+use crate::source::capture::{CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{LastSeen, ReadPartition};
 use crate::storage::Location;
@@ -141,6 +142,26 @@ pub fn table_spec(
     })
 }
 
+/// The captures of `pipeline`; none where it declares none.
+///
+/// # Errors
+/// When their place can't be used.
+pub fn captures(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Option<Arc<CaptureSource>>, PipelineError> {
+    let Some(spec) = &pipeline.capture else { return Ok(None) };
+    let location = Location::resolve(&spec.url, project.storage_azure.as_ref())?;
+    Ok(Some(Arc::new(CaptureSource::open(spec, &location)?)))
+}
+
+/// The first number that Capture has of a partition's present generation, for a declared `start = "capture"`.
+fn captured_start(pipeline: &PipelineSpec, captured: &Listing, partition: &str) -> Option<i64> {
+    if pipeline.source.start != Start::Capture {
+        return None;
+    }
+    let since = pipeline.source.generation.as_ref().map_or(i64::MIN, |generation| generation.since.timestamp_millis());
+    let blobs = captured.partitions.get(partition)?;
+    blobs.iter().filter(|blob| blob.first_enqueued_at >= since).map(|blob| blob.first).min()
+}
+
 /// Looks at each partition of the hub, commits where those start that the ledger doesn't
 /// know, and says where each is to be read from.
 ///
@@ -155,6 +176,7 @@ pub async fn starts(
     writer: &mut TableWriter,
     pipeline: &PipelineSpec,
     partitions: &[String],
+    captured: &Listing,
     catch_up: bool,
 ) -> Result<Vec<PartitionStart>, PipelineError> {
     let created = source.hub().await?.created_at_ms;
@@ -166,7 +188,10 @@ pub async fn starts(
         if writer.ledger().partition(&key).and_then(|held| held.start()).is_none() {
             let start = match checkpoints.position(partition).await? {
                 Some(position) => position,
-                None => source.resolve_start(partition, pipeline.source.start).await?,
+                None => match captured_start(pipeline, captured, partition) {
+                    Some(start) => start,
+                    None => source.resolve_start(partition, pipeline.source.start).await?,
+                },
             };
             first_starts.push((key.clone(), start));
         }

@@ -51,6 +51,11 @@ pub struct PipelineSnapshot {
     pub error: Option<String>,
     pub last_commit: Option<LastCommit>,
     pub partitions: BTreeMap<String, PartitionStatus>,
+    /// Capture blobs that this run reads, and those that it has read.
+    pub blobs: u64,
+    pub blobs_read: u64,
+    /// Events taken in by any path.
+    pub received: u64,
 }
 
 /// How far work has come, in whatever it counts.
@@ -91,6 +96,9 @@ impl PipelineStatus {
             error: None,
             last_commit: None,
             partitions: BTreeMap::new(),
+            blobs: 0,
+            blobs_read: 0,
+            received: 0,
         })))
     }
 

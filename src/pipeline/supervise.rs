@@ -8,6 +8,7 @@ use super::status::{PipelineStatus, State};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
 use crate::shutdown::Shutdown;
 use crate::sink::delta::fault_points::FaultPoints;
+use crate::source::capture::EnqueuedBetween;
 
 /// How a project runs.
 #[derive(Debug, Clone, Default)]
@@ -99,6 +100,26 @@ pub async fn run_selected(
     }
     summary.pipelines.sort_by(|a, b| a.name.cmp(&b.name));
     failure.map_or(Ok(summary), Err)
+}
+
+/// Takes in what the captures of one pipeline have of the events enqueued in `between`, to its end.
+///
+/// # Errors
+/// What the pipeline can't go on with.
+pub async fn run_backfill(
+    project: &ProjectSpec,
+    selected: (&PipelineSpec, PipelineStatus),
+    between: EnqueuedBetween,
+    fault_points: FaultPoints,
+    shutdown: Shutdown,
+) -> Result<RunSummary, PipelineError> {
+    let (spec, status) = selected;
+    let options = PipelineOptions { until_caught_up: true, fault_points };
+    let ended = async { Pipeline::backfill(project, spec, between, options, status, shutdown).await?.run().await };
+    match ended.await {
+        Ok(summary) => Ok(RunSummary { pipelines: vec![summary] }),
+        Err(source) => Err(PipelineError::Stopped { pipeline: spec.name.clone(), source: Box::new(source) }),
+    }
 }
 
 async fn run_one(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::capture::CaptureError;
 use crate::error::{Classify, Kind, Retry};
 use crate::storage::credential::CredentialError;
 
@@ -64,9 +65,17 @@ pub enum SourceError {
     /// The link ended, or an event came without what every event has.
     #[error("partition `{partition}` of hub `{hub}`: {what}")]
     Protocol { hub: String, partition: String, what: &'static str },
+    #[error(transparent)]
+    Capture(Box<CaptureError>),
     /// Larger than any message may be.
     #[error("an event of {bytes} bytes is too large for hub `{hub}`")]
     EventTooLarge { hub: String, bytes: usize },
+}
+
+impl From<CaptureError> for SourceError {
+    fn from(error: CaptureError) -> Self {
+        Self::Capture(Box::new(error))
+    }
 }
 
 impl Classify for SourceError {
@@ -74,6 +83,7 @@ impl Classify for SourceError {
         match self {
             Self::Access { .. } => Kind::Config,
             Self::Credential(error) => error.kind(),
+            Self::Capture(error) => error.kind(),
             Self::NotFound { .. } => Kind::Config,
             Self::Generation { .. } => Kind::Data,
             Self::EventTooLarge { .. } => Kind::User,
@@ -94,6 +104,7 @@ impl Classify for SourceError {
             | Self::OutOfRange { .. }
             | Self::Failed { .. }
             | Self::Protocol { .. } => Retry::Backoff,
+            Self::Capture(error) => error.retry(),
             Self::Access { .. }
             | Self::Credential(_)
             | Self::Unauthorized { .. }

@@ -16,6 +16,7 @@
 //! counts again from elsewhere, a partition that another reader took over, a sign-in that
 //! was never allowed.
 
+pub mod capture;
 mod error;
 pub mod event_hubs;
 
@@ -37,6 +38,8 @@ pub enum SourceEvent {
     Hole { partition: PartitionKey, missing: Range, cause: HoleCause },
     /// The link broke; the reader tries again by itself after `retry_in`.
     Failed { partition: PartitionKey, error: SourceError, retry_in: Duration },
+    /// A capture blob was read to its end, or given up before it.
+    BlobRead { partition: PartitionKey, is_whole: bool },
     /// The declared end was reached, and the reader has ended. `position` is the next number.
     CaughtUp { partition: PartitionKey, position: i64 },
     /// What the hub holds, from time to time, for the lag. Skipped when the channel is full.
@@ -58,6 +61,8 @@ pub enum HoleCause {
     Compaction,
     /// The hub should still have them, and didn't deliver them.
     Unexplained,
+    /// No capture blob has them.
+    NotCaptured,
 }
 
 impl HoleCause {
@@ -66,6 +71,7 @@ impl HoleCause {
             Self::Retention => "retention",
             Self::Compaction => "compaction",
             Self::Unexplained => "unexplained",
+            Self::NotCaptured => "not_captured",
         }
     }
 }

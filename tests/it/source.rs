@@ -146,7 +146,7 @@ impl Reading {
                     SourceEvent::Hole { missing, cause, .. } => told.holes.push((missing, cause)),
                     SourceEvent::Failed { error, .. } => told.failed.push(error.to_string()),
                     SourceEvent::CaughtUp { position, .. } => told.caught_up = Some(position),
-                    SourceEvent::Progress { .. } => {}
+                    SourceEvent::Progress { .. } | SourceEvent::BlobRead { .. } => {}
                 }
             }
         };

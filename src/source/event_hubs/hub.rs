@@ -106,7 +106,8 @@ impl EventHubsSource {
     /// before the first event of that generation.
     pub async fn resolve_start(&self, partition: &str, start: Start) -> Result<i64, SourceError> {
         let position = match start {
-            Start::Earliest => first_of(&self.partition(partition).await?),
+            // What lies before comes from the blobs.
+            Start::Earliest | Start::Capture => first_of(&self.partition(partition).await?),
             Start::Latest => self.partition(partition).await?.last_enqueued + 1,
             Start::SequenceNumber(number) => number,
             Start::EnqueuedAt(time) => self.first_at_or_after(partition, time).await?,

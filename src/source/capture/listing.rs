@@ -1,0 +1,170 @@
+//! Which blobs there are, and which numbers each begins with.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+
+use super::CaptureError;
+use super::container::{Header, Step};
+use super::record::RecordShape;
+use crate::config::spec::CaptureSpec;
+use crate::storage::{Location, StorageError};
+
+/// What is fetched of a blob to learn its first number: the header and a record or two.
+const HEAD_BYTES: u64 = 8 * 1024;
+
+/// Blobs looked into at once. Each look is a request of some milliseconds and a few kilobytes.
+const LOOKS: usize = 16;
+
+/// A blob that holds events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureBlob {
+    pub path: Path,
+    pub bytes: u64,
+    /// When its window ended, by its name.
+    pub window: DateTime<Utc>,
+    pub first: i64,
+    /// When its first event was enqueued, epoch ms.
+    pub first_enqueued_at: i64,
+}
+
+/// What was found at one moment.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// By partition, ascending by first number; a blob that was written twice is there twice.
+    pub partitions: BTreeMap<String, Vec<CaptureBlob>>,
+    /// Blobs without events: heartbeats.
+    pub empty: u64,
+    /// Blobs that couldn't be looked into, and why.
+    pub torn: Vec<CaptureError>,
+}
+
+/// The captures of one hub.
+#[derive(Debug)]
+pub struct CaptureSource {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Where they lie, for words and for the column of origin.
+    pub(super) url: String,
+    spec: CaptureSpec,
+}
+
+impl CaptureSource {
+    /// # Errors
+    /// When the place can't be used.
+    pub fn open(spec: &CaptureSpec, location: &Location) -> Result<Self, StorageError> {
+        let url = location.url().to_string();
+        Ok(Self { store: location.object_store()?, url, spec: spec.clone() })
+    }
+
+    /// All blobs of the hub whose window ended at `from` or later, with their first numbers.
+    ///
+    /// An event is never in a blob whose window ended before it was enqueued.
+    ///
+    /// # Errors
+    /// When the place can't be listed, or a blob can't be fetched. One that is torn is listed as such.
+    pub async fn list(&self, from: Option<DateTime<Utc>>) -> Result<Listing, CaptureError> {
+        let failed = |source| CaptureError::List { url: self.url.clone(), source };
+        let prefix = Path::from(self.spec.template.prefix(None, &self.spec.hub));
+        let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
+        let found: Vec<_> = self.store.list(prefix.as_ref()).try_collect().await.map_err(failed)?;
+        let named = found.into_iter().filter_map(|blob| {
+            let name = self.spec.template.read(blob.location.as_ref())?;
+            let is_ours = name.hub.eq_ignore_ascii_case(&self.spec.hub)
+                && name.namespace.eq_ignore_ascii_case(&self.spec.namespace);
+            (is_ours && from.is_none_or(|from| name.window >= from)).then_some((blob, name))
+        });
+        let mut looks = stream::iter(named)
+            .map(|(blob, name)| async move {
+                let first = self.first_of(&blob.location, blob.size).await;
+                (blob, name, first)
+            })
+            .buffer_unordered(LOOKS);
+        let mut listing = Listing::default();
+        while let Some((blob, name, first)) = looks.next().await {
+            match first {
+                Ok(Some((first, first_enqueued_at))) => {
+                    let found = listing.partitions.entry(name.partition).or_default();
+                    let (path, bytes) = (blob.location, blob.size);
+                    found.push(CaptureBlob { path, bytes, window: name.window, first, first_enqueued_at });
+                }
+                Ok(None) => listing.empty += 1,
+                Err(error) if error.is_of_the_blob() => listing.torn.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        for blobs in listing.partitions.values_mut() {
+            blobs.sort_by(|a, b| (a.first, a.window, &a.path).cmp(&(b.first, b.window, &b.path)));
+        }
+        Ok(listing)
+    }
+
+    /// The number and enqueued time (epoch ms) of a blob's first event; none where it is empty.
+    async fn first_of(&self, path: &Path, size: u64) -> Result<Option<(i64, i64)>, CaptureError> {
+        let container = |source| CaptureError::Container { path: path.to_string(), source };
+        let mut wanted = HEAD_BYTES;
+        loop {
+            let head = self.fetch(path, 0, wanted, size).await?;
+            let is_whole = head.len() as u64 >= size;
+            let header = match Header::read(&head).map_err(container)? {
+                Step::Whole(header) => header,
+                Step::Needs(more) => {
+                    wanted = next_window(more as u64, wanted, is_whole, size).map_err(container)?;
+                    continue;
+                }
+            };
+            let shape = RecordShape::parse(&header.schema)
+                .map_err(|source| CaptureError::Record { path: path.to_string(), source })?;
+            let rest = head.slice(header.bytes..);
+            if rest.is_empty() && is_whole {
+                return Ok(None);
+            }
+            // The first record is enough, where it is there and its block isn't compressed.
+            if let Some(first) = header.records_so_far(&rest).and_then(|data| shape.first(&data)) {
+                return Ok(Some((first.sequence_number, first.enqueued_at)));
+            }
+            let block = match header.block(&rest, header.bytes as u64).map_err(container)? {
+                Step::Whole(block) => block,
+                Step::Needs(more) => {
+                    let more = (header.bytes + more) as u64;
+                    wanted = next_window(more, wanted, is_whole, size).map_err(container)?;
+                    continue;
+                }
+            };
+            let events =
+                shape.events(&block).map_err(|source| CaptureError::Record { path: path.to_string(), source })?;
+            return Ok(events.first().map(|event| (event.sequence_number, event.enqueued_at)));
+        }
+    }
+
+    pub(super) async fn fetch(&self, path: &Path, from: u64, bytes: u64, size: u64) -> Result<Bytes, CaptureError> {
+        let to = from.saturating_add(bytes).min(size);
+        if from >= to {
+            return Ok(Bytes::new());
+        }
+        let fetched = self.store.get_range(path, from..to).await;
+        fetched.map_err(|source| CaptureError::Read { path: path.to_string(), source })
+    }
+}
+
+/// How much to fetch when `more` bytes are needed: twice as much as before at least, so that a few
+/// requests do.
+///
+/// # Errors
+/// When all there is was fetched already.
+pub(super) fn next_window(
+    more: u64,
+    had: u64,
+    is_whole: bool,
+    size: u64,
+) -> Result<u64, super::container::ContainerError> {
+    if is_whole || more > size {
+        let needed = usize::try_from(more).unwrap_or(usize::MAX);
+        return Err(super::container::ContainerError::CutOff { at: 0, needed, left: size });
+    }
+    Ok(more.max(had.saturating_mul(2)))
+}

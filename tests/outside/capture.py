@@ -1,0 +1,327 @@
+"""The second path: what Event Hubs Capture kept lands on the same ledger as what was read live.
+
+    capture.py [--kills N]
+
+A real file of the service, files that fastavro wrote with either form of the unions and either codec, and
+what the emulator captured beside the live path: history before the hub's first event, holes that retention
+left, a blob that is gone, a hub that was made anew, and both paths at once, killed at random.
+"""
+
+import argparse
+import datetime
+import io
+import json
+import pathlib
+import random
+import shutil
+import time
+
+import fastavro
+
+from events import SCHEMA, encoded, encoder, producer, send, values
+from machine import Emulator, Process, audit, check, folder, main, run as sluice, same, say, sluice as binary, until_caught_up, write_project
+from readers import read
+
+HUB = "leads"
+here = pathlib.Path(__file__).resolve().parent
+REAL = here.parent / "data" / "capture" / "p9--2022-12-09--16-50-12.avro"
+REAL_TEMPLATE = "{Namespace}/{EventHub}/p{PartitionId}--{Year}-{Month}-{Day}--{Hour}-{Minute}-{Second}"
+
+EVENT_DATA = {
+    "type": "record", "name": "EventData", "namespace": "Microsoft.ServiceBus.Messaging", "fields": [
+        {"name": "SequenceNumber", "type": "long"},
+        {"name": "Offset", "type": "string"},
+        {"name": "EnqueuedTimeUtc", "type": "string"},
+        {"name": "SystemProperties", "type": {"type": "map", "values": ["long", "double", "string", "bytes"]}},
+        {"name": "Properties", "type": {"type": "map", "values": ["long", "double", "string", "bytes"]}},
+        {"name": "Body", "type": ["null", "bytes"]},
+    ],
+}
+# As the service writes it by now.
+EVENT_DATA_2022 = json.loads(json.dumps(EVENT_DATA))
+EVENT_DATA_2022["fields"][4]["type"]["values"].append("null")
+
+
+def project(place, emulator, captures, source="", live='start = "earliest"', template=None, decode=None):
+    table = f'[source.capture]\nurl = "{captures}"\nsweep_every = "1s"\n'
+    if template:
+        table += f'template = "{template}"\n'
+    written = write_project(place, emulator, {HUB: live}, source=source)
+    file = written / "pipelines" / "outside" / f"{HUB}.toml"
+    file.write_text(file.read_text() + f"\n{table}\n" + (decode or ""))
+    return written
+
+
+def backfill(project, *arguments, expect=0):
+    out = sluice(["--project", project, "backfill", HUB, "--format", "json", *arguments], expect=expect)
+    return json.loads(out[0] if expect else out)["pipelines"][0]
+
+
+def table_of(project):
+    return str(project / "lake" / "bronze" / HUB)
+
+
+def the_real_file(place, emulator):
+    captures = place / "real"
+    (captures / "emulator" / HUB).mkdir(parents=True)
+    shutil.copy(REAL, captures / "emulator" / HUB / REAL.name)
+    made = project(place / "project", emulator, captures, template=REAL_TEMPLATE, decode='[decode]\nformat = "raw"\n')
+    same(backfill(made)["committed"], 1, "events of the real file")
+    [row] = read("deltalake", table_of(made), ["body", "_partition", "_sequence_number", "_offset", "_enqueued_at", "_properties", "_origin"])
+    with REAL.open("rb") as file:
+        [event] = fastavro.reader(file)
+    enqueued = datetime.datetime.fromtimestamp(event["SystemProperties"]["x-opt-enqueued-time"] / 1000, datetime.timezone.utc)
+    same(
+        (row["body"], row["_partition"], row["_sequence_number"], row["_offset"], row["_enqueued_at"], row["_properties"] or {}),
+        (event["Body"], "9", event["SequenceNumber"], event["Offset"], enqueued, event["Properties"]), "the row of the real file",
+    )
+    check(row["_origin"].endswith(f"emulator/{HUB}/{REAL.name}"), f"the origin is {row['_origin']}")
+    say("  the real file: its row, every value as fastavro reads it")
+
+
+def datum(event):
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, fastavro.parse_schema(json.loads(json.dumps(SCHEMA))), event)
+    return out.getvalue()
+
+
+def record(number, event):
+    """The enqueued time stands in the text alone in old files, and to the millisecond beside it in new ones."""
+    at = datetime.datetime(2026, 11, 25, 1, 2, 3, tzinfo=datetime.timezone.utc) + datetime.timedelta(milliseconds=1001 * number)
+    hour = at.strftime("%I").lstrip("0")
+    system = {} if number % 5 == 0 else {"x-opt-enqueued-time": int(at.timestamp() * 1000)}
+    return at if system else at.replace(microsecond=0), {
+        "SequenceNumber": number, "Offset": str(number * 100),
+        "EnqueuedTimeUtc": f"{at.month}/{at.day}/{at.year} {hour}:{at.strftime('%M:%S %p')}",
+        "SystemProperties": system,
+        "Properties": {"tries": number, "share": number / 4, "who": "Zoë", "raw": b"\xfb\xff"},
+        "Body": datum(event),
+    }
+
+
+def files_of_either_form(place, emulator):
+    captures = place / "captures"
+    sent = values(400, seed=21)
+    expected, number = {}, 0
+    for index, (schema, codec, count) in enumerate([
+        (EVENT_DATA, "null", 100), (EVENT_DATA, "deflate", 0), (EVENT_DATA_2022, "deflate", 150), (EVENT_DATA_2022, "null", 0), (EVENT_DATA, "deflate", 150),
+    ]):
+        records = []
+        for event in sent[number:number + count]:
+            at, written = record(number, event)
+            if schema is EVENT_DATA_2022:
+                written["Properties"]["nothing"] = None
+            expected[number] = (event["lead_id"], at, schema is EVENT_DATA_2022)
+            records.append(written)
+            number += 1
+        path = captures / "emulator" / HUB / "3" / "2026" / "11" / "25" / "01" / f"{index:02}" / "00.avro"
+        path.parent.mkdir(parents=True)
+        with path.open("wb") as file:
+            fastavro.writer(file, fastavro.parse_schema(json.loads(json.dumps(schema))), records, codec=codec, sync_interval=2000)
+    schema = place / "project" / "schemas" / "lead.avsc"
+    schema.parent.mkdir(parents=True)
+    schema.write_text(json.dumps(SCHEMA))
+    made = project(place / "project", emulator, captures, decode='[decode]\nschema = "schemas/lead.avsc"\nframing = "bare"\n')
+    done = backfill(made)
+    same((done["committed"], done["rejected"], done["missing"], done["blobs"]), (400, 0, 0, 3), "what was taken in of five blobs, two of them empty")
+    rows = read("deltalake", table_of(made), ["lead_id", "_sequence_number", "_enqueued_at", "_properties"], ["_properties"])
+    found = {row["_sequence_number"]: (row["lead_id"], row["_enqueued_at"], "nothing" in row["_properties"]) for row in rows}
+    same(found, expected, "the rows")
+    check(all(row["_properties"]["who"] == "Zoë" and row["_properties"]["raw"] == "+/8=" for row in rows), "the properties")
+    same(len(rows), 400, "the rows, each once")
+    again = backfill(made)
+    same((again["received"], again["blobs"]), (0, 1), "a second backfill opens the last blob alone: how far it goes isn't known before")
+    # A blob that is cut off costs its own rest, is named, and is taken in once it is whole.
+    torn = captures / "emulator" / HUB / "4" / "2026" / "11" / "25" / "02" / "00" / "00.avro"
+    torn.parent.mkdir(parents=True)
+    whole = (captures / "emulator" / HUB / "3" / "2026" / "11" / "25" / "01" / "00" / "00.avro").read_bytes()
+    torn.write_bytes(whole[: len(whole) * 2 // 3])
+    done = backfill(made, expect=1)
+    check(0 < done["committed"] < 100 and done["torn_blobs"] == 1, f"of a torn blob: {done}")
+    torn.write_bytes(whole)
+    same(backfill(made)["committed"] + done["committed"], 100, "the blob once it is whole")
+    proof = json.loads(sluice(["--project", made, "audit", f"bronze.{HUB}", "--offline", "--format", "json"]))
+    same((proof["complete"], proof["rows"], proof["duplicates"]), (True, 500, 0), "the audit")
+    say("  files of both forms, both codecs, empty and torn: every row, each once")
+
+
+def fill(emulator, sent, partitions=2):
+    with encoder(emulator) as avro, producer(emulator, HUB) as client:
+        for partition in range(partitions):
+            send(client, {"partition_id": str(partition)}, [encoded(avro, event) for event in sent[partition::partitions]])
+
+
+def captured(captures, count, seconds=60):
+    """Until fastavro counts so many events in the blobs; gives (partition, number) of each."""
+    deadline = time.monotonic() + seconds
+    while True:
+        keys = set()
+        for path in sorted(captures.rglob("*.avro")):
+            with path.open("rb") as file:
+                keys |= {(path.relative_to(captures).parts[2], event["SequenceNumber"]) for event in fastavro.reader(file)}
+        if len(keys) >= count:
+            return keys
+        check(time.monotonic() < deadline, f"{len(keys)} of {count} events were captured within {seconds} s")
+        time.sleep(0.2)
+
+
+def capturing(place, *flags):
+    captures = place / "captures"
+    flags = flags or ("--capture-every", "1s")
+    return captures, Emulator({HUB: 2}, "--capture", str(captures), *flags)
+
+
+def history_then_live(place):
+    captures, emulator = capturing(place, "--capture-every", "1s", "--capture-deflate", "--capture-empty")
+    with emulator:
+        sent = values(6_000, seed=31)
+        fill(emulator, sent[:4_000])
+        captured(captures, 4_000)
+        for partition in range(2):
+            emulator.ask("POST", f"/hubs/{HUB}/partitions/{partition}/expire", {"before": 1_500})
+        made = project(place / "project", emulator, captures, live='start = "capture"')
+        fill(emulator, sent[4_000:])
+        done = until_caught_up(made)[HUB]
+        same((done["committed"], done["missing"]), (6_000, 0), "history from the captures, the rest from the hub")
+        rows = read("deltalake", table_of(made), ["lead_id", "_partition", "_sequence_number", "_origin"])
+        same(sorted(row["lead_id"] for row in rows), sorted(event["lead_id"] for event in sent), "the rows")
+        for row in rows:
+            check((row["_sequence_number"] < 1_500) == (row["_origin"] != "live"), f"{row} came by the wrong path")
+        proof = audit(made, f"bronze.{HUB}")
+        same((proof["complete"], proof["rows"], proof["missing"]), (True, 6_000, 0), "the audit")
+    say("  history from captures, then live from the exact number: no hole, no double")
+
+
+def a_hole_heals(place, with_blob):
+    captures, emulator = capturing(place, "--capture-every", "1s", "--capture-bytes", "50KB")
+    with emulator:
+        sent = values(5_000, seed=41)
+        fill(emulator, sent[:1_000])
+        captured(captures, 1_000)
+        made = project(place / "project", emulator, captures)
+        same(until_caught_up(made)[HUB]["committed"], 1_000, "what was read before the outage")
+        # The reader is away, and retention passes it.
+        fill(emulator, sent[1_000:3_000])
+        keys = captured(captures, 3_000)
+        check(len(keys) == 3_000, "the captures hold more than was sent")
+        fill(emulator, sent[3_000:])
+        captured(captures, 5_000)
+        for partition in range(2):
+            emulator.ask("POST", f"/hubs/{HUB}/partitions/{partition}/expire", {"before": 1_400})
+        if with_blob:
+            done = until_caught_up(made)[HUB]
+            same((done["committed"], done["missing"]), (4_000, 0), "the hole and what follows it")
+            proof = audit(made, f"bronze.{HUB}")
+            same((proof["complete"], proof["rows"], proof["missing"]), (True, 5_000, 0), "the audit")
+            say("  a hole that retention left heals from captures by itself")
+            return
+        gone = lost_blob(captures)
+        done = until_caught_up(made)[HUB]
+        same(done["missing"], gone[1] - gone[0], "numbers that a run misses")
+        proof = audit(made, f"bronze.{HUB}", expect=1)
+        holes = {partition["partition"]: partition["ranges"] for partition in proof["partitions"]}
+        same(proof["complete"], False, "whether the audit says complete")
+        same(holes["1"], [[0, gone[0]], [gone[1], 2_500]], "the ranges that the audit knows of partition 1")
+        same(holes["0"], [[0, 2_500]], "the ranges of partition 0")
+        check(any(f"{gone[0]} to {gone[1] - 1}" in problem for problem in proof["problems"]), f"the audit doesn't name {gone}: {proof['problems']}")
+        # It comes back: the next run finds it.
+        gone[2].rename(gone[2].with_suffix(".avro"))
+        same(until_caught_up(made)[HUB]["committed"], gone[1] - gone[0], "the blob that came back")
+        same(audit(made, f"bronze.{HUB}")["complete"], True, "the audit, once the blob is back")
+        say(f"  with the blob of [{gone[0]}, {gone[1]}) removed, audit names exactly that; with it back, it heals")
+
+
+def lost_blob(captures):
+    """Takes the first blob of partition 1 that lies wholly in the hole out of the way: (from, to, path)."""
+    for path in sorted((captures / "emulator" / HUB / "1").rglob("*.avro")):
+        with path.open("rb") as file:
+            numbers = [event["SequenceNumber"] for event in fastavro.reader(file)]
+        if numbers and numbers[0] >= 500 and numbers[-1] < 1_400:
+            away = path.with_suffix(".away")
+            path.rename(away)
+            return numbers[0], numbers[-1] + 1, away
+    check(False, "no blob lies wholly in the hole")
+
+
+def old_blobs_of_a_hub_made_anew(place):
+    captures, emulator = capturing(place)
+    with emulator:
+        old, new = values(600, seed=51), values(800, seed=52)
+        for event in new:
+            event["lead_id"] = "new-" + event["lead_id"]
+        fill(emulator, old)
+        captured(captures, 600)
+        time.sleep(0.01)
+        since = datetime.datetime.now(datetime.timezone.utc)
+        emulator.ask("POST", f"/hubs/{HUB}/remake")
+        fill(emulator, new)
+        deadline = time.monotonic() + 60
+        while sum(1 for path in captures.rglob("*.avro") for _ in fastavro.reader(path.open("rb"))) < 1_400:
+            check(time.monotonic() < deadline, "the hub made anew isn't captured")
+            time.sleep(0.2)
+        stamp = since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        made = project(place / "project", emulator, captures, source=f'[source]\ngeneration = {{ name = "2", since = {stamp} }}')
+        same(backfill(made)["committed"], 1_400, "events of both generations")
+        rows = read("deltalake", table_of(made), ["lead_id", "_source"])
+        expected = {(f"emulator/{HUB}", event["lead_id"]) for event in old} | {(f"emulator/{HUB}@2", event["lead_id"]) for event in new}
+        same({(row["_source"], row["lead_id"]) for row in rows}, expected, "rows by generation")
+        same(len(rows), 1_400, "rows in all")
+    say("  old blobs of a hub that was made anew belong to the generation before")
+
+
+def both_paths_at_once(place, kills):
+    """Live and overlapping backfills on one table, killed at random; in the end each number is there once."""
+    chance = random.Random(kills)
+    captures, emulator = capturing(place, "--capture-every", "1s", "--capture-bytes", "100KB")
+    with emulator:
+        sent = values(12_000, seed=61)
+        # The live path is held back, so that each path wins some of the races.
+        made = project(place / "project", emulator, captures, live='start = "earliest"\nmax_events_per_second = 1000')
+        live = Process([binary(), "--project", made, "run"])
+        fill(emulator, sent[:3_000])
+        for kill in range(kills):
+            begun = time.monotonic()
+            share = sent[3_000 + kill * 9_000 // kills : 3_000 + (kill + 1) * 9_000 // kills]
+            history = Process([binary(), "--project", made, "backfill", HUB])
+            fill(emulator, share)
+            time.sleep(chance.uniform(0.05, 1.0))
+            victim = live if kill % 2 else history
+            victim.end()
+            if kill % 2:
+                live = Process([binary(), "--project", made, "run"])
+            else:
+                history = Process([binary(), "--project", made, "backfill", HUB])
+            history.child.wait(60)
+            say(f"  kill {kill + 1} of {kills}: {'live' if kill % 2 else 'backfill'}, {time.monotonic() - begun:.1f} s")
+        keys = captured(captures, 12_000)
+        same(live.stop(), 0, "the exit code of the live path")
+        until_caught_up(made)
+        backfill(made)
+        rows = read("deltalake", table_of(made), ["lead_id", "_partition", "_sequence_number", "_origin"])
+        same(len(rows), len(sent), "rows")
+        same({(row["_partition"], row["_sequence_number"]) for row in rows}, keys, "the keys, as fastavro counts them")
+        same(sorted(row["lead_id"] for row in rows), sorted(event["lead_id"] for event in sent), "the rows")
+        paths = {"live" if row["_origin"] == "live" else "capture" for row in rows}
+        proof = audit(made, f"bronze.{HUB}")
+        same((proof["complete"], proof["rows"], proof["missing"], proof["duplicates"]), (True, len(sent), 0, 0), "the audit")
+        same(paths, {"live", "capture"}, "the paths that rows came by")
+        by_live = sum(1 for row in rows if row["_origin"] == "live")
+        say(f"  both paths at once, {kills} kills: {len(rows)} rows, each once; {by_live} came live, {len(rows) - by_live} by captures")
+
+
+def run():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--kills", type=int, default=5)
+    options = arguments.parse_args()
+    with folder() as place, Emulator({HUB: 1}) as emulator:
+        the_real_file(place / "a", emulator)
+        files_of_either_form(place / "b", emulator)
+        history_then_live(place / "c")
+        a_hole_heals(place / "d", with_blob=True)
+        a_hole_heals(place / "e", with_blob=False)
+        old_blobs_of_a_hub_made_anew(place / "f")
+        both_paths_at_once(place / "g", options.kills)
+
+
+if __name__ == "__main__":
+    main(run)
