@@ -1,9 +1,9 @@
 //! Event Hubs to the Delta lakehouse, each event exactly once.
 //!
 //! ```text
-//!  Event Hubs (AMQP) ─▶ source ─▶ decode ─▶ pipeline ─▶ sink ─┬─▶ dead-letter table
-//!                                                             └─▶ bronze Delta table
-//!                                                                 (rows + ledger in ONE commit)
+//!  Event Hubs (AMQP) ─┬▶ source ─▶ decode ─▶ pipeline ─▶ sink ─┬─▶ dead-letter table
+//!  Capture blobs ─────┘                                        └─▶ bronze Delta table
+//!                                                                  (rows + ledger in ONE commit)
 //! ```
 //!
 //! | floor | module | is |

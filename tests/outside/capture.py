@@ -291,7 +291,7 @@ def both_paths_at_once(place, kills):
                 live = Process([binary(), "--project", made, "run"])
             else:
                 history = Process([binary(), "--project", made, "backfill", HUB])
-            history.child.wait(60)
+            history.ended(60)
             say(f"  kill {kill + 1} of {kills}: {'live' if kill % 2 else 'backfill'}, {time.monotonic() - begun:.1f} s")
         keys = captured(captures, 12_000)
         same(live.stop(), 0, "the exit code of the live path")

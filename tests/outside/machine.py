@@ -130,6 +130,14 @@ class Process:
             self.child.wait()
             raise Failed(f"{self.arguments[:3]} didn't end within {STOP_SECONDS} s\n{self.said()}") from None
 
+    def ended(self, seconds):
+        """Its exit code, once it ends by itself; one that doesn't is killed."""
+        try:
+            return self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise Failed(f"{self.arguments[:4]} didn't end by itself within {seconds} s\n{self.said()}") from None
+
     def end(self):
         if self.child.poll() is None:
             self.child.kill()

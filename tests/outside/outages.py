@@ -43,7 +43,7 @@ def small_files():
 def a_disk_that_takes_no_more(place, emulator, sent):
     project = project_of(place / "disk", emulator)
     process = Process([sluice(), "--project", project, "run", "--until-caught-up", "--format", "json"], before=small_files)
-    same(process.child.wait(120), 3, f"the exit code while no file can be written\n{process.said()}")
+    same(process.ended(120), 3, f"the exit code while no file can be written\n{process.said()}")
     check(re.search(rf"table `?bronze\.{HUB}`?", process.said()), f"the error doesn't name the table:\n{process.said()}")
     same(until_caught_up(project)[HUB]["committed"], len(sent), "committed once there is room")
     complete(project, sent)
