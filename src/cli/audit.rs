@@ -36,7 +36,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let counted = Counted::default();
     let auditing = async {
         match pipeline {
-            Some(pipeline) if !args.offline => audit(&project, pipeline, &counted).await,
+            Some(pipeline) if pipeline.is_live && !args.offline => audit(&project, pipeline, &counted).await,
             Some(pipeline) => audit_offline(&project, &args.table, pipeline.source.dense, &counted).await,
             None => {
                 let mut audited = audit_offline(&project, &args.table, true, &counted).await?;

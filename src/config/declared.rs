@@ -237,11 +237,10 @@ pub(super) struct PipelineTable {
     pub owner: Option<NameText>,
 }
 
-/// Where events come from.
+/// Where events come from: a hub, read live; the blobs that Capture wrote of it; or both.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SourceTable {
-    #[schemars(required)]
     pub event_hubs: Option<EventHubsSourceTable>,
     pub generation: Option<GenerationTable>,
     pub capture: Option<CaptureTable>,
@@ -300,8 +299,9 @@ pub(super) enum StartWord {
     Capture,
 }
 
-/// Blobs that Event Hubs Capture wrote of the hub: history for `sluice backfill`, and what heals the holes that
-/// the hub's retention left.
+/// Blobs that Event Hubs Capture wrote of a hub. Beside `[source.event_hubs]`: history for `sluice backfill`, and
+/// what heals the holes that the hub's retention left. Alone: `sluice run` takes in what comes there, and asks
+/// no hub.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CaptureTable {
@@ -315,10 +315,10 @@ pub(super) struct CaptureTable {
     /// What stands for `{Namespace}` in the names.
     #[schemars(extend("x-default-words" = "the first half of the source id"))]
     pub namespace: Option<String>,
-    /// What stands for `{EventHub}` in the names.
+    /// What stands for `{EventHub}` in the names: the hub itself, where it isn't read live.
     #[schemars(extend("x-default-words" = "`hub` of `[source.event_hubs]`"))]
     pub hub: Option<String>,
-    /// How often a hole that Capture couldn't fill is looked for again.
+    /// How often the blobs are listed: for what came, where they are read alone; for holes that couldn't be filled.
     #[schemars(extend("default" = SWEEP_EVERY))]
     pub sweep_every: Option<DurationText>,
     /// A Storage Queue to which Event Grid sends what Capture wrote.

@@ -55,16 +55,28 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let mut reading = Reading { root, problems };
 
     let (name, owner) = pipeline(declared.pipeline, shared, &mut reading);
+    let has_source = declared.source.is_some();
     let (hubs, generation, captured) =
         declared.source.map(|source| (source.event_hubs, source.generation, source.capture)).unwrap_or_default();
     let generation = generation.map(|table| generation_of(table, &mut reading));
-    let source = hubs.and_then(|table| source(table, generation, dir, shared, &mut reading));
+    let is_live = hubs.is_some();
+    let source = match (hubs, &captured) {
+        (Some(table), _) => source(table, generation, dir, shared, &mut reading),
+        (None, Some(table)) => source_of_captures(table, generation, shared, &mut reading),
+        (None, None) => {
+            if has_source {
+                let hint = "declare `[source.event_hubs]`, `[source.capture]`, or both";
+                reading.wrong(&["source"], "`[source]` has nothing to read from", hint);
+            }
+            None
+        }
+    };
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
     let decode = decode(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
     let sink = declared.sink.and_then(|table| sink(table, &mut reading));
 
     let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
-    let reader = source.as_ref().map(|source| {
+    let reader = source.as_ref().filter(|_| is_live).map(|source| {
         let reader = format!("`{}` with consumer group `{}`", source.hub, source.consumer_group).to_lowercase();
         (reader, reading.place(&["source", "event_hubs", "consumer_group"]))
     });
@@ -77,7 +89,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
             None => None,
         };
         let config_hash = config_hash(&source, &decode, schema.as_deref(), &sink);
-        Some(PipelineSpec { file, name: name?, owner: owner?, source, capture, decode, sink, config_hash })
+        Some(PipelineSpec { file, name: name?, owner: owner?, source, is_live, capture, decode, sink, config_hash })
     })();
     Built { spec, name: named, table, reader }
 }
@@ -107,6 +119,38 @@ fn pipeline(
 
 fn listed_teams(teams: &[String]) -> String {
     listed(teams.iter().map(String::as_str), "and")
+}
+
+/// A hub that isn't read live: captures alone say what it had.
+fn source_of_captures(
+    table: &CaptureTable,
+    generation: Option<Option<GenerationSpec>>,
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> Option<EventHubsSourceSpec> {
+    const PATH: [&str; 2] = ["source", "capture"];
+    if matches!(shared.event_hubs, Declared::Absent) {
+        let hint = "declare `[event_hubs]` there: it gives the captured hub its name in the ledger";
+        reading.wrong(&PATH, "`sluice.toml` has no `[event_hubs]` that was captured", hint);
+    }
+    if table.hub.is_none() && reading.root.at(&[PATH[0], PATH[1], "hub"]).is_none() {
+        let hint = "write `hub = \"leads\"`, or declare `[source.event_hubs]` beside it";
+        reading.wrong(&PATH, "captures that are read alone need the name of their hub", hint);
+    }
+    let hub = reading.parse(&[PATH[0], PATH[1], "hub"], table.hub.as_deref(), "the name of a hub", entity_name);
+    Some(EventHubsSourceSpec {
+        hub: hub?,
+        consumer_group: CONSUMER_GROUP.to_owned(),
+        start: Start::Capture,
+        dense: true,
+        generation: match generation {
+            Some(generation) => Some(generation?),
+            None => None,
+        },
+        retention: None,
+        max_events_per_second: None,
+        checkpoint_store: None,
+    })
 }
 
 fn source(
@@ -279,8 +323,8 @@ fn decode(
         && (!has_schema || framing == Framing::ContentType)
     {
         let hint = "declare `[registry.azure]` in `sluice.toml`, or pin a schema, or say `format = \"raw\"`";
-        let path: &[&str] =
-            if reading.root.at(&["decode"]).is_some() { &["decode"] } else { &["source", "event_hubs"] };
+        let places: [&[&str]; 3] = [&["decode"], &["source", "event_hubs"], &["source", "capture"]];
+        let path = places.into_iter().find(|place| reading.root.at(place).is_some()).unwrap_or(&["source"]);
         reading.wrong(path, "no schema to decode with: there is no registry", hint);
     }
     let (schema, bytes) = match &table.schema {

@@ -134,6 +134,8 @@ pub struct PipelineSpec {
     pub name: String,
     pub owner: String,
     pub source: EventHubsSourceSpec,
+    /// Whether the hub is read; else its captures alone are, and it isn't asked anything.
+    pub is_live: bool,
     /// Where Event Hubs Capture keeps the same events.
     pub capture: Option<CaptureSpec>,
     pub decode: DecodeSpec,
@@ -179,7 +181,7 @@ pub struct CaptureSpec {
     /// What names have for the namespace and the hub; compared without case.
     pub namespace: String,
     pub hub: String,
-    /// Default 1 h: how often a hole that couldn't be filled is looked for again.
+    /// Default 1 h: how often the blobs are listed.
     pub sweep_every: Duration,
 }
 

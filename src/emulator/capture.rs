@@ -19,7 +19,7 @@ use fe2o3_amqp_types::primitives::SimpleValue;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{ObjectStore, PutMode, PutPayload};
 use serde_amqp::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -185,18 +185,27 @@ impl Capturing {
         if window.events.is_empty() && self.options.empty == EmptyWindows::Skipped {
             return true;
         }
+        let container = PutPayload::from(container(&window.events, self.options.codec));
         let second = now.with_nanosecond(0).unwrap_or(now);
-        let named = second.max(window.named + TimeDelta::seconds(1));
-        let name = self.options.template.name(&BlobName {
-            namespace: self.options.namespace.clone(),
-            hub: key.hub.clone(),
-            partition: key.partition.clone(),
-            window: named,
-        });
-        let container = container(&window.events, self.options.codec);
-        if let Err(error) = self.store.put(&Path::from(name.as_str()), container.into()).await {
-            tracing::warn!(blob = name, %error, "a capture can't be written: its window goes on");
-            return false;
+        let mut named = second.max(window.named + TimeDelta::seconds(1));
+        loop {
+            let name = self.options.template.name(&BlobName {
+                namespace: self.options.namespace.clone(),
+                hub: key.hub.clone(),
+                partition: key.partition.clone(),
+                window: named,
+            });
+            let written =
+                self.store.put_opts(&Path::from(name.as_str()), container.clone(), PutMode::Create.into()).await;
+            match written {
+                Ok(_) => break,
+                // Of a run before this one, or of the hub before it was made anew.
+                Err(object_store::Error::AlreadyExists { .. }) => named += TimeDelta::seconds(1),
+                Err(error) => {
+                    tracing::warn!(blob = name, %error, "a capture can't be written: its window goes on");
+                    return false;
+                }
+            }
         }
         window.named = named;
         window.events.clear();

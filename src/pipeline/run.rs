@@ -33,7 +33,7 @@ use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::fault_points::FaultPoints;
 use crate::sink::delta::writer::TableWriter;
-use crate::source::capture::{CaptureSource, Listing};
+use crate::source::capture::{CaptureSource, EnqueuedBetween, Listing};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{HoleCause, SourceError};
 use crate::telemetry::metrics;
@@ -150,7 +150,8 @@ impl Pipeline {
         shutdown: Shutdown,
     ) -> Result<Option<Self>, PipelineError> {
         let parts = Parts::of(project, spec)?;
-        let lock = PipelineLock::take(&parts.places.state, &spec.name, &spec.source.consumer_group)?;
+        let group = if spec.is_live { &*spec.source.consumer_group } else { "captures" };
+        let lock = PipelineLock::take(&parts.places.state, &spec.name, group)?;
         let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
         let (source, writer, starts) = loop {
             let opened = open(project, spec, &parts, &options);
@@ -180,8 +181,12 @@ impl Pipeline {
                 }
             }
         };
-        let mut pipeline = Self::new(spec, parts, Some(source), writer, options, status, shutdown);
+        let mut pipeline = Self::new(spec, parts, source, writer, options, status, shutdown);
         pipeline._lock = Some(lock);
+        if !spec.is_live {
+            pipeline.captures.generations = capture::generations(project, spec, EnqueuedBetween::default())?;
+            pipeline.sweep();
+        }
         for start in starts {
             pipeline.read(start);
         }
@@ -261,7 +266,7 @@ impl Pipeline {
                     break;
                 }
                 Event::Added(found) => self.take_added(found).await,
-                Event::Listed(listed) => self.read_captures(listed),
+                Event::Listed(listed) => self.take_listed(listed),
                 Event::Stop => self.drain(),
                 Event::Abort => {
                     self.partitions.abort_all();
@@ -333,7 +338,7 @@ impl Pipeline {
             (None, None) => None,
         };
         let flush_at = if self.writer.is_some() { due } else { None };
-        let soonest = [flush_at, self.drop_readers_at, self.captures.heal_at()]
+        let soonest = [flush_at, self.drop_readers_at, self.captures.sweep_at()]
             .into_iter()
             .flatten()
             .fold(self.look_at, Instant::min);
@@ -592,7 +597,11 @@ async fn open(
     spec: &PipelineSpec,
     parts: &Parts,
     options: &PipelineOptions,
-) -> Result<(Arc<EventHubsSource>, TableWriter, Vec<PartitionStart>), PipelineError> {
+) -> Result<(Option<Arc<EventHubsSource>>, TableWriter, Vec<PartitionStart>), PipelineError> {
+    if !spec.is_live {
+        let table = setup::table_spec(spec, &parts.places, options.fault_points.clone())?;
+        return Ok((None, TableWriter::open(table).await?, Vec::new()));
+    }
     let source = setup::connect(project, spec).await?;
     let partitions = source.hub().await?.partitions;
     let mut writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
@@ -605,7 +614,7 @@ async fn open(
     let checkpoints = &parts.checkpoints;
     let catch_up = options.until_caught_up;
     let starts = setup::starts(&source, checkpoints, &mut writer, spec, &partitions, &captured, catch_up).await?;
-    Ok((source, writer, starts))
+    Ok((Some(source), writer, starts))
 }
 
 /// The largest resident set of this process so far, in bytes; 0 where the system doesn't tell.

@@ -34,6 +34,8 @@ pub enum StandingState {
     Behind,
     /// The hub can't be asked.
     Unreachable,
+    /// It reads captures alone: what the hub holds isn't known.
+    Captured,
 }
 
 impl StandingState {
@@ -43,6 +45,7 @@ impl StandingState {
             Self::Idle => "idle",
             Self::Behind => "behind",
             Self::Unreachable => "unreachable",
+            Self::Captured => "captured",
         }
     }
 }
@@ -97,10 +100,15 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
     let places = setup::Places::of(project)?;
     let table = pipeline.sink.table.to_string();
     let location = table_location(&places.lake, &pipeline.sink.table);
-    let (read, hub) = tokio::join!(read_ledger(&location, &table), ask(project, pipeline));
+    let (read, hub) = tokio::join!(read_ledger(&location, &table), async {
+        match pipeline.is_live {
+            true => ask(project, pipeline).await.map(Some),
+            false => Ok(None),
+        }
+    });
     let read = read?;
     let (hub, error) = match hub {
-        Ok(hub) => (Some(hub), None),
+        Ok(hub) => (hub, None),
         Err(error) => (None, Some(error)),
     };
     let source = setup::source_of(project, pipeline)?;
@@ -108,6 +116,7 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
     let state = match (&read, &error) {
         (_, Some(_)) => StandingState::Unreachable,
         (None, None) => StandingState::New,
+        _ if !pipeline.is_live => StandingState::Captured,
         _ if partitions.iter().all(|partition| partition.lag_events == Some(0)) => StandingState::Idle,
         _ => StandingState::Behind,
     };

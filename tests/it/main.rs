@@ -2,6 +2,7 @@
 
 mod audit;
 mod broker;
+mod capture;
 mod config;
 mod decode;
 mod demo;

@@ -8,6 +8,7 @@ left, a blob that is gone, a hub that was made anew, and both paths at once, kil
 """
 
 import argparse
+import contextlib
 import datetime
 import io
 import json
@@ -243,6 +244,61 @@ def lost_blob(captures):
     check(False, "no blob lies wholly in the hole")
 
 
+def captures_alone(place):
+    """A pipeline that asks no hub: the emulator's hubs are gone when it runs."""
+    captures, emulator = capturing(place, "--capture-every", "1s", "--capture-bytes", "50KB", "--capture-empty")
+    sent = values(3_000, seed=71)
+    with emulator:
+        fill(emulator, sent)
+        captured(captures, 3_000)
+        made = project(place / "project", emulator, captures, decode='[decode]\nschema = "schemas/lead.avsc"\nframing = "bare"\n')
+    (made / "schemas").mkdir()
+    (made / "schemas" / "lead.avsc").write_text(json.dumps(SCHEMA))
+    file = made / "pipelines" / "outside" / f"{HUB}.toml"
+    text = file.read_text()
+    begin, end = text.index("[source.event_hubs]"), text.index("[sink]")
+    file.write_text(text[:begin] + text[end:].replace("[source.capture]", f'[source.capture]\nhub = "{HUB}"'))
+    # The last blob of each partition is held back, and comes while the pipeline runs.
+    late = [sorted(folder.rglob("*.avro"))[-1] for folder in sorted((captures / "emulator" / HUB).iterdir())]
+    late += [path for folder in sorted((captures / "emulator" / HUB).iterdir()) for path in with_events(folder)[2:3]]
+    for path in late:
+        path.rename(path.with_suffix(".late"))
+    running = Process([binary(), "--project", made, "run"])
+    try:
+        wait_for(made, lambda rows: 0 < rows < 3_000)
+        for path in late:
+            path.with_suffix(".late").rename(path)
+        wait_for(made, lambda rows: rows == 3_000)
+        same(running.stop(), 0, "the exit code after SIGTERM")
+    finally:
+        running.end()
+    same(until_caught_up(made)[HUB]["committed"], 0, "what a second run finds")
+    proof = audit(made, f"bronze.{HUB}")
+    same((proof["complete"], proof["rows"], proof["missing"]), (True, 3_000, 0), "the audit")
+    say("  captures alone, without a hub: late blobs are found by the next sweep")
+
+
+def with_events(folder):
+    found = []
+    for path in sorted(folder.rglob("*.avro")):
+        with path.open("rb") as file:
+            if next(iter(fastavro.reader(file)), None) is not None:
+                found.append(path)
+    return found
+
+
+def wait_for(project, holds, seconds=60):
+    deadline = time.monotonic() + seconds
+    while True:
+        rows = 0
+        with contextlib.suppress(Exception):
+            rows = len(read("deltalake", table_of(project), ["_sequence_number"]))
+        if holds(rows):
+            return
+        check(time.monotonic() < deadline, f"{rows} rows after {seconds} s")
+        time.sleep(0.2)
+
+
 def old_blobs_of_a_hub_made_anew(place):
     captures, emulator = capturing(place)
     with emulator:
@@ -319,6 +375,7 @@ def run():
         history_then_live(place / "c")
         a_hole_heals(place / "d", with_blob=True)
         a_hole_heals(place / "e", with_blob=False)
+        captures_alone(place / "h")
         old_blobs_of_a_hub_made_anew(place / "f")
         both_paths_at_once(place / "g", options.kills)
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 
@@ -28,7 +28,13 @@ use crate::source::{HoleCause, SourceError};
 /// What a pipeline reads of the captures, and what it still lacks.
 pub(super) struct Captures {
     source: Option<Arc<CaptureSource>>,
+    /// Whose events may lie in the blobs, and when those were enqueued.
+    pub(super) generations: Vec<(SourceId, EnqueuedBetween)>,
     pub(super) listing: JoinSet<Result<Arc<Listing>, PipelineError>>,
+    /// What was found, until the ledger is at hand.
+    listed: Option<Arc<Listing>>,
+    /// All that isn't covered is wanted, whatever it is.
+    wants_all: bool,
     /// Holes that are to be looked for now.
     gaps: BTreeMap<PartitionKey, RangeSet>,
     /// Holes that no blob had when it was looked.
@@ -42,7 +48,10 @@ impl Captures {
     pub(super) fn new(source: Option<Arc<CaptureSource>>) -> Self {
         Self {
             source,
+            generations: Vec::new(),
             listing: JoinSet::new(),
+            listed: None,
+            wants_all: false,
             gaps: BTreeMap::new(),
             unhealed: BTreeMap::new(),
             sweep_at: None,
@@ -52,12 +61,16 @@ impl Captures {
 
     /// Whether something is under way, or to be begun, that a run waits for which is to end by itself.
     pub(super) fn is_at_work(&self) -> bool {
-        self.readers > 0 || !self.listing.is_empty() || !self.gaps.is_empty()
+        self.readers > 0 || !self.listing.is_empty() || self.listed.is_some() || self.is_wanted()
     }
 
-    /// When holes are looked for again.
-    pub(super) fn heal_at(&self) -> Option<Instant> {
-        self.sweep_at.filter(|_| !self.unhealed.is_empty())
+    fn is_wanted(&self) -> bool {
+        self.wants_all || !self.gaps.is_empty()
+    }
+
+    /// When the blobs are listed again.
+    pub(super) fn sweep_at(&self) -> Option<Instant> {
+        self.sweep_at
     }
 
     pub(super) fn ended(&mut self) {
@@ -66,10 +79,7 @@ impl Captures {
 
     /// Nothing is read any more.
     pub(super) fn clear(&mut self) {
-        self.listing.abort_all();
-        self.listing = JoinSet::new();
-        self.gaps.clear();
-        self.readers = 0;
+        *self = Self { source: self.source.take(), ..Self::new(None) };
     }
 }
 
@@ -94,20 +104,8 @@ impl Pipeline {
         let listing = Arc::new(captures.list(between.from).await.map_err(SourceError::from)?);
         let writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
         let mut pipeline = Self::new(spec, parts, None, writer, options, status, shutdown);
-        pipeline.summary.torn_blobs = listing.torn.len() as u64;
-        for torn in &listing.torn {
-            tracing::error!(pipeline = spec.name, error = report(torn), "a capture blob is torn");
-        }
-        for (source, enqueued) in generations(project, spec, between)? {
-            for partition in listing.partitions.keys() {
-                let partition = PartitionKey::new(source.clone(), partition.as_str());
-                let covered = pipeline.writer.as_ref().map(|writer| writer.ledger().coverage(&partition));
-                let missing = covered.unwrap_or_default().missing_in(Range::new(0, i64::MAX));
-                let wanted = missing.into_iter().collect();
-                let (listing, missing) = (Arc::clone(&listing), Missing::Between);
-                pipeline.read_capture(CaptureRead { partition, listing, wanted, enqueued, missing });
-            }
-        }
+        pipeline.captures.generations = generations(project, spec, between)?;
+        pipeline.read_uncovered(&listing);
         Ok(pipeline)
     }
 
@@ -124,59 +122,113 @@ impl Pipeline {
             HoleCause::NotCaptured if self.source.is_some() => {
                 self.report_hole(&partition, missing, cause);
                 self.captures.unhealed.entry(partition).or_default().insert(missing);
-                let sweep_at = Instant::now() + self.sweep_every();
-                self.captures.sweep_at.get_or_insert(sweep_at);
+                self.sweep_later();
+            }
+            // Between blobs: a late one may have it. The next sweep tells.
+            HoleCause::NotCaptured if !self.options.until_caught_up && !self.was_missing(&partition, missing) => {
+                tracing::warn!(pipeline = self.spec.name, %partition, %missing, "no blob has these numbers yet");
+                self.captures.unhealed.entry(partition).or_default().insert(missing);
             }
             _ => self.report_hole(&partition, missing, cause),
         }
     }
 
-    fn sweep_every(&self) -> Duration {
-        self.spec.capture.as_ref().map_or(Duration::ZERO, |capture| capture.sweep_every)
+    fn was_missing(&self, partition: &PartitionKey, missing: Range) -> bool {
+        self.captures.unhealed.get(partition).is_some_and(|held| held.missing_in(missing).is_empty())
     }
 
-    /// Lists the captures when there is something to look for.
-    pub(super) fn heal_if_due(&mut self) {
-        if self.captures.heal_at().is_some_and(|at| at <= Instant::now()) {
+    /// The captures are all there is to read: lists them now, and from time to time.
+    pub(super) fn sweep(&mut self) {
+        self.captures.wants_all = true;
+        if !self.options.until_caught_up {
             self.captures.sweep_at = None;
-            let again = std::mem::take(&mut self.captures.unhealed);
-            self.captures.gaps.extend(again);
+            self.sweep_later();
         }
-        let is_idle = self.captures.listing.is_empty() && self.captures.readers == 0;
-        if self.captures.gaps.is_empty() || !is_idle || self.stop_reading.is_cancelled() {
-            if self.stop_reading.is_cancelled() {
-                self.captures.gaps.clear();
-            }
+    }
+
+    fn sweep_later(&mut self) {
+        let Some(capture) = &self.spec.capture else { return };
+        let sweep_at = Instant::now() + capture.sweep_every;
+        self.captures.sweep_at.get_or_insert(sweep_at);
+    }
+
+    /// Lists the captures when there is something to look for, and reads what was found.
+    pub(super) fn heal_if_due(&mut self) {
+        if self.stop_reading.is_cancelled() {
+            self.captures.wants_all = false;
+            self.captures.gaps.clear();
+            (self.captures.listed, self.captures.sweep_at) = (None, None);
             return;
         }
-        let Some(source) = self.captures.source.clone() else { return };
-        self.captures.listing.spawn(async move {
-            let listed = source.list(None).await;
-            Ok(Arc::new(listed.map_err(SourceError::from)?))
-        });
+        if self.captures.sweep_at.is_some_and(|at| at <= Instant::now()) {
+            self.captures.sweep_at = None;
+            if self.source.is_some() {
+                let again = std::mem::take(&mut self.captures.unhealed);
+                self.captures.gaps.extend(again);
+            } else {
+                self.sweep();
+            }
+        }
+        // Wanted is what the ledger lacks, and during a flush nobody can say what that is.
+        if let Some(listing) = self.captures.listed.take_if(|_| self.writer.is_some()) {
+            self.read_captures(&listing);
+        }
+        let is_idle = self.captures.listing.is_empty() && self.captures.listed.is_none() && self.captures.readers == 0;
+        if let Some(source) = self.captures.source.clone().filter(|_| is_idle && self.captures.is_wanted()) {
+            self.captures.listing.spawn(async move {
+                let listed = source.list(None).await;
+                Ok(Arc::new(listed.map_err(SourceError::from)?))
+            });
+        }
+    }
+
+    pub(super) fn take_listed(&mut self, listed: Result<Arc<Listing>, PipelineError>) {
+        let error = match listed {
+            Ok(listing) => {
+                self.captures.listed = Some(listing);
+                return;
+            }
+            Err(error) => error,
+        };
+        tracing::error!(pipeline = self.spec.name, error = report(&error), "the captures can't be looked into");
+        self.captures.wants_all = false;
+        for (partition, missing) in std::mem::take(&mut self.captures.gaps) {
+            missing.iter().for_each(|missing| self.take_hole(partition.clone(), missing, HoleCause::NotCaptured));
+        }
+        if self.options.until_caught_up {
+            self.fail(error);
+        }
     }
 
     /// Begins to read what was missing, now that it is known which blobs there are.
-    pub(super) fn read_captures(&mut self, listed: Result<Arc<Listing>, PipelineError>) {
-        let gaps = std::mem::take(&mut self.captures.gaps);
-        let listing = match listed {
-            Ok(listing) => listing,
-            Err(error) => {
-                tracing::error!(pipeline = self.spec.name, error = report(&error), "the captures can't be looked into");
-                for (partition, missing) in gaps {
-                    missing
-                        .iter()
-                        .for_each(|missing| self.take_hole(partition.clone(), missing, HoleCause::NotCaptured));
-                }
-                return;
-            }
-        };
-        for (partition, wanted) in gaps {
+    fn read_captures(&mut self, listing: &Arc<Listing>) {
+        if std::mem::take(&mut self.captures.wants_all) {
+            self.read_uncovered(listing);
+        }
+        for (partition, wanted) in std::mem::take(&mut self.captures.gaps) {
             // Of this generation alone: the one before has other events under the same numbers.
             let from = self.spec.source.generation.as_ref().map(|generation| generation.since);
             let enqueued = EnqueuedBetween { from, to: None };
-            let (listing, missing) = (Arc::clone(&listing), Missing::Wanted);
+            let (listing, missing) = (Arc::clone(listing), Missing::Wanted);
             self.read_capture(CaptureRead { partition, listing, wanted, enqueued, missing });
+        }
+    }
+
+    /// Begins to read whatever the ledger doesn't cover.
+    fn read_uncovered(&mut self, listing: &Arc<Listing>) {
+        for torn in &listing.torn {
+            tracing::error!(pipeline = self.spec.name, error = report(torn), "a capture blob is torn");
+        }
+        self.summary.torn_blobs += listing.torn.len() as u64;
+        for (source, enqueued) in self.captures.generations.clone() {
+            for partition in listing.partitions.keys() {
+                let partition = PartitionKey::new(source.clone(), partition.as_str());
+                let covered = self.writer.as_ref().map(|writer| writer.ledger().coverage(&partition));
+                let uncovered = covered.unwrap_or_default().missing_in(Range::new(0, i64::MAX));
+                let wanted = uncovered.into_iter().collect();
+                let (listing, missing) = (Arc::clone(listing), Missing::Between);
+                self.read_capture(CaptureRead { partition, listing, wanted, enqueued, missing });
+            }
         }
     }
 
@@ -192,7 +244,7 @@ impl Pipeline {
 
 /// The generations whose events may lie in the captures, and when those were enqueued. What came before
 /// `since` belongs to the generation before, whose name follows from this one's.
-fn generations(
+pub(super) fn generations(
     project: &ProjectSpec,
     spec: &PipelineSpec,
     between: EnqueuedBetween,

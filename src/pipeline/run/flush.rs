@@ -37,7 +37,7 @@ impl Pipeline {
         let is_due = self.retry_at.is_some()
             || bytes as u64 >= enough
             || self.pending_since.is_some_and(|since| since.elapsed() >= self.patience())
-            || self.reading.is_empty();
+            || (self.reading.is_empty() && !self.captures.is_at_work());
         let Some(mut writer) = self.writer.take_if(|_| is_due) else { return };
         self.retry_at = None;
         self.pending_since = None;

@@ -1,0 +1,338 @@
+//! The blobs of Capture: a real one, torn ones, hostile ones, and what is read of many.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use sluicebox::batch::{Event, Origin};
+use sluicebox::checkpoint::{PartitionKey, Range, RangeSet, SourceId};
+use sluicebox::config::capture_name::NameTemplate;
+use sluicebox::config::spec::CaptureSpec;
+use sluicebox::emulator::capture::{Capture, CaptureCodec, CaptureOptions, EmptyWindows};
+use sluicebox::emulator::{Broker, BrokerOptions, HubSpec, StoredMessageInput};
+use sluicebox::memory::MemoryBudget;
+use sluicebox::source::capture::{CaptureRead, CaptureSource, EnqueuedBetween, Listing, Missing};
+use sluicebox::source::{HoleCause, SourceEvent};
+use sluicebox::storage::Location;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const HUB: &str = "leads";
+const TEMPLATE: &str = "{Namespace}/{EventHub}/p{PartitionId}--{Year}-{Month}-{Day}--{Hour}-{Minute}-{Second}";
+const REAL: &[u8] = include_bytes!("../data/capture/p9--2022-12-09--16-50-12.avro");
+
+/// Far beyond what any of these tests takes: a hang fails instead of standing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn source(folder: &Path) -> Arc<CaptureSource> {
+    let location = location(folder);
+    let spec = CaptureSpec {
+        url: location.url().to_string(),
+        template: NameTemplate::parse(TEMPLATE).expect("a template"),
+        namespace: "emulator".to_owned(),
+        hub: HUB.to_owned(),
+        sweep_every: Duration::from_secs(1),
+    };
+    Arc::new(CaptureSource::open(&spec, &location).expect("a folder"))
+}
+
+fn location(folder: &Path) -> Location {
+    Location::resolve(&folder.to_string_lossy(), None).expect("an absolute folder")
+}
+
+fn put(folder: &Path, name: &str, bytes: &[u8]) {
+    let path = folder.join("emulator").join(HUB).join(name);
+    std::fs::create_dir_all(path.parent().expect("a folder above")).expect("made");
+    std::fs::write(path, bytes).expect("written");
+}
+
+/// What a reader said until it ended.
+#[derive(Debug, Default)]
+struct Told {
+    events: Vec<Event>,
+    origins: Vec<Origin>,
+    holes: Vec<Range>,
+    failed: Vec<String>,
+    /// Blobs, and whether they were read to their end.
+    blobs: Vec<bool>,
+}
+
+impl Told {
+    fn numbers(&self) -> Vec<i64> {
+        self.events.iter().map(|event| event.sequence_number).collect()
+    }
+}
+
+async fn read(source: &Arc<CaptureSource>, listing: Listing, partition: &str, wanted: Range, missing: Missing) -> Told {
+    let read = CaptureRead {
+        partition: PartitionKey::new(SourceId::new("emulator/leads"), partition),
+        listing: Arc::new(listing),
+        wanted: RangeSet::from_iter([wanted]),
+        enqueued: EnqueuedBetween::default(),
+        missing,
+    };
+    let (sender, mut events) = mpsc::channel(4);
+    let reading = Arc::clone(source).read(read, MemoryBudget::new(64 << 20), sender, CancellationToken::new());
+    let listening = async {
+        let mut told = Told::default();
+        while let Some(event) = events.recv().await {
+            match event {
+                SourceEvent::Events { batch, .. } => {
+                    let numbers = batch.events.windows(2);
+                    assert!(numbers.into_iter().all(|pair| pair[1].sequence_number == pair[0].sequence_number + 1));
+                    told.events.extend(batch.events);
+                    told.origins.push(batch.origin);
+                }
+                SourceEvent::Hole { missing, cause, .. } => {
+                    assert_eq!(cause, HoleCause::NotCaptured);
+                    told.holes.push(missing);
+                }
+                SourceEvent::Failed { error, .. } => told.failed.push(report(&error)),
+                SourceEvent::BlobRead { is_whole, .. } => told.blobs.push(is_whole),
+                SourceEvent::CaughtUp { .. } | SourceEvent::Progress { .. } => {}
+            }
+        }
+        told
+    };
+    let (ended, told) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(reading, listening) }).await.expect("it ends in time");
+    ended.expect("what a blob lacks is said, not an error");
+    told
+}
+
+fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Blobs that the emulator captured of `count` events in partition 0, each of a handful of blocks.
+async fn captured(folder: &Path, codec: CaptureCodec, windows: &[usize]) {
+    let hubs = vec![HubSpec::new(HUB, 1)];
+    let broker = Broker::start(BrokerOptions { hubs, ..BrokerOptions::default() }).await.expect("a free port");
+    let options = CaptureOptions {
+        location: location(folder),
+        template: NameTemplate::parse(TEMPLATE).expect("a template"),
+        namespace: "emulator".to_owned(),
+        window: PATIENCE,
+        window_bytes: u64::MAX,
+        empty: EmptyWindows::Skipped,
+        codec,
+    };
+    for (window, count) in windows.iter().enumerate() {
+        let capture = Capture::start(options.clone(), broker.clone()).expect("a folder");
+        let messages = (0..*count).map(|number| StoredMessageInput {
+            body: format!("event {number} of window {window}: {}", "x".repeat(200)).into(),
+            content_type: Some("text/plain".to_owned()),
+            properties: vec![("window".to_owned(), window.to_string())],
+            partition_key: None,
+        });
+        broker.append(HUB, "0", messages.collect()).expect("taken");
+        capture.stop().await;
+        // The next capture begins at the log's first event again, as a blob that was written twice does.
+        let end = broker.partition(HUB, "0").expect("the partition").last_sequence_number + 1;
+        broker.expire_before(HUB, "0", end).expect("the partition");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn the_real_file_is_read_as_it_was_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    put(folder.path(), "p9--2022-12-09--16-50-12.avro", REAL);
+    let source = source(folder.path());
+    let listing = source.list(None).await.expect("listed");
+    let told = read(&source, listing, "9", Range::new(0, i64::MAX), Missing::Between).await;
+    let [event] = told.events.as_slice() else { panic!("{told:?}") };
+    assert_eq!((event.sequence_number, event.offset.as_str()), (1, "1456"));
+    assert_eq!(event.enqueued_at, 1_670_604_685_193);
+    assert!(event.body.starts_with(b"{\n  \"type\": \"UsageReported\","), "{:?}", event.body);
+    assert_eq!((event.content_type.as_ref(), event.properties.len()), (None, 0));
+    assert!(told.origins[0].as_str().ends_with("emulator/leads/p9--2022-12-09--16-50-12.avro"));
+    assert_eq!((told.blobs, told.holes.len(), told.failed.len()), (vec![true], 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_emulator_captures_is_read_back_by_either_codec() {
+    for codec in [CaptureCodec::Null, CaptureCodec::Deflate] {
+        let folder = tempfile::tempdir().expect("a folder");
+        captured(folder.path(), codec, &[700, 900]).await;
+        let source = source(folder.path());
+        let listing = source.list(None).await.expect("listed");
+        let firsts: Vec<_> = listing.partitions["0"].iter().map(|blob| blob.first).collect();
+        assert_eq!(firsts, [0, 700], "{codec:?}");
+        let told = read(&source, listing, "0", Range::new(0, i64::MAX), Missing::Between).await;
+        assert_eq!(told.numbers(), (0..1_600).collect::<Vec<_>>(), "{codec:?}");
+        assert!(told.events.iter().all(|event| event.content_type.as_deref() == Some("text/plain")));
+        assert_eq!(told.events[700].properties, [("window".to_owned(), "1".to_owned())]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_whose_numbers_are_not_wanted_is_not_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    captured(folder.path(), CaptureCodec::Null, &[10, 10, 10, 10]).await;
+    let source = source(folder.path());
+    for (wanted, blobs) in
+        [(Range::new(12, 15), 1), (Range::new(9, 11), 2), (Range::new(0, 40), 4), (Range::new(50, 60), 1)]
+    {
+        let listing = source.list(None).await.expect("listed");
+        let told = read(&source, listing, "0", wanted, Missing::Between).await;
+        let expected: Vec<_> = (wanted.from..wanted.to).filter(|number| *number < 40).collect();
+        assert_eq!((told.numbers(), told.blobs.len()), (expected, blobs), "{wanted}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_blob_has_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    captured(folder.path(), CaptureCodec::Null, &[10, 10, 10]).await;
+    let source = source(folder.path());
+    let listing = source.list(None).await.expect("listed");
+    let middle = listing.partitions["0"][1].path.to_string();
+    std::fs::remove_file(folder.path().join(middle)).expect("removed");
+    for (wanted, missing, holes) in [
+        (Range::new(0, i64::MAX), Missing::Between, vec![Range::new(10, 20)]),
+        (Range::new(5, 35), Missing::Wanted, vec![Range::new(10, 20), Range::new(30, 35)]),
+        (Range::new(40, 50), Missing::Wanted, vec![Range::new(40, 50)]),
+        (Range::new(40, 50), Missing::Between, vec![]),
+    ] {
+        let listing = source.list(None).await.expect("listed");
+        assert_eq!(read(&source, listing, "0", wanted, missing).await.holes, holes, "{wanted} {missing:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_was_written_twice_is_handed_on_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    captured(folder.path(), CaptureCodec::Null, &[300]).await;
+    let source = source(folder.path());
+    let first = source.list(None).await.expect("listed").partitions["0"][0].path.to_string();
+    let bytes = std::fs::read(folder.path().join(first)).expect("read");
+    put(folder.path(), "p0--2099-01-01--00-00-00.avro", &bytes);
+    let listing = source.list(None).await.expect("listed");
+    assert_eq!(listing.partitions["0"].len(), 2);
+    let told = read(&source, listing, "0", Range::new(0, i64::MAX), Missing::Between).await;
+    assert_eq!(told.numbers(), (0..300).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_cut_off_anywhere_gives_its_whole_blocks_and_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    captured(folder.path(), CaptureCodec::Null, &[600]).await;
+    let whole = source(folder.path()).list(None).await.expect("listed").partitions["0"][0].path.to_string();
+    let whole = std::fs::read(folder.path().join(whole)).expect("read");
+    // Two thirds lie in the middle of a block, one byte less is in the last marker.
+    for length in [whole.len() * 2 / 3, whole.len() - 1] {
+        let folder = tempfile::tempdir().expect("a folder");
+        put(folder.path(), "p0--2026-11-25--00-00-00.avro", &whole[..length]);
+        let source = source(folder.path());
+        let listing = source.list(None).await.expect("listed");
+        let told = read(&source, listing, "0", Range::new(0, i64::MAX), Missing::Between).await;
+        let count = told.events.len();
+        assert!(0 < count && count < 600, "{count} of 600");
+        assert_eq!(told.numbers(), (0..count as i64).collect::<Vec<_>>());
+        assert_eq!(told.blobs, [false]);
+        assert!(told.failed[0].contains("it is cut off"), "{:?}", told.failed);
+    }
+}
+
+#[tokio::test]
+async fn other_codecs_and_foreign_files_are_refused_by_name() {
+    let snappy = {
+        let mut bytes = b"Obj\x01\x04\x14avro.codec\x0csnappy\x16avro.schema\x0c\"long\"\x00".to_vec();
+        bytes.extend([7; 16]);
+        bytes
+    };
+    let foreign = {
+        let mut bytes = b"Obj\x01\x02\x16avro.schema\x0c\"long\"\x00".to_vec();
+        bytes.extend([7; 16]);
+        bytes
+    };
+    for (bytes, words) in [
+        (snappy, "its codec is `snappy`, and Capture writes `null` or `deflate`"),
+        (b"PAR1 is another format".to_vec(), "it doesn't begin as an Avro container"),
+        (foreign, "its schema isn't that of Capture: it isn't a record"),
+        (REAL[..100].to_vec(), "it is cut off"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        put(folder.path(), "p0--2026-11-25--00-00-00.avro", &bytes);
+        let listing = source(folder.path()).list(None).await.expect("a torn blob is no error of the listing");
+        assert!(listing.partitions.is_empty());
+        let torn: Vec<_> = listing.torn.iter().map(|error| report(error)).collect();
+        assert!(torn.len() == 1 && torn[0].contains(words) && torn[0].contains("p0--2026"), "{torn:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_blob_is_a_heartbeat_and_other_names_are_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The header alone: what the real file begins with, up to its first block.
+    let header = REAL.len() - 16 - block_of(REAL);
+    put(folder.path(), "p0--2026-11-25--00-00-00.avro", &REAL[..header]);
+    put(folder.path(), "p0--2026-11-25.avro", REAL);
+    put(folder.path(), "../claims/p0--2026-11-25--00-00-00.avro", REAL);
+    let listing = source(folder.path()).list(None).await.expect("listed");
+    assert_eq!((listing.empty, listing.partitions.len(), listing.torn.len()), (1, 0, 0), "{listing:?}");
+}
+
+/// The bytes of the only block of the real file, with the two numbers before it.
+fn block_of(file: &[u8]) -> usize {
+    let marker = &file[file.len() - 16..];
+    let first = file.windows(16).position(|window| window == marker).expect("the header ends in it");
+    file.len() - 16 - (first + 16)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever a file holds: an answer, and no panic.
+    #[test]
+    fn any_change_to_a_blob_gets_an_answer(changes in prop::collection::btree_map(0..REAL.len(), any::<u8>(), 1..12), cut in 0..REAL.len()) {
+        let mut bytes = REAL.to_vec();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        bytes.truncate(REAL.len() - cut / 4);
+        let folder = tempfile::tempdir().expect("a folder");
+        put(folder.path(), "p0--2026-11-25--00-00-00.avro", &bytes);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let source = source(folder.path());
+            let listing = source.list(None).await.expect("listed");
+            if listing.partitions.is_empty() {
+                assert_eq!(listing.torn.len() as u64 + listing.empty, 1);
+                return;
+            }
+            let (sender, mut events) = mpsc::channel(4);
+            let reading = source.read(all_of(listing), MemoryBudget::new(1 << 20), sender, CancellationToken::new());
+            let answered = async {
+                // Its tries after a failure take their time: the first is answer enough.
+                while let Some(event) = events.recv().await {
+                    if matches!(event, SourceEvent::Failed { .. } | SourceEvent::BlobRead { .. }) {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                _ = reading => {}
+                () = answered => {}
+            }
+        });
+    }
+}
+
+fn all_of(listing: Listing) -> CaptureRead {
+    CaptureRead {
+        partition: PartitionKey::new(SourceId::new("emulator/leads"), "0"),
+        listing: Arc::new(listing),
+        wanted: RangeSet::from_iter([Range::new(i64::MIN, i64::MAX)]),
+        enqueued: EnqueuedBetween::default(),
+        missing: Missing::Between,
+    }
+}
