@@ -321,9 +321,10 @@ pub(super) struct CaptureTable {
     /// How often the blobs are listed: for what came, where they are read alone; for holes that couldn't be filled.
     #[schemars(extend("default" = SWEEP_EVERY))]
     pub sweep_every: Option<DurationText>,
-    /// A Storage Queue to which Event Grid sends what Capture wrote.
-    #[serde(rename = "queue")]
-    pub _queue: Option<Unsupported>,
+    /// A Storage Queue to which Event Grid sends what Capture wrote: `https://account.queue.core.windows.net/queue`,
+    /// with the sign-in of `[storage.azure]`. Blobs are read as they are announced; several pipelines of a project
+    /// may share a queue. Plain `http` on loopback alone.
+    pub queue: Option<UrlText>,
 }
 
 /// Exactly one of the two.

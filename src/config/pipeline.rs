@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::address::location;
+use super::address::{endpoint, location};
 use super::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
 use super::connection_string::ConnectionString;
 use super::declared::{
@@ -271,6 +271,8 @@ fn capture(
     let sweep_every = reading.parse(&at("sweep_every"), Some(sweep_every), "a duration that fits", |text| {
         text::duration(text, SHORTEST_SWEEP, LONGEST_COMMIT)
     });
+    let queue = table.queue.as_ref().map(|queue| queue.0.as_str());
+    let queue = reading.address(&at("queue"), queue, |text| endpoint(text, "https", "http"));
     let Declared::As(event_hubs) = &shared.event_hubs else { return None };
     let hub = &source?.hub;
     let id = source_id(event_hubs, hub, None);
@@ -281,6 +283,7 @@ fn capture(
         namespace: table.namespace.unwrap_or(namespace),
         hub: table.hub.unwrap_or_else(|| hub.clone()),
         sweep_every: sweep_every?,
+        queue,
     })
 }
 

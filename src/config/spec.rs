@@ -183,6 +183,8 @@ pub struct CaptureSpec {
     pub hub: String,
     /// Default 1 h: how often the blobs are listed.
     pub sweep_every: Duration,
+    /// The queue that announces blobs.
+    pub queue: Option<String>,
 }
 
 /// A hub that was made anew counts again from elsewhere.

@@ -6,6 +6,7 @@ use crate::decode::{DecodeError, RegistryError};
 use crate::error::{Classify, Kind, Retry};
 use crate::sink::delta::SinkError;
 use crate::source::SourceError;
+use crate::source::capture::QueueError;
 use crate::source::event_hubs::CheckpointBlobError;
 use crate::storage::StorageError;
 use crate::storage::credential::CredentialError;
@@ -35,6 +36,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
     Checkpoint(#[from] CheckpointBlobError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -53,6 +56,7 @@ impl PipelineError {
         match self {
             Self::Stopped { source, .. } => Some(source.as_ref()),
             Self::Source(error) => Some(error),
+            Self::Queue(error) => Some(error),
             Self::Checkpoint(error) => Some(error),
             Self::Decode(error) => Some(error),
             Self::Registry(error) => Some(error),

@@ -10,6 +10,7 @@
 //! written holds back its own pipeline within the memory bound. Dropping what isn't committed
 //! is always right: the ledger says where to read on.
 
+pub mod announcements;
 pub mod audit;
 pub mod checkpoints;
 pub mod demo;

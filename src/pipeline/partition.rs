@@ -117,9 +117,10 @@ pub enum PartitionEvent {
         partition: PartitionKey,
         last_enqueued: i64,
     },
-    /// A capture blob was read to its end, or given up before it.
+    /// A capture blob was read to its end, and holds these numbers; or was given up before it.
     BlobRead {
-        is_whole: bool,
+        path: String,
+        numbers: Option<Range>,
     },
     /// The declared end was reached, or reading was stopped; nothing more comes.
     Ended {
@@ -201,7 +202,7 @@ impl PartitionTask {
             SourceEvent::Progress { partition, last_enqueued_sequence_number, .. } => {
                 PartitionEvent::Progress { partition, last_enqueued: last_enqueued_sequence_number }
             }
-            SourceEvent::BlobRead { is_whole, .. } => PartitionEvent::BlobRead { is_whole },
+            SourceEvent::BlobRead { path, numbers, .. } => PartitionEvent::BlobRead { path, numbers },
             // The reader ends after it; the channel's end says the rest.
             SourceEvent::CaughtUp { .. } => return Ok(Some(())),
         };

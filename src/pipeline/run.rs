@@ -16,9 +16,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::capture::Captures;
+use self::capture::{Captures, Listed};
 use self::flush::FlushEnded;
 use super::PipelineError;
+use super::announcements::Announcement;
 use super::checkpoints::Checkpoints;
 use super::lock::PipelineLock;
 use super::partition::{EventsFrom, Part, PartitionEvent, PartitionTask, ReadPath, report};
@@ -129,7 +130,9 @@ enum Event {
     FlushEnded(Box<FlushEnded>),
     FlushLost(tokio::task::JoinError),
     Added(Result<Vec<String>, PipelineError>),
-    Listed(Result<Arc<Listing>, PipelineError>),
+    Listed(Result<Listed, PipelineError>),
+    /// A blob was announced; nothing, when no more announcements come.
+    Announced(Option<Announcement>),
     /// It may be time to flush or to look for partitions.
     Tick,
     Stop,
@@ -146,6 +149,7 @@ impl Pipeline {
         project: &ProjectSpec,
         spec: &PipelineSpec,
         options: PipelineOptions,
+        announcements: Option<mpsc::Receiver<Announcement>>,
         status: PipelineStatus,
         shutdown: Shutdown,
     ) -> Result<Option<Self>, PipelineError> {
@@ -183,8 +187,11 @@ impl Pipeline {
         };
         let mut pipeline = Self::new(spec, parts, source, writer, options, status, shutdown);
         pipeline._lock = Some(lock);
-        if !spec.is_live {
+        if !spec.is_live || announcements.is_some() {
             pipeline.captures.generations = capture::generations(project, spec, EnqueuedBetween::default())?;
+        }
+        pipeline.captures.announcements = announcements;
+        if !spec.is_live {
             pipeline.sweep();
         }
         for start in starts {
@@ -267,6 +274,7 @@ impl Pipeline {
                 }
                 Event::Added(found) => self.take_added(found).await,
                 Event::Listed(listed) => self.take_listed(listed),
+                Event::Announced(announced) => self.captures.take_announced(announced),
                 Event::Stop => self.drain(),
                 Event::Abort => {
                     self.partitions.abort_all();
@@ -322,6 +330,7 @@ impl Pipeline {
                 Ok(listed) => Event::Listed(listed),
                 Err(source) => Event::Listed(Err(PipelineError::Task { task: "listing captures", source })),
             },
+            announced = capture::announced(&mut self.captures.announcements) => Event::Announced(announced),
             event = self.receiver.recv() => Event::Partition(event),
             () = self.budget.contended(), if may_flush_early => {
                 self.pending_since = Some(Instant::now() - self.spec.sink.commit_every);
@@ -365,9 +374,10 @@ impl Pipeline {
         match event {
             PartitionEvent::Part(part) => self.take_part(part),
             PartitionEvent::Hole { partition, missing, cause } => self.take_hole(partition, missing, cause),
-            PartitionEvent::BlobRead { is_whole } => {
+            PartitionEvent::BlobRead { path, numbers } => {
                 self.summary.blobs += 1;
-                self.summary.torn_blobs += u64::from(!is_whole);
+                self.summary.torn_blobs += u64::from(numbers.is_none());
+                self.captures.was_read(&path, numbers);
                 self.status.change(|snapshot| snapshot.blobs_read += 1);
             }
             PartitionEvent::Failed { partition, error, retry_in } => {

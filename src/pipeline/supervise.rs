@@ -1,8 +1,10 @@
 //! All pipelines of a project at once: one that fails doesn't stop the others.
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::PipelineError;
+use super::announcements::{self, Announcement};
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
 use super::status::{PipelineStatus, State};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
@@ -69,13 +71,18 @@ pub async fn run_selected(
     options: RunOptions,
     shutdown: Shutdown,
 ) -> Result<RunSummary, PipelineError> {
+    // A run that is to end by itself lists what there is, and leaves announcements to who comes next.
+    let listens = |pipeline: &&PipelineSpec| !options.until_caught_up && pipeline.capture.is_some();
+    let specs = selected.iter().map(|(spec, _)| *spec).filter(listens);
+    let (listening, mut announcements) = announcements::listen(project, specs, &shutdown)?;
     let mut running = JoinSet::new();
     for (spec, status) in selected {
+        let announcements = announcements.remove(&spec.name);
         let (project, spec) = (project.clone(), spec.clone());
         let (options, shutdown) = (options.clone(), shutdown.clone());
         running.spawn(async move {
             let name = spec.name.clone();
-            let ended = run_one(project, spec, options, status.clone(), shutdown).await;
+            let ended = run_one(project, spec, options, announcements, status.clone(), shutdown).await;
             if let Err(error) = &ended {
                 status.change(|snapshot| {
                     snapshot.state = State::Failed;
@@ -98,6 +105,7 @@ pub async fn run_selected(
             }
         }
     }
+    listening.end().await;
     summary.pipelines.sort_by(|a, b| a.name.cmp(&b.name));
     failure.map_or(Ok(summary), Err)
 }
@@ -126,12 +134,13 @@ async fn run_one(
     project: ProjectSpec,
     spec: PipelineSpec,
     options: RunOptions,
+    announcements: Option<mpsc::Receiver<Announcement>>,
     status: PipelineStatus,
     shutdown: Shutdown,
 ) -> Result<PipelineSummary, PipelineError> {
     let options = PipelineOptions { until_caught_up: options.until_caught_up, fault_points: options.fault_points };
     let name = spec.name.clone();
-    match Pipeline::start(&project, &spec, options, status, shutdown).await? {
+    match Pipeline::start(&project, &spec, options, announcements, status, shutdown).await? {
         Some(pipeline) => pipeline.run().await,
         None => Ok(PipelineSummary { name, ..PipelineSummary::default() }),
     }

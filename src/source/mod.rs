@@ -38,8 +38,8 @@ pub enum SourceEvent {
     Hole { partition: PartitionKey, missing: Range, cause: HoleCause },
     /// The link broke; the reader tries again by itself after `retry_in`.
     Failed { partition: PartitionKey, error: SourceError, retry_in: Duration },
-    /// A capture blob was read to its end, or given up before it.
-    BlobRead { partition: PartitionKey, is_whole: bool },
+    /// A capture blob was read to its end, and holds these numbers; or was given up before it.
+    BlobRead { partition: PartitionKey, path: String, numbers: Option<Range> },
     /// The declared end was reached, and the reader has ended. `position` is the next number.
     CaughtUp { partition: PartitionKey, position: i64 },
     /// What the hub holds, from time to time, for the lag. Skipped when the channel is full.

@@ -129,7 +129,8 @@ impl Location {
     }
 }
 
-fn azure_options(spec: &AzureStorageSpec) -> HashMap<String, String> {
+/// What `object_store` and delta-rs take to sign in; holds secrets.
+pub fn azure_options(spec: &AzureStorageSpec) -> HashMap<String, String> {
     let mut options = HashMap::new();
     let mut put = |key: &str, value: &str| options.insert(key.to_owned(), value.to_owned());
     if let Some(account) = &spec.account_name {

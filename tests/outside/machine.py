@@ -202,6 +202,7 @@ class Azurite:
         self.place = tempfile.TemporaryDirectory(prefix="sluice-azurite-")
         blob, queue_port, table = free(), free(), free()
         self.endpoint = f"http://127.0.0.1:{blob}/{AZURITE_ACCOUNT}"
+        self.queue_endpoint = f"http://127.0.0.1:{queue_port}/{AZURITE_ACCOUNT}"
         self.process = Process(
             [needed("SLUICE_TEST_AZURITE"), "--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--disableTelemetry",
              "--blobHost", "127.0.0.1", "--queueHost", "127.0.0.1", "--tableHost", "127.0.0.1",

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{Parts, Pipeline, PipelineOptions};
@@ -17,6 +18,7 @@ use crate::checkpoint::{PartitionKey, Range, RangeSet, SourceId};
 use crate::config::source_id;
 use crate::config::spec::{GenerationSpec, PipelineSpec, ProjectSpec};
 use crate::pipeline::PipelineError;
+use crate::pipeline::announcements::{Announcement, Ticket};
 use crate::pipeline::partition::{EventsFrom, report};
 use crate::pipeline::setup;
 use crate::pipeline::status::PipelineStatus;
@@ -25,14 +27,42 @@ use crate::sink::delta::writer::TableWriter;
 use crate::source::capture::{CaptureRead, CaptureSource, EnqueuedBetween, Listing, Missing};
 use crate::source::{HoleCause, SourceError};
 
+/// Blobs that were looked into, and the messages that announced them; a sweep has none.
+pub(super) struct Listed {
+    listing: Arc<Listing>,
+    tickets: Vec<OpenTicket>,
+}
+
+/// A message that is settled once the numbers of a blob are covered.
+struct OpenTicket {
+    path: String,
+    partition: String,
+    /// As it was announced, or once the blob was read.
+    numbers: Option<Range>,
+    ticket: Ticket,
+}
+
+impl From<Announcement> for OpenTicket {
+    fn from(announced: Announcement) -> Self {
+        let Announcement { path, name, holds, ticket } = announced;
+        let numbers = holds.map(|holds| holds.range);
+        Self { path: path.to_string(), partition: name.partition, numbers, ticket }
+    }
+}
+
 /// What a pipeline reads of the captures, and what it still lacks.
 pub(super) struct Captures {
     source: Option<Arc<CaptureSource>>,
     /// Whose events may lie in the blobs, and when those were enqueued.
     pub(super) generations: Vec<(SourceId, EnqueuedBetween)>,
-    pub(super) listing: JoinSet<Result<Arc<Listing>, PipelineError>>,
+    pub(super) listing: JoinSet<Result<Listed, PipelineError>>,
     /// What was found, until the ledger is at hand.
-    listed: Option<Arc<Listing>>,
+    listed: Option<Listed>,
+    pub(super) announcements: Option<mpsc::Receiver<Announcement>>,
+    /// Blobs that were announced and aren't looked into yet.
+    announced: Vec<Announcement>,
+    /// Messages that wait for what they announced.
+    tickets: Vec<OpenTicket>,
     /// All that isn't covered is wanted, whatever it is.
     wants_all: bool,
     /// Holes that are to be looked for now.
@@ -51,6 +81,9 @@ impl Captures {
             generations: Vec::new(),
             listing: JoinSet::new(),
             listed: None,
+            announcements: None,
+            announced: Vec::new(),
+            tickets: Vec::new(),
             wants_all: false,
             gaps: BTreeMap::new(),
             unhealed: BTreeMap::new(),
@@ -65,7 +98,26 @@ impl Captures {
     }
 
     fn is_wanted(&self) -> bool {
-        self.wants_all || !self.gaps.is_empty()
+        self.wants_all || !self.gaps.is_empty() || !self.announced.is_empty()
+    }
+
+    pub(super) fn take_announced(&mut self, announced: Option<Announcement>) {
+        match announced {
+            Some(announced) => self.announced.push(announced),
+            None => self.announcements = None,
+        }
+    }
+
+    /// A blob that was read says its numbers; of one that was given up the message is to come back.
+    pub(super) fn was_read(&mut self, path: &str, numbers: Option<Range>) {
+        match numbers {
+            Some(numbers) => {
+                for open in self.tickets.iter_mut().filter(|open| open.path == path) {
+                    open.numbers.get_or_insert(numbers);
+                }
+            }
+            None => self.tickets.retain(|open| open.path != path),
+        }
     }
 
     /// When the blobs are listed again.
@@ -80,6 +132,17 @@ impl Captures {
     /// Nothing is read any more.
     pub(super) fn clear(&mut self) {
         *self = Self { source: self.source.take(), ..Self::new(None) };
+    }
+}
+
+/// The next announcement; never ready without a queue.
+///
+/// # Cancel safety
+/// As that of the channel: nothing is lost.
+pub(super) async fn announced(announcements: &mut Option<mpsc::Receiver<Announcement>>) -> Option<Announcement> {
+    match announcements {
+        Some(announcements) => announcements.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -154,10 +217,12 @@ impl Pipeline {
 
     /// Lists the captures when there is something to look for, and reads what was found.
     pub(super) fn heal_if_due(&mut self) {
+        self.settle_tickets();
         if self.stop_reading.is_cancelled() {
             self.captures.wants_all = false;
             self.captures.gaps.clear();
             (self.captures.listed, self.captures.sweep_at) = (None, None);
+            self.captures.announced.clear();
             return;
         }
         if self.captures.sweep_at.is_some_and(|at| at <= Instant::now()) {
@@ -170,22 +235,70 @@ impl Pipeline {
             }
         }
         // Wanted is what the ledger lacks, and during a flush nobody can say what that is.
-        if let Some(listing) = self.captures.listed.take_if(|_| self.writer.is_some()) {
-            self.read_captures(&listing);
+        if let Some(listed) = self.captures.listed.take_if(|_| self.writer.is_some()) {
+            self.read_captures(listed);
+            self.settle_tickets();
         }
         let is_idle = self.captures.listing.is_empty() && self.captures.listed.is_none() && self.captures.readers == 0;
         if let Some(source) = self.captures.source.clone().filter(|_| is_idle && self.captures.is_wanted()) {
-            self.captures.listing.spawn(async move {
-                let listed = source.list(None).await;
-                Ok(Arc::new(listed.map_err(SourceError::from)?))
-            });
+            self.list(source);
         }
     }
 
-    pub(super) fn take_listed(&mut self, listed: Result<Arc<Listing>, PipelineError>) {
+    /// Looks into all blobs where anything may be wanted, else into those that were announced.
+    fn list(&mut self, source: Arc<CaptureSource>) {
+        if self.captures.wants_all || !self.captures.gaps.is_empty() {
+            self.captures.listing.spawn(async move {
+                let listing = Arc::new(source.list(None).await.map_err(SourceError::from)?);
+                Ok(Listed { listing, tickets: Vec::new() })
+            });
+            return;
+        }
+        let announced = std::mem::take(&mut self.captures.announced);
+        // What is covered is never opened, where the announcement says what it is.
+        let covered = |announced: &Announcement| {
+            let numbers = announced.holds.as_ref().map(|holds| holds.range);
+            numbers.is_some_and(|numbers| self.covers(&announced.name.partition, numbers))
+        };
+        let (covered, unknown): (Vec<_>, Vec<_>) = announced.into_iter().partition(covered);
+        covered.into_iter().for_each(|announced| announced.ticket.settle());
+        if unknown.is_empty() {
+            return;
+        }
+        self.captures.listing.spawn(async move {
+            let blobs = unknown.iter().map(|announced| (announced.path.clone(), announced.name.clone())).collect();
+            let listing = Arc::new(source.look(blobs).await.map_err(SourceError::from)?);
+            Ok(Listed { listing, tickets: unknown.into_iter().map(OpenTicket::from).collect() })
+        });
+    }
+
+    /// Whether one generation of a partition accounts for these numbers.
+    fn covers(&self, partition: &str, numbers: Range) -> bool {
+        let Some(writer) = &self.writer else { return false };
+        self.captures.generations.iter().any(|(source, _)| {
+            let partition = PartitionKey::new(source.clone(), partition);
+            writer.ledger().coverage(&partition).missing_in(numbers).is_empty()
+        })
+    }
+
+    /// Lets go of the messages whose blobs are accounted for. Only between flushes does anybody know.
+    fn settle_tickets(&mut self) {
+        if self.writer.is_none() || self.captures.tickets.is_empty() {
+            return;
+        }
+        let tickets = std::mem::take(&mut self.captures.tickets);
+        for open in tickets {
+            match open.numbers {
+                Some(numbers) if self.covers(&open.partition, numbers) => open.ticket.settle(),
+                _ => self.captures.tickets.push(open),
+            }
+        }
+    }
+
+    pub(super) fn take_listed(&mut self, listed: Result<Listed, PipelineError>) {
         let error = match listed {
-            Ok(listing) => {
-                self.captures.listed = Some(listing);
+            Ok(listed) => {
+                self.captures.listed = Some(listed);
                 return;
             }
             Err(error) => error,
@@ -201,7 +314,24 @@ impl Pipeline {
     }
 
     /// Begins to read what was missing, now that it is known which blobs there are.
-    fn read_captures(&mut self, listing: &Arc<Listing>) {
+    fn read_captures(&mut self, listed: Listed) {
+        let Listed { listing, mut tickets } = listed;
+        let listing = &listing;
+        if !tickets.is_empty() {
+            // A blob that can't be looked into lets its message come back.
+            tickets.retain(|open| !listing.torn.iter().any(|torn| torn.path() == Some(&open.path)));
+            for open in tickets.extract_if(.., |open| listing.empty.iter().any(|empty| empty.as_ref() == open.path)) {
+                open.ticket.settle();
+            }
+            // One that is covered as far as it can go isn't opened, and so never says how far it goes.
+            for open in tickets.iter_mut().filter(|open| open.numbers.is_none()) {
+                let holds = listing.ranges(&open.partition).find(|(blob, _)| blob.path.as_ref() == open.path);
+                open.numbers = holds.map(|(_, holds)| holds).filter(|holds| self.covers(&open.partition, *holds));
+            }
+            self.captures.tickets.append(&mut tickets);
+            self.read_uncovered(listing);
+            return;
+        }
         if std::mem::take(&mut self.captures.wants_all) {
             self.read_uncovered(listing);
         }
@@ -235,6 +365,9 @@ impl Pipeline {
     fn read_capture(&mut self, read: CaptureRead) {
         let Some(source) = self.captures.source.clone() else { return };
         let blobs = read.blobs().len() as u64;
+        if blobs == 0 && read.missing == Missing::Between {
+            return;
+        }
         tracing::info!(pipeline = self.spec.name, partition = %read.partition, blobs, "reading captures");
         self.status.change(|snapshot| snapshot.blobs += blobs);
         self.captures.readers += 1;

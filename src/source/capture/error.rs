@@ -37,6 +37,14 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
+    /// The blob that it is about.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Read { path, .. } | Self::Container { path, .. } | Self::Record { path, .. } => Some(path),
+            Self::List { .. } | Self::Task(_) => None,
+        }
+    }
+
     /// Whether it is the blob itself, and not the way to it.
     pub fn is_of_the_blob(&self) -> bool {
         matches!(self, Self::Container { .. } | Self::Record { .. })

@@ -7,11 +7,15 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
+use percent_encoding::percent_decode_str;
+use url::Url;
 
 use super::CaptureError;
 use super::container::{Header, Step};
 use super::record::RecordShape;
+use crate::checkpoint::Range;
+use crate::config::capture_name::BlobName;
 use crate::config::spec::CaptureSpec;
 use crate::storage::{Location, StorageError};
 
@@ -39,9 +43,21 @@ pub struct Listing {
     /// By partition, ascending by first number; a blob that was written twice is there twice.
     pub partitions: BTreeMap<String, Vec<CaptureBlob>>,
     /// Blobs without events: heartbeats.
-    pub empty: u64,
+    pub empty: Vec<Path>,
     /// Blobs that couldn't be looked into, and why.
     pub torn: Vec<CaptureError>,
+}
+
+impl Listing {
+    /// The blobs of a partition, each with the numbers that it can have at most: up to where the next
+    /// one begins.
+    pub fn ranges(&self, partition: &str) -> impl Iterator<Item = (&CaptureBlob, Range)> {
+        let blobs = self.partitions.get(partition).map_or(&[][..], Vec::as_slice);
+        blobs.iter().enumerate().map(|(at, blob)| {
+            let next = blobs[at + 1..].iter().map(|next| next.first).find(|first| *first > blob.first);
+            (blob, Range::new(blob.first, next.unwrap_or(i64::MAX)))
+        })
+    }
 }
 
 /// The captures of one hub.
@@ -73,11 +89,13 @@ impl CaptureSource {
         let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
         let found: Vec<_> = self.store.list(prefix.as_ref()).try_collect().await.map_err(failed)?;
         let named = found.into_iter().filter_map(|blob| {
-            let name = self.spec.template.read(blob.location.as_ref())?;
-            let is_ours = name.hub.eq_ignore_ascii_case(&self.spec.hub)
-                && name.namespace.eq_ignore_ascii_case(&self.spec.namespace);
-            (is_ours && from.is_none_or(|from| name.window >= from)).then_some((blob, name))
+            let name = self.spec.template.read(blob.location.as_ref()).filter(|name| self.is_ours(name))?;
+            from.is_none_or(|from| name.window >= from).then_some((blob, name))
         });
+        self.look_into(named.collect()).await
+    }
+
+    async fn look_into(&self, named: Vec<(ObjectMeta, BlobName)>) -> Result<Listing, CaptureError> {
         let mut looks = stream::iter(named)
             .map(|(blob, name)| async move {
                 let first = self.first_of(&blob.location, blob.size).await;
@@ -92,7 +110,7 @@ impl CaptureSource {
                     let (path, bytes) = (blob.location, blob.size);
                     found.push(CaptureBlob { path, bytes, window: name.window, first, first_enqueued_at });
                 }
-                Ok(None) => listing.empty += 1,
+                Ok(None) => listing.empty.push(blob.location),
                 Err(error) if error.is_of_the_blob() => listing.torn.push(error),
                 Err(error) => return Err(error),
             }
@@ -101,6 +119,44 @@ impl CaptureSource {
             blobs.sort_by(|a, b| (a.first, a.window, &a.path).cmp(&(b.first, b.window, &b.path)));
         }
         Ok(listing)
+    }
+
+    /// Looks into blobs that were announced, as [`CaptureSource::list`] does into those that it finds. One
+    /// that isn't there is listed as torn.
+    ///
+    /// # Errors
+    /// When a blob can't be fetched.
+    pub async fn look(&self, announced: Vec<(Path, BlobName)>) -> Result<Listing, CaptureError> {
+        let mut found = Vec::with_capacity(announced.len());
+        let mut torn = Vec::new();
+        for (path, name) in announced {
+            match self.store.head(&path).await {
+                Ok(blob) => found.push((blob, name)),
+                Err(source) => torn.push(CaptureError::Read { path: path.to_string(), source }),
+            }
+        }
+        let mut listing = self.look_into(found).await?;
+        listing.torn.append(&mut torn);
+        Ok(listing)
+    }
+
+    /// The path and the name of a blob of this hub that an announcement names by its URL.
+    pub fn blob_of(&self, url: &str) -> Option<(Path, BlobName)> {
+        let announced = Url::parse(url).ok()?;
+        let at = Url::parse(&self.url).ok()?;
+        let decoded = percent_decode_str(announced.path()).decode_utf8().ok()?;
+        let folder = percent_decode_str(at.path()).decode_utf8().ok()?;
+        let container = if at.username().is_empty() { at.host_str().unwrap_or_default() } else { at.username() };
+        // `/container/…`, or as Azurite has it `/account/container/…`.
+        let below = if at.scheme() == "file" { folder.into_owned() } else { format!("/{container}{folder}") };
+        let account_ends = decoded.trim_start_matches('/').find('/').map_or(0, |length| length + 1);
+        let rest = decoded.strip_prefix(&below).or_else(|| decoded.get(account_ends..)?.strip_prefix(&below))?;
+        let name = self.spec.template.read(rest).filter(|name| self.is_ours(name))?;
+        Some((Path::from(rest), name))
+    }
+
+    fn is_ours(&self, name: &BlobName) -> bool {
+        name.hub.eq_ignore_ascii_case(&self.spec.hub) && name.namespace.eq_ignore_ascii_case(&self.spec.namespace)
     }
 
     /// The number and enqueued time (epoch ms) of a blob's first event; none where it is empty.

@@ -15,9 +15,13 @@
 mod container;
 mod error;
 mod listing;
+mod notice;
+mod queue;
 mod read;
 mod record;
 
 pub use error::CaptureError;
 pub use listing::{CaptureBlob, CaptureSource, Listing};
+pub use notice::{Announced, Notice, NoticeError, notices};
+pub use queue::{Queue, QueueError, QueueMessage};
 pub use read::{CaptureRead, EnqueuedBetween, Missing};

@@ -69,21 +69,14 @@ pub enum Missing {
 }
 
 impl CaptureRead {
-    /// The blobs that may hold what is wanted, each with the numbers that it can have at most: up to
-    /// where the next one begins.
-    pub fn blobs(&self) -> Vec<(&CaptureBlob, Range)> {
-        let blobs = self.listing.partitions.get(&*self.partition.partition).map_or(&[][..], Vec::as_slice);
-        let mut chosen = Vec::new();
-        for (at, blob) in blobs.iter().enumerate() {
-            let next = blobs[at + 1..].iter().map(|next| next.first).find(|first| *first > blob.first);
-            let holds = Range::new(blob.first, next.unwrap_or(i64::MAX));
+    /// The blobs that may hold what is wanted.
+    pub fn blobs(&self) -> Vec<&CaptureBlob> {
+        let ranges = self.listing.ranges(&self.partition.partition);
+        let chosen = ranges.filter(|(blob, holds)| {
             let begins_too_late = self.enqueued.to.is_some_and(|to| blob.first_enqueued_at >= to.timestamp_millis());
-            let is_wanted = self.wanted.iter().any(|wanted| wanted.from < holds.to && holds.from < wanted.to);
-            if is_wanted && !begins_too_late {
-                chosen.push((blob, holds));
-            }
-        }
-        chosen
+            !begins_too_late && self.wanted.iter().any(|wanted| wanted.from < holds.to && holds.from < wanted.to)
+        });
+        chosen.map(|(blob, _)| blob).collect()
     }
 }
 
@@ -137,12 +130,12 @@ impl From<CaptureError> for Ended {
 impl Reader {
     async fn run(&mut self) -> Result<(), mpsc::error::SendError<SourceEvent>> {
         let partition = self.read.partition.clone();
-        let blobs: Vec<CaptureBlob> = self.read.blobs().into_iter().map(|(blob, _)| blob.clone()).collect();
+        let blobs: Vec<CaptureBlob> = self.read.blobs().into_iter().cloned().collect();
         for blob in blobs {
             let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-            let is_whole = loop {
+            let numbers = loop {
                 let error = match self.blob(&blob).await {
-                    Ok(()) => break true,
+                    Ok(numbers) => break Some(numbers),
                     Err(Ended::Unheard) => return Ok(()),
                     Err(Ended::Failed(error)) => error,
                 };
@@ -152,11 +145,12 @@ impl Reader {
                 let error = SourceError::Capture(Box::new(error));
                 self.sender.send(SourceEvent::Failed { partition: partition.clone(), error, retry_in }).await?;
                 if is_given_up {
-                    break false;
+                    break None;
                 }
                 sleep(retry_in).await;
             };
-            self.sender.send(SourceEvent::BlobRead { partition: partition.clone(), is_whole }).await?;
+            let path = blob.path.to_string();
+            self.sender.send(SourceEvent::BlobRead { partition: partition.clone(), path, numbers }).await?;
         }
         for missing in self.missing() {
             let hole = SourceEvent::Hole { partition: partition.clone(), missing, cause: HoleCause::NotCaptured };
@@ -179,8 +173,9 @@ impl Reader {
         within.flat_map(|within| self.handed_on.missing_in(within)).collect()
     }
 
-    /// One blob. What was read of it before an error is handed on: it is sound, and marked as such.
-    async fn blob(&mut self, blob: &CaptureBlob) -> Result<(), Ended> {
+    /// One blob; gives the numbers that it holds. What was read of it before an error is handed on: it is
+    /// sound, and marked as such.
+    async fn blob(&mut self, blob: &CaptureBlob) -> Result<Range, Ended> {
         let mut batch = Batch::new(Origin::Capture(format!("{}{}", self.source.url, blob.path).into()));
         let read = self.blocks(blob, &mut batch).await;
         self.send(&mut batch).await?;
@@ -188,7 +183,7 @@ impl Reader {
     }
 
     /// From the header to the last block.
-    async fn blocks(&mut self, blob: &CaptureBlob, batch: &mut Batch) -> Result<(), Ended> {
+    async fn blocks(&mut self, blob: &CaptureBlob, batch: &mut Batch) -> Result<Range, Ended> {
         let container = |source| CaptureError::Container { path: blob.path.to_string(), source };
         let mut window = self.source.fetch(&blob.path, 0, WINDOW_BYTES, blob.bytes).await?;
         let header = loop {
@@ -206,6 +201,7 @@ impl Reader {
         let shape = Arc::new(shape);
         let mut at = header.bytes as u64;
         let mut rest = window.split_off(header.bytes);
+        let mut numbers = Range::new(blob.first, blob.first);
         while at < blob.bytes {
             let block = match header.block(&rest, at).map_err(container)? {
                 Step::Whole(block) => block,
@@ -218,10 +214,11 @@ impl Reader {
             at += block.bytes as u64;
             rest = rest.split_off(block.bytes);
             for event in events(&shape, block, blob).await? {
+                numbers.to = numbers.to.max(event.sequence_number + 1);
                 self.take(event, batch).await?;
             }
         }
-        Ok(())
+        Ok(numbers)
     }
 
     async fn next_of(&self, blob: &CaptureBlob, at: u64, needs: u64) -> Result<Bytes, CaptureError> {
