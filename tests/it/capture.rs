@@ -180,13 +180,29 @@ async fn a_blob_whose_numbers_are_not_wanted_is_not_opened() {
     captured(folder.path(), CaptureCodec::Null, &[10, 10, 10, 10]).await;
     let source = source(folder.path());
     for (wanted, blobs) in
-        [(Range::new(12, 15), 1), (Range::new(9, 11), 2), (Range::new(0, 40), 4), (Range::new(50, 60), 1)]
+        [(Range::new(12, 15), 1), (Range::new(9, 11), 2), (Range::new(0, 40), 4), (Range::new(50, 60), 0)]
     {
         let listing = source.list(None).await.expect("listed");
         let told = read(&source, listing, "0", wanted, Missing::Between).await;
         let expected: Vec<_> = (wanted.from..wanted.to).filter(|number| *number < 40).collect();
         assert_eq!((told.numbers(), told.blobs.len()), (expected, blobs), "{wanted}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_was_read_is_known_to_its_end_until_it_is_written_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    captured(folder.path(), CaptureCodec::Null, &[10]).await;
+    let source = source(folder.path());
+    let beyond = || async {
+        let listing = source.list(None).await.expect("listed");
+        read(&source, listing, "0", Range::new(10, i64::MAX), Missing::Between).await.blobs.len()
+    };
+    assert_eq!(beyond().await, 1, "nothing says where it ends");
+    assert_eq!(beyond().await, 0, "it ends before");
+    let path = source.list(None).await.expect("listed").partitions["0"][0].path.to_string();
+    std::fs::write(folder.path().join(path), REAL).expect("written");
+    assert_eq!(beyond().await, 1, "it is another blob");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Which blobs there are, and which numbers each begins with.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -35,6 +35,8 @@ pub struct CaptureBlob {
     pub first: i64,
     /// When its first event was enqueued, epoch ms.
     pub first_enqueued_at: i64,
+    /// One past its last number, where it was read before.
+    pub end: Option<i64>,
 }
 
 /// What was found at one moment.
@@ -49,13 +51,13 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// The blobs of a partition, each with the numbers that it can have at most: up to where the next
-    /// one begins.
+    /// The blobs of a partition, each with the numbers that it has; where it wasn't read before, that it can
+    /// have at most: up to where the next one begins.
     pub fn ranges(&self, partition: &str) -> impl Iterator<Item = (&CaptureBlob, Range)> {
         let blobs = self.partitions.get(partition).map_or(&[][..], Vec::as_slice);
         blobs.iter().enumerate().map(|(at, blob)| {
             let next = blobs[at + 1..].iter().map(|next| next.first).find(|first| *first > blob.first);
-            (blob, Range::new(blob.first, next.unwrap_or(i64::MAX)))
+            (blob, Range::new(blob.first, blob.end.or(next).unwrap_or(i64::MAX)))
         })
     }
 }
@@ -67,6 +69,19 @@ pub struct CaptureSource {
     /// Where they lie, for words and for the column of origin.
     pub(super) url: String,
     spec: CaptureSpec,
+    /// What was learned of blobs, so that a sweep looks into new ones alone. It holds what the last
+    /// listing found; losing it costs requests.
+    learned: Mutex<HashMap<Path, Learned>>,
+}
+
+/// What is known of a blob as long as it stays the same.
+#[derive(Debug, Clone)]
+struct Learned {
+    e_tag: Option<String>,
+    bytes: u64,
+    /// Number and enqueued time of its first event; none where it is empty.
+    first: Option<(i64, i64)>,
+    end: Option<i64>,
 }
 
 impl CaptureSource {
@@ -74,7 +89,7 @@ impl CaptureSource {
     /// When the place can't be used.
     pub fn open(spec: &CaptureSpec, location: &Location) -> Result<Self, StorageError> {
         let url = location.url().to_string();
-        Ok(Self { store: location.object_store()?, url, spec: spec.clone() })
+        Ok(Self { store: location.object_store()?, url, spec: spec.clone(), learned: Mutex::default() })
     }
 
     /// All blobs of the hub whose window ended at `from` or later, with their first numbers.
@@ -87,7 +102,9 @@ impl CaptureSource {
         let failed = |source| CaptureError::List { url: self.url.clone(), source };
         let prefix = Path::from(self.spec.template.prefix(None, &self.spec.hub));
         let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
-        let found: Vec<_> = self.store.list(prefix.as_ref()).try_collect().await.map_err(failed)?;
+        let found: Vec<ObjectMeta> = self.store.list(prefix.as_ref()).try_collect().await.map_err(failed)?;
+        let there: HashSet<&Path> = found.iter().map(|blob| &blob.location).collect();
+        self.learned().retain(|path, _| there.contains(path));
         let named = found.into_iter().filter_map(|blob| {
             let name = self.spec.template.read(blob.location.as_ref()).filter(|name| self.is_ours(name))?;
             from.is_none_or(|from| name.window >= from).then_some((blob, name))
@@ -98,19 +115,19 @@ impl CaptureSource {
     async fn look_into(&self, named: Vec<(ObjectMeta, BlobName)>) -> Result<Listing, CaptureError> {
         let mut looks = stream::iter(named)
             .map(|(blob, name)| async move {
-                let first = self.first_of(&blob.location, blob.size).await;
-                (blob, name, first)
+                let learned = self.learn(&blob).await;
+                (blob, name, learned)
             })
             .buffer_unordered(LOOKS);
         let mut listing = Listing::default();
-        while let Some((blob, name, first)) = looks.next().await {
-            match first {
-                Ok(Some((first, first_enqueued_at))) => {
+        while let Some((blob, name, learned)) = looks.next().await {
+            match learned {
+                Ok(Learned { first: Some((first, first_enqueued_at)), end, .. }) => {
                     let found = listing.partitions.entry(name.partition).or_default();
                     let (path, bytes) = (blob.location, blob.size);
-                    found.push(CaptureBlob { path, bytes, window: name.window, first, first_enqueued_at });
+                    found.push(CaptureBlob { path, bytes, window: name.window, first, first_enqueued_at, end });
                 }
-                Ok(None) => listing.empty.push(blob.location),
+                Ok(Learned { first: None, .. }) => listing.empty.push(blob.location),
                 Err(error) if error.is_of_the_blob() => listing.torn.push(error),
                 Err(error) => return Err(error),
             }
@@ -157,6 +174,29 @@ impl CaptureSource {
 
     fn is_ours(&self, name: &BlobName) -> bool {
         name.hub.eq_ignore_ascii_case(&self.spec.hub) && name.namespace.eq_ignore_ascii_case(&self.spec.namespace)
+    }
+
+    fn learned(&self) -> MutexGuard<'_, HashMap<Path, Learned>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a blob, or a look into it. One that was written anew is another blob.
+    async fn learn(&self, blob: &ObjectMeta) -> Result<Learned, CaptureError> {
+        let is_same = |held: &Learned| held.bytes == blob.size && held.e_tag == blob.e_tag;
+        if let Some(held) = self.learned().get(&blob.location).filter(|held| is_same(held)) {
+            return Ok(held.clone());
+        }
+        let first = self.first_of(&blob.location, blob.size).await?;
+        let learned = Learned { e_tag: blob.e_tag.clone(), bytes: blob.size, first, end: None };
+        self.learned().insert(blob.location.clone(), learned.clone());
+        Ok(learned)
+    }
+
+    /// A blob was read to its end: the next listing knows how far it goes.
+    pub(super) fn was_read(&self, blob: &CaptureBlob, end: i64) {
+        if let Some(held) = self.learned().get_mut(&blob.path).filter(|held| held.bytes == blob.bytes) {
+            held.end = Some(end);
+        }
     }
 
     /// The number and enqueued time (epoch ms) of a blob's first event; none where it is empty.

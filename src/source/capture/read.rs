@@ -135,7 +135,10 @@ impl Reader {
             let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
             let numbers = loop {
                 let error = match self.blob(&blob).await {
-                    Ok(numbers) => break Some(numbers),
+                    Ok(numbers) => {
+                        self.source.was_read(&blob, numbers.to);
+                        break Some(numbers);
+                    }
                     Err(Ended::Unheard) => return Ok(()),
                     Err(Ended::Failed(error)) => error,
                 };
