@@ -20,8 +20,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use apache_avro::Schema;
 use apache_avro::types::Value;
-use apache_avro::{Schema, to_avro_datum};
+use apache_avro::writer::datum::GenericDatumWriter;
 use arrow_avro::reader::ReaderBuilder;
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
 use deltalake::parquet::arrow::ArrowWriter;
@@ -96,7 +97,7 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-fn datum(schema: &Schema, number: usize) -> Vec<u8> {
+fn datum(writer: &GenericDatumWriter<'_>, number: usize) -> Vec<u8> {
     let text = |text: String| Value::String(text);
     let optional = |is_there: bool, value: Value| match is_there {
         true => Value::Union(1, Box::new(value)),
@@ -125,12 +126,13 @@ fn datum(schema: &Schema, number: usize) -> Vec<u8> {
         ),
         ("note".into(), text(format!("{:x}", mixed.rotate_left(17)).repeat(2))),
     ]);
-    to_avro_datum(schema, value).expect("it fits the schema")
+    writer.write_value_to_vec(value).expect("it fits the schema")
 }
 
 /// Writes the blobs of all partitions; gives their bytes.
 fn write_captures(folder: &Path, events: usize) -> u64 {
     let schema = Schema::parse_str(DATUM).expect("a schema");
+    let writer = GenericDatumWriter::builder(&schema).build().expect("a writer");
     let mut bytes = 0;
     let share = events / PARTITIONS;
     for partition in 0..PARTITIONS {
@@ -141,7 +143,7 @@ fn write_captures(folder: &Path, events: usize) -> u64 {
                 blob % 60
             ));
             std::fs::create_dir_all(path.parent().expect("a folder above")).expect("made");
-            let file = container(&schema, partition * share, first, (first + BLOB_EVENTS).min(share));
+            let file = container(&writer, partition * share, first, (first + BLOB_EVENTS).min(share));
             bytes += file.len() as u64;
             File::create(path).and_then(|mut out| out.write_all(&file)).expect("written");
         }
@@ -149,7 +151,7 @@ fn write_captures(folder: &Path, events: usize) -> u64 {
     bytes
 }
 
-fn container(schema: &Schema, seed: usize, from: usize, to: usize) -> Vec<u8> {
+fn container(writer: &GenericDatumWriter<'_>, seed: usize, from: usize, to: usize) -> Vec<u8> {
     let mut out = b"Obj\x01".to_vec();
     put_long(&mut out, 2);
     for (key, value) in [("avro.codec", "null"), ("avro.schema", EVENT_DATA)] {
@@ -170,7 +172,7 @@ fn container(schema: &Schema, seed: usize, from: usize, to: usize) -> Vec<u8> {
         put_long(&mut block, 0);
         put_long(&mut block, 0);
         put_long(&mut block, 1);
-        put_bytes(&mut block, &datum(schema, seed + number));
+        put_bytes(&mut block, &datum(writer, seed + number));
         records += 1;
         if block.len() >= BLOCK_BYTES || number + 1 == to {
             put_long(&mut out, std::mem::take(&mut records));
