@@ -1,6 +1,6 @@
 //! What long work does now, drawn on stderr while somebody watches.
 //!
-//! There is one terminal, so there is one place that draws on it ([`drawn`]); the log writes
+//! There is one terminal, so there is one place that draws on it; the log writes
 //! through it ([`LogWriter`]), or its lines and the bar would overwrite one another.
 
 use std::io::{self, Write};

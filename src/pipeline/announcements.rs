@@ -40,8 +40,8 @@ const HELD_MAX: usize = 256;
 /// How long an empty queue is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Announcements that wait for a pipeline. One that finds no room comes again.
-const WAITING_MAX: usize = 64;
+/// Announcements that wait for a pipeline: room for all that may be held. One that finds none comes again.
+const WAITING_MAX: usize = 2 * HELD_MAX;
 
 /// A blob of a pipeline that was announced.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -37,6 +38,8 @@ pub(super) struct Listed {
 struct OpenTicket {
     path: String,
     partition: String,
+    /// When the blob's window ended, by its name.
+    window: DateTime<Utc>,
     /// As it was announced, or once the blob was read.
     numbers: Option<Range>,
     ticket: Ticket,
@@ -46,7 +49,7 @@ impl From<Announcement> for OpenTicket {
     fn from(announced: Announcement) -> Self {
         let Announcement { path, name, holds, ticket } = announced;
         let numbers = holds.map(|holds| holds.range);
-        Self { path: path.to_string(), partition: name.partition, numbers, ticket }
+        Self { path: path.to_string(), partition: name.partition, window: name.window, numbers, ticket }
     }
 }
 
@@ -168,7 +171,7 @@ impl Pipeline {
         let writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
         let mut pipeline = Self::new(spec, parts, None, writer, options, status, shutdown);
         pipeline.captures.generations = generations(project, spec, between)?;
-        pipeline.read_uncovered(&listing);
+        pipeline.read_uncovered(&listing, Missing::Between);
         Ok(pipeline)
     }
 
@@ -258,7 +261,7 @@ impl Pipeline {
         // What is covered is never opened, where the announcement says what it is.
         let covered = |announced: &Announcement| {
             let numbers = announced.holds.as_ref().map(|holds| holds.range);
-            numbers.is_some_and(|numbers| self.covers(&announced.name.partition, numbers))
+            numbers.is_some_and(|numbers| self.covers(&announced.name.partition, announced.name.window, numbers))
         };
         let (covered, unknown): (Vec<_>, Vec<_>) = announced.into_iter().partition(covered);
         covered.into_iter().for_each(|announced| announced.ticket.settle());
@@ -272,13 +275,17 @@ impl Pipeline {
         });
     }
 
-    /// Whether one generation of a partition accounts for these numbers.
-    fn covers(&self, partition: &str, numbers: Range) -> bool {
+    /// Whether the table accounts for these numbers, of the generation to which a blob of this window
+    /// belongs: the one before has other events under the same numbers.
+    fn covers(&self, partition: &str, window: DateTime<Utc>, numbers: Range) -> bool {
         let Some(writer) = &self.writer else { return false };
-        self.captures.generations.iter().any(|(source, _)| {
-            let partition = PartitionKey::new(source.clone(), partition);
-            writer.ledger().coverage(&partition).missing_in(numbers).is_empty()
-        })
+        let mut generations = self.captures.generations.iter();
+        let Some((source, _)) = generations.find(|(_, enqueued)| enqueued.from.is_none_or(|from| window >= from))
+        else {
+            return false;
+        };
+        let partition = PartitionKey::new(source.clone(), partition);
+        writer.ledger().coverage(&partition).missing_in(numbers).is_empty()
     }
 
     /// Lets go of the messages whose blobs are accounted for. Only between flushes does anybody know.
@@ -289,7 +296,7 @@ impl Pipeline {
         let tickets = std::mem::take(&mut self.captures.tickets);
         for open in tickets {
             match open.numbers {
-                Some(numbers) if self.covers(&open.partition, numbers) => open.ticket.settle(),
+                Some(numbers) if self.covers(&open.partition, open.window, numbers) => open.ticket.settle(),
                 _ => self.captures.tickets.push(open),
             }
         }
@@ -326,14 +333,15 @@ impl Pipeline {
             // One that is covered as far as it can go isn't opened, and so never says how far it goes.
             for open in tickets.iter_mut().filter(|open| open.numbers.is_none()) {
                 let holds = listing.ranges(&open.partition).find(|(blob, _)| blob.path.as_ref() == open.path);
-                open.numbers = holds.map(|(_, holds)| holds).filter(|holds| self.covers(&open.partition, *holds));
+                open.numbers =
+                    holds.map(|(_, holds)| holds).filter(|holds| self.covers(&open.partition, open.window, *holds));
             }
             self.captures.tickets.append(&mut tickets);
-            self.read_uncovered(listing);
+            self.read_uncovered(listing, Missing::Unknown);
             return;
         }
         if std::mem::take(&mut self.captures.wants_all) {
-            self.read_uncovered(listing);
+            self.read_uncovered(listing, Missing::Between);
         }
         for (partition, wanted) in std::mem::take(&mut self.captures.gaps) {
             // Of this generation alone: the one before has other events under the same numbers.
@@ -345,7 +353,7 @@ impl Pipeline {
     }
 
     /// Begins to read whatever the ledger doesn't cover.
-    fn read_uncovered(&mut self, listing: &Arc<Listing>) {
+    fn read_uncovered(&mut self, listing: &Arc<Listing>, missing: Missing) {
         for torn in &listing.torn {
             tracing::error!(pipeline = self.spec.name, error = report(torn), "a capture blob is torn");
         }
@@ -356,7 +364,7 @@ impl Pipeline {
                 let covered = self.writer.as_ref().map(|writer| writer.ledger().coverage(&partition));
                 let uncovered = covered.unwrap_or_default().missing_in(Range::new(0, i64::MAX));
                 let wanted = uncovered.into_iter().collect();
-                let (listing, missing) = (Arc::clone(listing), Missing::Between);
+                let listing = Arc::clone(listing);
                 self.read_capture(CaptureRead { partition, listing, wanted, enqueued, missing });
             }
         }
@@ -365,7 +373,7 @@ impl Pipeline {
     fn read_capture(&mut self, read: CaptureRead) {
         let Some(source) = self.captures.source.clone() else { return };
         let blobs = read.blobs().len() as u64;
-        if blobs == 0 && read.missing == Missing::Between {
+        if blobs == 0 && read.missing != Missing::Wanted {
             return;
         }
         tracing::info!(pipeline = self.spec.name, partition = %read.partition, blobs, "reading captures");

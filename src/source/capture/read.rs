@@ -66,6 +66,8 @@ pub enum Missing {
     Wanted,
     /// Those between events that were found: others were enqueued at another time, or never yet.
     Between,
+    /// None: only some blobs were looked into, and what lies between them is in others.
+    Unknown,
 }
 
 impl CaptureRead {
@@ -169,7 +171,7 @@ impl Reader {
         let between = match (found.first(), found.last(), self.read.missing) {
             (_, _, Missing::Wanted) => Range::new(i64::MIN, i64::MAX),
             (Some(first), Some(last), Missing::Between) => Range::new(first.from, last.to),
-            (_, _, Missing::Between) => return Vec::new(),
+            (_, _, Missing::Between | Missing::Unknown) => return Vec::new(),
         };
         let wanted = self.read.wanted.iter();
         let within = wanted.map(|wanted| Range::new(wanted.from.max(between.from), wanted.to.min(between.to)));
