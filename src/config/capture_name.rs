@@ -75,7 +75,7 @@ pub struct BlobName {
     pub namespace: String,
     pub hub: String,
     pub partition: String,
-    /// When the window ended, to the second; not the time of any event.
+    /// When the window began or ended, to the second; not the time of any event, nor a bound of any.
     pub window: DateTime<Utc>,
 }
 

@@ -1,8 +1,9 @@
 //! Event Hubs Capture on this machine: what the hubs take in, as Avro containers in a folder or container.
 //!
 //! Each partition has windows of its own, which end by time or by size, whichever comes first; the
-//! name of a blob is the moment at which its window ended. Two windows of one partition that end within
-//! a second are named a second apart, since names have no more than that.
+//! name of a blob is the moment at which its window began, as a real one is named before its events. Two
+//! windows of one partition that begin within a second are named a second apart, since names have no
+//! more than that.
 //!
 //! It reads what the log still holds: events that retention takes within a tick of their coming are
 //! captured by nobody.
@@ -128,7 +129,7 @@ struct WindowKey {
 struct Window {
     next: i64,
     began: DateTime<Utc>,
-    /// When the window before ended: names don't repeat.
+    /// What the window before was named: names don't repeat.
     named: DateTime<Utc>,
     bytes: u64,
     events: Vec<Arc<StoredEvent>>,
@@ -180,13 +181,12 @@ impl Capturing {
     /// goes on.
     async fn close(&mut self, key: &WindowKey) -> bool {
         let Some(window) = self.windows.get_mut(key) else { return true };
-        let now = Utc::now();
-        window.began = now;
+        let began = std::mem::replace(&mut window.began, Utc::now());
         if window.events.is_empty() && self.options.empty == EmptyWindows::Skipped {
             return true;
         }
         let container = PutPayload::from(container(&window.events, self.options.codec));
-        let second = now.with_nanosecond(0).unwrap_or(now);
+        let second = began.with_nanosecond(0).unwrap_or(began);
         let mut named = second.max(window.named + TimeDelta::seconds(1));
         loop {
             let name = self.options.template.name(&BlobName {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use object_store::path::Path;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,13 +41,16 @@ const HELD_MAX: usize = 256;
 /// How long an empty queue is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What deleting the last settled messages may take: a queue that hangs doesn't hold the end.
+const LAST_DELETES: Duration = Duration::from_secs(5);
+
 /// Announcements that wait for a pipeline: room for all that may be held. One that finds none comes again.
 const WAITING_MAX: usize = 2 * HELD_MAX;
 
 /// A blob of a pipeline that was announced.
 #[derive(Debug)]
 pub struct Announcement {
-    pub path: object_store::path::Path,
+    pub path: Path,
     pub name: BlobName,
     /// What the blob holds, where the announcement says it.
     pub holds: Option<Announced>,
@@ -133,6 +137,14 @@ struct Attendant {
     may_renew: bool,
 }
 
+/// A notice, as it concerns one pipeline.
+struct Heard {
+    listener: usize,
+    path: Path,
+    name: BlobName,
+    holds: Option<Announced>,
+}
+
 struct Held {
     message: QueueMessage,
     open: std::sync::Weak<Open>,
@@ -143,29 +155,38 @@ impl Attendant {
     /// What is held in the end comes back to whoever starts next.
     async fn attend(mut self, shutdown: Shutdown, ended: CancellationToken) {
         let mut backoff = Backoff::new(PAUSE, Duration::from_secs(60));
-        while !ended.is_cancelled() {
-            self.delete_settled().await;
-            self.renew_held().await;
-            let pause = match self.receive(&shutdown).await {
-                Ok(0) => PAUSE,
-                Ok(_) => {
-                    backoff.reset();
-                    Duration::ZERO
-                }
-                Err(error) => {
-                    let pause = backoff.pause();
-                    let queue = self.queue.name();
-                    tracing::warn!(queue, error = report(&error), ?pause, "the queue can't be asked");
-                    pause
-                }
-            };
-            tokio::select! {
-                () = ended.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-                Some(id) = self.to_delete.recv() => self.delete(&id).await,
+        let rounds = async {
+            loop {
+                self.round(&shutdown, &mut backoff).await;
             }
+        };
+        // Whatever call it waits for: a message that is cut off in it comes back.
+        let _ = ended.run_until_cancelled(rounds).await;
+        if tokio::time::timeout(LAST_DELETES, self.delete_settled()).await.is_err() {
+            tracing::warn!(queue = self.queue.name(), "settled messages stay, and come back");
         }
+    }
+
+    async fn round(&mut self, shutdown: &Shutdown, backoff: &mut Backoff) {
         self.delete_settled().await;
+        self.renew_held().await;
+        let pause = match self.receive(shutdown).await {
+            Ok(0) => PAUSE,
+            Ok(_) => {
+                backoff.reset();
+                Duration::ZERO
+            }
+            Err(error) => {
+                let pause = backoff.pause();
+                let queue = self.queue.name();
+                tracing::warn!(queue, error = report(&error), ?pause, "the queue can't be asked");
+                pause
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Some(id) = self.to_delete.recv() => self.delete(&id).await,
+        }
     }
 
     /// Takes in what waits, as long as there is room; says how many.
@@ -182,10 +203,6 @@ impl Attendant {
     }
 
     async fn take(&mut self, message: QueueMessage) {
-        if message.deliveries > DELIVERIES_MAX {
-            self.give_up(&message, "it came too often").await;
-            return;
-        }
         let announced = match notices(message.text.as_bytes()) {
             Ok(announced) => announced,
             Err(error) if message.deliveries >= DELIVERIES_MAX => {
@@ -197,8 +214,9 @@ impl Attendant {
                 return;
             }
         };
-        let ours: Vec<_> = announced.iter().filter_map(|notice| self.listener_of(notice)).collect();
-        if ours.len() < announced.len() && message.deliveries >= DELIVERIES_MAX {
+        let ours: Vec<_> = announced.iter().map(|notice| self.heard_by(notice)).collect();
+        let nobodys = ours.iter().filter(|listeners| listeners.is_empty()).count();
+        if nobodys > 0 && message.deliveries >= DELIVERIES_MAX {
             self.give_up(&message, "it names a blob that no pipeline of this process reads").await;
             return;
         }
@@ -206,14 +224,22 @@ impl Attendant {
             self.delete_message(&message).await;
             return;
         }
+        let ours: Vec<_> = ours.into_iter().flatten().collect();
+        if ours.iter().any(|heard| self.listeners[heard.listener].sender.is_closed()) {
+            // Its pipeline has ended, which is no fault of the message's: it waits for the next start.
+            return;
+        }
+        if message.deliveries > DELIVERIES_MAX {
+            self.give_up(&message, "it came too often").await;
+            return;
+        }
         // A blob of nobody here keeps the message from being settled: somebody else may want it.
         let open = Arc::new(Open {
             id: message.id.clone(),
-            unsettled: AtomicUsize::new(announced.len()),
+            unsettled: AtomicUsize::new(ours.len() + nobodys),
             settled: self.settled.clone(),
         });
-        for (listener, announcement) in ours {
-            let (path, name, holds) = announcement;
+        for Heard { listener, path, name, holds } in ours {
             let announcement = Announcement { path, name, holds, ticket: Ticket(Arc::clone(&open)) };
             // Without room it is dropped with its ticket, and the message comes again.
             let _ = self.listeners[listener].sender.try_send(announcement);
@@ -222,20 +248,22 @@ impl Attendant {
         self.held.insert(held.message.id.clone(), held);
     }
 
-    #[allow(clippy::type_complexity, reason = "where a notice goes, and what it says there")]
-    fn listener_of(&self, notice: &Notice) -> Option<(usize, (object_store::path::Path, BlobName, Option<Announced>))> {
-        self.listeners.iter().enumerate().find_map(|(at, listener)| {
-            let (path, name) = listener.captures.blob_of(&notice.url)?;
-            Some((at, (path, name, notice.holds.clone())))
-        })
+    /// Every pipeline that reads the blob of a notice.
+    fn heard_by(&self, notice: &Notice) -> Vec<Heard> {
+        let listeners = self.listeners.iter().enumerate();
+        let heard = listeners.filter_map(|(listener, other)| {
+            let (path, name) = other.captures.blob_of(&notice.url)?;
+            Some(Heard { listener, path, name, holds: notice.holds.clone() })
+        });
+        heard.collect()
     }
 
     /// What can't be settled is kept where somebody may look at it.
     async fn give_up(&mut self, message: &QueueMessage, why: &str) {
         let poison = self.queue.poison();
-        let put = match poison.put(message.text.as_bytes()).await {
+        let put = match poison.put(&message.text).await {
             Err(QueueError::Refused { status: 404, .. }) => match poison.create().await {
-                Ok(()) => poison.put(message.text.as_bytes()).await,
+                Ok(()) => poison.put(&message.text).await,
                 Err(error) => Err(error),
             },
             put => put,
@@ -286,7 +314,8 @@ impl Attendant {
         if !self.may_renew {
             return;
         }
-        for held in self.held.values_mut().filter(|held| held.renew_at <= Instant::now()) {
+        let is_due = |held: &&mut Held| held.renew_at <= Instant::now() && held.open.strong_count() > 0;
+        for held in self.held.values_mut().filter(is_due) {
             held.renew_at = Instant::now() + INVISIBLE / 2;
             match self.queue.renew(&mut held.message, INVISIBLE).await {
                 Ok(()) => {}

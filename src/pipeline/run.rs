@@ -16,11 +16,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::capture::{Captures, Listed};
+use self::capture::{Captures, Looked};
 use self::flush::FlushEnded;
 use super::PipelineError;
 use super::announcements::Announcement;
 use super::checkpoints::Checkpoints;
+use super::generations::generations;
 use super::lock::PipelineLock;
 use super::partition::{EventsFrom, Part, PartitionEvent, PartitionTask, ReadPath, report};
 use super::setup::{self, PartitionStart, Places};
@@ -130,7 +131,7 @@ enum Event {
     FlushEnded(Box<FlushEnded>),
     FlushLost(tokio::task::JoinError),
     Added(Result<Vec<String>, PipelineError>),
-    Listed(Result<Listed, PipelineError>),
+    Looked(Looked),
     /// A blob was announced; nothing, when no more announcements come.
     Announced(Option<Announcement>),
     /// It may be time to flush or to look for partitions.
@@ -188,7 +189,7 @@ impl Pipeline {
         let mut pipeline = Self::new(spec, parts, source, writer, options, status, shutdown);
         pipeline._lock = Some(lock);
         if !spec.is_live || announcements.is_some() {
-            pipeline.captures.generations = capture::generations(project, spec, EnqueuedBetween::default())?;
+            pipeline.captures.generations = generations(project, spec, EnqueuedBetween::default())?;
         }
         pipeline.captures.announcements = announcements;
         if !spec.is_live {
@@ -273,7 +274,7 @@ impl Pipeline {
                     break;
                 }
                 Event::Added(found) => self.take_added(found).await,
-                Event::Listed(listed) => self.take_listed(listed),
+                Event::Looked(looked) => self.take_looked(looked),
                 Event::Announced(announced) => self.captures.take_announced(announced),
                 Event::Stop => self.drain(),
                 Event::Abort => {
@@ -326,14 +327,13 @@ impl Pipeline {
                 Ok(found) => Event::Added(found),
                 Err(source) => Event::Added(Err(PipelineError::Task { task: "looking for partitions", source })),
             },
-            Some(listed) = self.captures.listing.join_next() => match listed {
-                Ok(listed) => Event::Listed(listed),
-                Err(source) => Event::Listed(Err(PipelineError::Task { task: "listing captures", source })),
-            },
+            Some(looked) = self.captures.looking.join_next() => Event::Looked(looked.unwrap_or_else(|source| {
+                Looked::All(Err(PipelineError::Task { task: "looking at captures", source }))
+            })),
             announced = capture::announced(&mut self.captures.announcements) => Event::Announced(announced),
             event = self.receiver.recv() => Event::Partition(event),
             () = self.budget.contended(), if may_flush_early => {
-                self.pending_since = Some(Instant::now() - self.spec.sink.commit_every);
+                self.pending_since = Some(Instant::now() - self.patience());
                 Event::Tick
             }
             () = tokio::time::sleep_until(tick.into()) => Event::Tick,
@@ -347,7 +347,7 @@ impl Pipeline {
             (None, None) => None,
         };
         let flush_at = if self.writer.is_some() { due } else { None };
-        let soonest = [flush_at, self.drop_readers_at, self.captures.sweep_at()]
+        let soonest = [flush_at, self.drop_readers_at, self.captures.due_at()]
             .into_iter()
             .flatten()
             .fold(self.look_at, Instant::min);
@@ -466,8 +466,9 @@ impl Pipeline {
                     pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(), numbers = missing.len(),
                     "events are missing, and nothing that was asked has them"
                 );
-                self.summary.missing += missing.len();
-                metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), missing.len());
+                let new = self.captures.count(partition, missing);
+                self.summary.missing += new;
+                metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), new);
             }
         }
     }
@@ -615,8 +616,12 @@ async fn open(
     let source = setup::connect(project, spec).await?;
     let partitions = source.hub().await?.partitions;
     let mut writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
+    let is_new = |partition: &String| {
+        let partition = PartitionKey::new(source.id().clone(), partition.as_str());
+        writer.ledger().partition(&partition).and_then(|held| held.start()).is_none()
+    };
     let captured = match &parts.captures {
-        Some(captures) if spec.source.start == Start::Capture && writer.ledger().partitions().next().is_none() => {
+        Some(captures) if spec.source.start == Start::Capture && partitions.iter().any(is_new) => {
             captures.list(None).await.map_err(SourceError::from)?
         }
         _ => Listing::default(),

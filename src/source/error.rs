@@ -3,9 +3,11 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use thiserror::Error;
 
 use super::capture::CaptureError;
+use crate::config::spec::GenerationSpec;
 use crate::error::{Classify, Kind, Retry};
 use crate::storage::credential::CredentialError;
 
@@ -133,6 +135,20 @@ impl Classify for SourceError {
 }
 
 impl SourceError {
+    /// The error of a hub that isn't the one that the ledger knows, with the declaration that lets it go on.
+    pub(crate) fn counts_anew(
+        hub: &str,
+        difference: String,
+        generation: Option<&GenerationSpec>,
+        since: Option<DateTime<Utc>>,
+    ) -> Self {
+        let name = next_generation(generation.map(|generation| generation.name.as_str()));
+        let since =
+            since.map_or_else(|| "<time>".to_owned(), |since| since.to_rfc3339_opts(SecondsFormat::Millis, true));
+        let declaration = format!("generation = {{ name = \"{name}\", since = {since} }}");
+        Self::Generation { hub: hub.to_owned(), difference, declaration }
+    }
+
     /// The least time to leave the hub alone, where the service names one.
     pub(crate) fn pause(&self) -> Duration {
         match self {
@@ -144,5 +160,27 @@ impl SourceError {
             Self::Unauthorized { .. } | Self::NotFound { .. } => Duration::from_secs(30),
             _ => Duration::ZERO,
         }
+    }
+}
+
+fn next_generation(name: Option<&str>) -> String {
+    match name {
+        None => "2".to_owned(),
+        Some(name) => match name.parse::<u64>() {
+            Ok(number) => (number.saturating_add(1)).to_string(),
+            Err(_) => format!("{name}-2"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_to_add_names_another_generation() {
+        assert_eq!(next_generation(None), "2");
+        assert_eq!(next_generation(Some("2")), "3");
+        assert_eq!(next_generation(Some("after-failover")), "after-failover-2");
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use sluicebox::batch::{Event, Origin};
 use sluicebox::checkpoint::{PartitionKey, Range, RangeSet, SourceId};
@@ -12,7 +13,7 @@ use sluicebox::config::spec::CaptureSpec;
 use sluicebox::emulator::capture::{Capture, CaptureCodec, CaptureOptions, EmptyWindows};
 use sluicebox::emulator::{Broker, BrokerOptions, HubSpec, StoredMessageInput};
 use sluicebox::memory::MemoryBudget;
-use sluicebox::source::capture::{CaptureRead, CaptureSource, EnqueuedBetween, Listing, Missing};
+use sluicebox::source::capture::{CaptureBlob, CaptureRead, CaptureSource, EnqueuedBetween, Listing, Missing};
 use sluicebox::source::{HoleCause, SourceEvent};
 use sluicebox::storage::Location;
 use tokio::sync::mpsc;
@@ -70,6 +71,7 @@ async fn read(source: &Arc<CaptureSource>, listing: Listing, partition: &str, wa
         partition: PartitionKey::new(SourceId::new("emulator/leads"), partition),
         listing: Arc::new(listing),
         wanted: RangeSet::from_iter([wanted]),
+        generation: EnqueuedBetween::default(),
         enqueued: EnqueuedBetween::default(),
         missing,
     };
@@ -205,6 +207,107 @@ async fn a_blob_that_was_read_is_known_to_its_end_until_it_is_written_anew() {
     assert_eq!(beyond().await, 1, "it is another blob");
 }
 
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000 + second, 0).expect("a time")
+}
+
+fn blob(name: &str, first: i64, second: i64) -> CaptureBlob {
+    let first_enqueued_at = at(second).timestamp_millis();
+    CaptureBlob { path: name.into(), bytes: 1, window: at(second), first, first_enqueued_at, end: None }
+}
+
+/// What is read of blobs that are given in the order of their numbers.
+fn chosen(blobs: &[CaptureBlob], wanted: Range, generation: EnqueuedBetween, enqueued: EnqueuedBetween) -> Vec<String> {
+    let mut listing = Listing::default();
+    listing.partitions.insert("0".to_owned(), blobs.to_vec());
+    let wanted = RangeSet::from_iter([wanted]);
+    let read = CaptureRead { wanted, generation, enqueued, ..all_of(listing) };
+    read.blobs().into_iter().map(|blob| blob.path.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_blob_that_is_named_before_its_events_is_found_by_their_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    put(folder.path(), "p9--2022-12-09--16-50-12.avro", REAL);
+    // Its event was enqueued at 16:51:25.
+    let from = "2022-12-09T16:51:00Z".parse::<DateTime<Utc>>().expect("a time");
+    let listing = source(folder.path()).list(Some(from)).await.expect("listed");
+    assert_eq!(listing.partitions["9"].len(), 1);
+}
+
+#[test]
+fn a_blob_is_passed_over_when_the_next_one_begins_before_what_is_wanted() {
+    let blobs = [blob("a", 0, 0), blob("b", 10, 100), blob("c", 20, 200)];
+    let all = EnqueuedBetween::default();
+    for (from, to, expected) in [
+        (None, None, vec!["a", "b", "c"]),
+        (Some(at(150)), None, vec!["b", "c"]),
+        (Some(at(100)), None, vec!["a", "b", "c"]),
+        (Some(at(500)), None, vec!["c"]),
+        (None, Some(at(200)), vec!["a", "b"]),
+        (Some(at(101)), Some(at(199)), vec!["b"]),
+    ] {
+        let enqueued = EnqueuedBetween { from, to };
+        assert_eq!(chosen(&blobs, Range::new(0, i64::MAX), all, enqueued), expected, "{enqueued:?}");
+    }
+}
+
+#[test]
+fn blobs_of_one_generation_do_not_bound_those_of_another() {
+    // The old hub's begin at 0, 10 and 20; the new one's, a thousand seconds later, at 0 and 1,000.
+    let blobs = [
+        blob("old-0", 0, 0),
+        blob("new-0", 0, 1_000),
+        blob("old-10", 10, 100),
+        blob("old-20", 20, 200),
+        blob("new-1000", 1_000, 2_000),
+    ];
+    let old = EnqueuedBetween { from: None, to: Some(at(900)) };
+    let new = EnqueuedBetween { from: Some(at(900)), to: None };
+    for (generation, wanted, expected) in [
+        // The last of the old ones may hold the first of the new: it is looked at, too.
+        (new, Range::new(600, 900), vec!["old-20", "new-0"]),
+        (new, Range::new(600, i64::MAX), vec!["old-20", "new-0", "new-1000"]),
+        (old, Range::new(12, 15), vec!["old-10"]),
+        (old, Range::new(12, i64::MAX), vec!["old-10", "old-20"]),
+    ] {
+        assert_eq!(chosen(&blobs, wanted, generation, generation), expected, "{wanted}");
+    }
+}
+
+#[test]
+fn a_hub_that_counts_anew_is_noticed_and_a_clock_that_differs_is_not() {
+    let all = EnqueuedBetween::default();
+    for (blobs, expected) in [
+        (vec![blob("a", 0, 0), blob("b", 10, 100)], None),
+        (vec![blob("a", 0, 0), blob("again", 0, 0), blob("b", 10, 100)], None),
+        (vec![blob("a", 0, 5), blob("b", 10, 0)], None),
+        (vec![blob("a", 0, 0), blob("anew", 0, 1_000), blob("b", 10, 100)], Some("anew")),
+        (vec![blob("a", 0, 0), blob("anew", 5, 1_000), blob("b", 10, 100)], Some("anew")),
+    ] {
+        let mut listing = Listing::default();
+        listing.partitions.insert("0".to_owned(), blobs);
+        let found = listing.counts_anew("0", all).map(|blob| blob.path.to_string());
+        assert_eq!(found.as_deref(), expected, "{listing:?}");
+        let since = EnqueuedBetween { from: Some(at(900)), to: None };
+        assert_eq!(listing.counts_anew("0", since), None, "with its generation declared");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_is_named_though_all_around_it_is_covered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    captured(folder.path(), CaptureCodec::Null, &[10, 10, 10]).await;
+    let middle = source(folder.path()).list(None).await.expect("listed").partitions["0"][1].path.to_string();
+    std::fs::remove_file(folder.path().join(middle)).expect("removed");
+    for _ in 0..2 {
+        let source = source(folder.path());
+        let listing = source.list(None).await.expect("listed");
+        let told = read(&source, listing, "0", Range::new(10, 20), Missing::Between).await;
+        assert_eq!((told.numbers(), told.holes), (vec![], vec![Range::new(10, 20)]));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_blob_has_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -218,6 +321,7 @@ async fn what_no_blob_has_is_named() {
         (Range::new(5, 35), Missing::Wanted, vec![Range::new(10, 20), Range::new(30, 35)]),
         (Range::new(40, 50), Missing::Wanted, vec![Range::new(40, 50)]),
         (Range::new(40, 50), Missing::Between, vec![]),
+        (Range::new(0, i64::MAX), Missing::Unknown, vec![]),
     ] {
         let listing = source.list(None).await.expect("listed");
         assert_eq!(read(&source, listing, "0", wanted, missing).await.holes, holes, "{wanted} {missing:?}");
@@ -259,6 +363,34 @@ async fn a_blob_cut_off_anywhere_gives_its_whole_blocks_and_says_so() {
     }
 }
 
+const PLAIN: &str = r#"{"type":"record","name":"EventData","fields":[{"name":"SequenceNumber","type":"long"},{"name":"Body","type":["null","bytes"]}]}"#;
+
+/// Nulls without end, in a byte or two.
+const BOMB: &str = r#"{"type":"record","name":"EventData","fields":[{"name":"SequenceNumber","type":"long"},{"name":"Padding","type":{"type":"array","items":"null"}},{"name":"Body","type":["null","bytes"]}]}"#;
+
+/// A container of one block, which claims 2^40 records.
+fn with_schema(schema: &str, block: &[u8]) -> Vec<u8> {
+    let mut bytes = b"Obj\x01\x02\x16avro.schema".to_vec();
+    put_length(&mut bytes, schema.len());
+    bytes.extend(schema.as_bytes());
+    bytes.push(0);
+    bytes.extend([7; 16]);
+    put_length(&mut bytes, 1 << 40);
+    put_length(&mut bytes, block.len());
+    bytes.extend(block);
+    bytes.extend([7; 16]);
+    bytes
+}
+
+fn put_length(bytes: &mut Vec<u8>, length: usize) {
+    let mut left = (length as u64) << 1;
+    while left >= 0x80 {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
+}
+
 #[tokio::test]
 async fn other_codecs_and_foreign_files_are_refused_by_name() {
     let snappy = {
@@ -276,6 +408,9 @@ async fn other_codecs_and_foreign_files_are_refused_by_name() {
         (b"PAR1 is another format".to_vec(), "it doesn't begin as an Avro container"),
         (foreign, "its schema isn't that of Capture: it isn't a record"),
         (REAL[..100].to_vec(), "it is cut off"),
+        (with_schema(BOMB, &[0, 0]), "field `Padding`: it is an array of what takes no bytes"),
+        // A block of 16 bytes that claims 2^40 records.
+        (with_schema(PLAIN, &[0; 16]), "it claims more records than it has bytes"),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         put(folder.path(), "p0--2026-11-25--00-00-00.avro", &bytes);
@@ -349,6 +484,7 @@ fn all_of(listing: Listing) -> CaptureRead {
         partition: PartitionKey::new(SourceId::new("emulator/leads"), "0"),
         listing: Arc::new(listing),
         wanted: RangeSet::from_iter([Range::new(i64::MIN, i64::MAX)]),
+        generation: EnqueuedBetween::default(),
         enqueued: EnqueuedBetween::default(),
         missing: Missing::Between,
     }

@@ -244,6 +244,81 @@ def lost_blob(captures):
     check(False, "no blob lies wholly in the hole")
 
 
+def a_hole_between_blobs(place):
+    """A blob that is lost is told by each backfill, also when all around it has landed; by a pipeline of captures
+    alone at its second sweep, since blobs come late."""
+    captures, emulator = capturing(place, "--capture-every", "1s", "--capture-bytes", "50KB")
+    with emulator:
+        fill(emulator, values(2_000, seed=91))
+        captured(captures, 2_000)
+        made = project(place / "project", emulator, captures)
+        gone = with_events(captures / "emulator" / HUB / "0")[1]
+        with gone.open("rb") as file:
+            count = sum(1 for _ in fastavro.reader(file))
+        gone.rename(gone.with_suffix(".away"))
+        for attempt in (1, 2, 3):
+            same(backfill(made, expect=1)["missing"], count, f"numbers that backfill {attempt} misses")
+        file = made / "pipelines" / "outside" / f"{HUB}.toml"
+        text = file.read_text()
+        begin, end = text.index("[source.event_hubs]"), text.index("[sink]")
+        file.write_text(text[:begin] + text[end:].replace("[source.capture]", f'[source.capture]\nhub = "{HUB}"'))
+        running = Process([binary(), "--project", made, "run"])
+        try:
+            deadline = time.monotonic() + 60
+            while "events are missing" not in running.said(100_000):
+                check(time.monotonic() < deadline, f"the hole isn't told\n{running.said()}")
+                time.sleep(0.2)
+            check("no blob has these numbers yet" in running.said(100_000), "the first sweep should wait for the second")
+            gone.with_suffix(".away").rename(gone)
+            wait_for(made, lambda rows: rows == 2_000)
+            same(running.stop(), 0, "the exit code after SIGTERM")
+        finally:
+            running.end()
+        same(audit(made, f"bronze.{HUB}")["complete"], True, "the audit, once the blob is back")
+    say("  a hole between blobs is told each time, and heals when the blob comes")
+
+
+def a_hub_made_anew_is_noticed(place):
+    """Captures alone have no hub to ask: numbers that begin again are noticed in the blobs, and stop it."""
+    captures = place / "captures"
+    for folder_name, day, first in (("00", 20, 0), ("01", 20, 50), ("02", 24, 0)):
+        path = captures / "emulator" / HUB / "0" / "2026" / "11" / str(day) / folder_name / "00" / "00.avro"
+        path.parent.mkdir(parents=True)
+        at = datetime.datetime(2026, 11, day, int(folder_name), 1, tzinfo=datetime.timezone.utc)
+        records = [{
+            "SequenceNumber": number, "Offset": "0", "EnqueuedTimeUtc": "", "Properties": {}, "Body": b"x",
+            "SystemProperties": {"x-opt-enqueued-time": int(at.timestamp() * 1000) + number},
+        } for number in range(first, first + 50)]
+        with path.open("wb") as file:
+            fastavro.writer(file, fastavro.parse_schema(json.loads(json.dumps(EVENT_DATA))), records)
+    with Emulator({HUB: 1}) as emulator:
+        made = project(place / "project", emulator, captures, decode='[decode]\nformat = "raw"\n')
+        _, said = sluice(["--project", made, "backfill", HUB, "--format", "json"], expect=1)
+        check("[source] generation" in said, f"the error doesn't say how to declare a `generation`:\n{said}")
+        made = project(place / "project", emulator, captures, source='[source]\ngeneration = { name = "2", since = 2026-11-23T00:00:00Z }', decode='[decode]\nformat = "raw"\n')
+        same(backfill(made)["committed"], 150, "events of both generations, once that is declared")
+    say("  captures of a hub that counts anew: stopped, with an error that names `generation`")
+
+
+def rejects_alone_in_a_small_budget(place, emulator):
+    """Coverage without rows is committed rarely; not so when it holds the memory that the next batch waits for."""
+    captures = place / "captures"
+    for minute, (first, count) in enumerate([(0, 60), (60, 270), (330, 200)]):
+        path = captures / "emulator" / HUB / "0" / "2026" / "11" / "25" / "01" / f"{minute:02}" / "00.avro"
+        path.parent.mkdir(parents=True)
+        records = [record(number, values(1)[0])[1] | {"Body": b"no datum"} for number in range(first, first + count)]
+        with path.open("wb") as file:
+            fastavro.writer(file, fastavro.parse_schema(json.loads(json.dumps(EVENT_DATA))), records)
+    (place / "project" / "schemas").mkdir(parents=True)
+    (place / "project" / "schemas" / "lead.avsc").write_text(json.dumps(SCHEMA))
+    made = project(place / "project", emulator, captures, decode='[decode]\nschema = "schemas/lead.avsc"\nframing = "bare"\n')
+    file = made / "pipelines" / "outside" / f"{HUB}.toml"
+    file.write_text(file.read_text().replace('commit_every = "1s"', 'max_in_flight_bytes = "100KiB"'))
+    out = json.loads(sluice(["--project", made, "backfill", HUB, "--format", "json"], seconds=60))["pipelines"][0]
+    same((out["rejected"], out["committed"]), (530, 0), "of events that are no datums")
+    say("  rejects alone in a small budget: no waiting for one another")
+
+
 def captures_alone(place):
     """A pipeline that asks no hub: the emulator's hubs are gone when it runs."""
     captures, emulator = capturing(place, "--capture-every", "1s", "--capture-bytes", "50KB", "--capture-empty")
@@ -325,6 +400,34 @@ def old_blobs_of_a_hub_made_anew(place):
     say("  old blobs of a hub that was made anew belong to the generation before")
 
 
+def a_new_generation_begins_with_its_captures(place):
+    """`start = "capture"` is meant for each generation, also where the ledger knows the one before."""
+    captures, emulator = capturing(place)
+    with emulator:
+        old, new = values(400, seed=53), values(1_000, seed=54)
+        fill(emulator, old)
+        made = project(place / "project", emulator, captures, live='start = "capture"')
+        same(until_caught_up(made)[HUB]["committed"], 400, "events of the first hub")
+        captured(captures, 400)
+        time.sleep(0.01)
+        since = datetime.datetime.now(datetime.timezone.utc)
+        emulator.ask("POST", f"/hubs/{HUB}/remake")
+        fill(emulator, new)
+        deadline = time.monotonic() + 60
+        while sum(1 for path in captures.rglob("*.avro") for _ in fastavro.reader(path.open("rb"))) < 1_400:
+            check(time.monotonic() < deadline, "the hub made anew isn't captured")
+            time.sleep(0.2)
+        for partition in range(2):
+            emulator.ask("POST", f"/hubs/{HUB}/partitions/{partition}/expire", {"before": 300})
+        stamp = since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        made = project(place / "project", emulator, captures, live='start = "capture"', source=f'[source]\ngeneration = {{ name = "2", since = {stamp} }}')
+        done = until_caught_up(made)[HUB]
+        same((done["committed"], done["missing"]), (1_000, 0), "events of the hub made anew, those that retention took among them")
+        proof = audit(made, f"bronze.{HUB}")
+        same((proof["complete"], proof["rows"]), (True, 1_400), "the audit of both generations")
+    say("  a new generation begins with its captures")
+
+
 def both_paths_at_once(place, kills):
     """Live and overlapping backfills on one table, killed at random; in the end each number is there once."""
     chance = random.Random(kills)
@@ -372,10 +475,14 @@ def run():
     with folder() as place, Emulator({HUB: 1}) as emulator:
         the_real_file(place / "a", emulator)
         files_of_either_form(place / "b", emulator)
+        rejects_alone_in_a_small_budget(place / "l", emulator)
         history_then_live(place / "c")
         a_hole_heals(place / "d", with_blob=True)
         a_hole_heals(place / "e", with_blob=False)
         captures_alone(place / "h")
+        a_hole_between_blobs(place / "i")
+        a_hub_made_anew_is_noticed(place / "j")
+        a_new_generation_begins_with_its_captures(place / "k")
         old_blobs_of_a_hub_made_anew(place / "f")
         both_paths_at_once(place / "g", options.kills)
 

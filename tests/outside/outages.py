@@ -5,6 +5,7 @@ down, one that doesn't answer while the process is told to end. Afterwards each 
 import re
 import resource
 import signal
+import socket
 import time
 
 from events import encoded, encoder, producer, send, values
@@ -86,6 +87,27 @@ def a_registry_that_hangs_at_the_end(place, emulator, sent):
     say("  a registry that hangs: the process ends when it is told to, and nothing is lost")
 
 
+def a_queue_that_hangs_at_the_end(place, emulator, sent):
+    """Connections are taken, and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        project = project_of(place / "queue", emulator)
+        file = project / "pipelines" / "outside" / f"{HUB}.toml"
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/devstoreaccount1/captures"
+        (place / "captures").mkdir()
+        file.write_text(file.read_text() + f'\n[source.capture]\nurl = "{place / "captures"}"\nqueue = "{address}"\n')
+        sluice_toml = project / "sluice.toml"
+        sluice_toml.write_text(sluice_toml.read_text() + '\n[storage.azure]\naccount_name = "devstoreaccount1"\naccount_key = "c2VjcmV0"\n')
+        process = Process([sluice(), "--project", project, "run"])
+        try:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            with connection:
+                same(process.stop(), 0, "the exit code after SIGTERM while the queue hangs")
+        finally:
+            process.end()
+    say("  a queue that hangs: the process ends when it is told to")
+
+
 def served(emulator):
     faults = emulator.ask("GET", "/faults")["registry"]
     return any(fault["times"] < 1000 for fault in faults)
@@ -95,7 +117,7 @@ def run():
     sent = values(EVENTS, seed=11)
     with folder() as place, Emulator({HUB: 1}) as emulator:
         fill(emulator, sent)
-        for outage in (a_disk_that_takes_no_more, a_registry_that_is_down, a_registry_that_never_knew, a_registry_that_hangs_at_the_end):
+        for outage in (a_disk_that_takes_no_more, a_registry_that_is_down, a_registry_that_never_knew, a_registry_that_hangs_at_the_end, a_queue_that_hangs_at_the_end):
             outage(place, emulator, sent)
 
 

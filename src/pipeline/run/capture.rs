@@ -10,26 +10,36 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Parts, Pipeline, PipelineOptions};
-use crate::checkpoint::{PartitionKey, Range, RangeSet, SourceId};
-use crate::config::source_id;
-use crate::config::spec::{GenerationSpec, PipelineSpec, ProjectSpec};
+use super::{LONGEST_PAUSE, PAUSE, Parts, Pipeline, PipelineOptions, TRIES_WHEN_CATCHING_UP};
+use crate::checkpoint::{PartitionKey, Range, RangeSet};
+use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::error::{Classify as _, Retry};
 use crate::pipeline::PipelineError;
 use crate::pipeline::announcements::{Announcement, Ticket};
+use crate::pipeline::generations::{Generation, generations};
 use crate::pipeline::partition::{EventsFrom, report};
 use crate::pipeline::setup;
 use crate::pipeline::status::PipelineStatus;
+use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::writer::TableWriter;
-use crate::source::capture::{CaptureRead, CaptureSource, EnqueuedBetween, Listing, Missing};
+use crate::source::capture::{CaptureError, CaptureRead, CaptureSource, EnqueuedBetween, Listing, Missing};
 use crate::source::{HoleCause, SourceError};
 
+/// What came of looking at blobs. Where it failed, what was wanted is wanted still.
+pub(super) enum Looked {
+    /// All there are.
+    All(Result<Listing, PipelineError>),
+    /// Those that were announced.
+    Announced(Vec<Announcement>, Result<Listing, PipelineError>),
+}
+
 /// Blobs that were looked into, and the messages that announced them; a sweep has none.
-pub(super) struct Listed {
+struct Found {
     listing: Arc<Listing>,
     tickets: Vec<OpenTicket>,
 }
@@ -38,8 +48,8 @@ pub(super) struct Listed {
 struct OpenTicket {
     path: String,
     partition: String,
-    /// When the blob's window ended, by its name.
-    window: DateTime<Utc>,
+    /// When the blob's first event was enqueued, epoch ms: tells its generation.
+    first_enqueued_at: Option<i64>,
     /// As it was announced, or once the blob was read.
     numbers: Option<Range>,
     ticket: Ticket,
@@ -48,19 +58,27 @@ struct OpenTicket {
 impl From<Announcement> for OpenTicket {
     fn from(announced: Announcement) -> Self {
         let Announcement { path, name, holds, ticket } = announced;
-        let numbers = holds.map(|holds| holds.range);
-        Self { path: path.to_string(), partition: name.partition, window: name.window, numbers, ticket }
+        Self {
+            path: path.to_string(),
+            partition: name.partition,
+            first_enqueued_at: holds.as_ref().and_then(|holds| holds.first_enqueued_at),
+            numbers: holds.map(|holds| holds.range),
+            ticket,
+        }
     }
 }
 
 /// What a pipeline reads of the captures, and what it still lacks.
 pub(super) struct Captures {
     source: Option<Arc<CaptureSource>>,
-    /// Whose events may lie in the blobs, and when those were enqueued.
-    pub(super) generations: Vec<(SourceId, EnqueuedBetween)>,
-    pub(super) listing: JoinSet<Result<Listed, PipelineError>>,
+    /// Whose events may lie in the blobs.
+    pub(super) generations: Vec<Generation>,
+    pub(super) looking: JoinSet<Looked>,
+    /// Not before this is looked again, after it failed.
+    look_at: Option<Instant>,
+    backoff: Backoff,
     /// What was found, until the ledger is at hand.
-    listed: Option<Listed>,
+    found: Option<Found>,
     pub(super) announcements: Option<mpsc::Receiver<Announcement>>,
     /// Blobs that were announced and aren't looked into yet.
     announced: Vec<Announcement>,
@@ -70,8 +88,12 @@ pub(super) struct Captures {
     wants_all: bool,
     /// Holes that are to be looked for now.
     gaps: BTreeMap<PartitionKey, RangeSet>,
+    /// What no blob had, until the ledger is at hand: by another path it may be there already.
+    missed: Vec<(PartitionKey, Range)>,
     /// Holes that no blob had when it was looked.
     unhealed: BTreeMap<PartitionKey, RangeSet>,
+    /// Holes that were counted: each is once, however often it is met.
+    counted: BTreeMap<PartitionKey, RangeSet>,
     sweep_at: Option<Instant>,
     /// Readers at work.
     readers: usize,
@@ -82,14 +104,18 @@ impl Captures {
         Self {
             source,
             generations: Vec::new(),
-            listing: JoinSet::new(),
-            listed: None,
+            looking: JoinSet::new(),
+            look_at: None,
+            backoff: Backoff::new(PAUSE, LONGEST_PAUSE),
+            found: None,
             announcements: None,
             announced: Vec::new(),
             tickets: Vec::new(),
             wants_all: false,
             gaps: BTreeMap::new(),
+            missed: Vec::new(),
             unhealed: BTreeMap::new(),
+            counted: BTreeMap::new(),
             sweep_at: None,
             readers: 0,
         }
@@ -97,7 +123,7 @@ impl Captures {
 
     /// Whether something is under way, or to be begun, that a run waits for which is to end by itself.
     pub(super) fn is_at_work(&self) -> bool {
-        self.readers > 0 || !self.listing.is_empty() || self.listed.is_some() || self.is_wanted()
+        self.readers > 0 || !self.looking.is_empty() || self.found.is_some() || self.is_wanted()
     }
 
     fn is_wanted(&self) -> bool {
@@ -123,9 +149,17 @@ impl Captures {
         }
     }
 
-    /// When the blobs are listed again.
-    pub(super) fn sweep_at(&self) -> Option<Instant> {
-        self.sweep_at
+    /// When there is something to do that nothing else wakes.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        [self.sweep_at, self.look_at].into_iter().flatten().min()
+    }
+
+    /// How many of these numbers were not counted as missing before.
+    pub(super) fn count(&mut self, partition: &PartitionKey, missing: Range) -> u64 {
+        let counted = self.counted.entry(partition.clone()).or_default();
+        let new = counted.missing_in(missing).iter().map(Range::len).sum();
+        counted.insert(missing);
+        new
     }
 
     pub(super) fn ended(&mut self) {
@@ -147,6 +181,10 @@ pub(super) async fn announced(announcements: &mut Option<mpsc::Receiver<Announce
         Some(announcements) => announcements.recv().await,
         None => std::future::pending().await,
     }
+}
+
+fn listed(listing: Result<Listing, CaptureError>) -> Result<Listing, PipelineError> {
+    Ok(listing.map_err(SourceError::from)?)
 }
 
 impl Pipeline {
@@ -185,17 +223,33 @@ impl Pipeline {
                 );
                 self.captures.gaps.entry(partition).or_default().insert(missing);
             }
-            HoleCause::NotCaptured if self.source.is_some() => {
-                self.report_hole(&partition, missing, cause);
-                self.captures.unhealed.entry(partition).or_default().insert(missing);
+            HoleCause::NotCaptured => self.captures.missed.push((partition, missing)),
+            _ => self.report_hole(&partition, missing, cause),
+        }
+    }
+
+    /// Tells what no blob has and the table doesn't account for by now.
+    fn judge_missed(&mut self) {
+        let Some(writer) = &self.writer else { return };
+        let missed: Vec<_> = std::mem::take(&mut self.captures.missed)
+            .into_iter()
+            .flat_map(|(partition, missing)| {
+                let missing = writer.ledger().coverage(&partition).missing_in(missing);
+                missing.into_iter().map(move |missing| (partition.clone(), missing))
+            })
+            .collect();
+        for (partition, missing) in missed {
+            // Between blobs: a late one may have it. The next sweep tells.
+            let may_come = self.source.is_none() && !self.options.until_caught_up;
+            if may_come && !self.was_missing(&partition, missing) {
+                tracing::warn!(pipeline = self.spec.name, %partition, %missing, "no blob has these numbers yet");
+            } else {
+                self.report_hole(&partition, missing, HoleCause::NotCaptured);
+            }
+            self.captures.unhealed.entry(partition).or_default().insert(missing);
+            if self.source.is_some() {
                 self.sweep_later();
             }
-            // Between blobs: a late one may have it. The next sweep tells.
-            HoleCause::NotCaptured if !self.options.until_caught_up && !self.was_missing(&partition, missing) => {
-                tracing::warn!(pipeline = self.spec.name, %partition, %missing, "no blob has these numbers yet");
-                self.captures.unhealed.entry(partition).or_default().insert(missing);
-            }
-            _ => self.report_hole(&partition, missing, cause),
         }
     }
 
@@ -218,74 +272,79 @@ impl Pipeline {
         self.captures.sweep_at.get_or_insert(sweep_at);
     }
 
-    /// Lists the captures when there is something to look for, and reads what was found.
+    /// Looks at the captures when there is something to look for, and reads what was found.
     pub(super) fn heal_if_due(&mut self) {
         self.settle_tickets();
+        self.judge_missed();
         if self.stop_reading.is_cancelled() {
             self.captures.wants_all = false;
             self.captures.gaps.clear();
-            (self.captures.listed, self.captures.sweep_at) = (None, None);
+            (self.captures.found, self.captures.sweep_at, self.captures.look_at) = (None, None, None);
             self.captures.announced.clear();
             return;
         }
         if self.captures.sweep_at.is_some_and(|at| at <= Instant::now()) {
             self.captures.sweep_at = None;
             if self.source.is_some() {
-                let again = std::mem::take(&mut self.captures.unhealed);
-                self.captures.gaps.extend(again);
+                for (partition, again) in std::mem::take(&mut self.captures.unhealed) {
+                    self.captures.gaps.entry(partition).or_default().union(&again);
+                }
             } else {
                 self.sweep();
             }
         }
         // Wanted is what the ledger lacks, and during a flush nobody can say what that is.
-        if let Some(listed) = self.captures.listed.take_if(|_| self.writer.is_some()) {
-            self.read_captures(listed);
+        if let Some(found) = self.captures.found.take_if(|_| self.writer.is_some()) {
+            self.read_captures(found);
             self.settle_tickets();
         }
-        let is_idle = self.captures.listing.is_empty() && self.captures.listed.is_none() && self.captures.readers == 0;
+        if self.captures.look_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.captures.look_at = None;
+        let is_idle = self.captures.looking.is_empty() && self.captures.found.is_none() && self.captures.readers == 0;
         if let Some(source) = self.captures.source.clone().filter(|_| is_idle && self.captures.is_wanted()) {
-            self.list(source);
+            self.look(source);
         }
     }
 
-    /// Looks into all blobs where anything may be wanted, else into those that were announced.
-    fn list(&mut self, source: Arc<CaptureSource>) {
+    /// Looks at all blobs where anything may be wanted, else at those that were announced.
+    fn look(&mut self, source: Arc<CaptureSource>) {
         if self.captures.wants_all || !self.captures.gaps.is_empty() {
-            self.captures.listing.spawn(async move {
-                let listing = Arc::new(source.list(None).await.map_err(SourceError::from)?);
-                Ok(Listed { listing, tickets: Vec::new() })
-            });
+            self.captures.looking.spawn(async move { Looked::All(listed(source.list(None).await)) });
             return;
         }
         let announced = std::mem::take(&mut self.captures.announced);
         // What is covered is never opened, where the announcement says what it is.
         let covered = |announced: &Announcement| {
-            let numbers = announced.holds.as_ref().map(|holds| holds.range);
-            numbers.is_some_and(|numbers| self.covers(&announced.name.partition, announced.name.window, numbers))
+            let holds = announced.holds.as_ref();
+            holds.is_some_and(|holds| self.covers(&announced.name.partition, holds.first_enqueued_at, holds.range))
         };
         let (covered, unknown): (Vec<_>, Vec<_>) = announced.into_iter().partition(covered);
         covered.into_iter().for_each(|announced| announced.ticket.settle());
         if unknown.is_empty() {
             return;
         }
-        self.captures.listing.spawn(async move {
+        self.captures.looking.spawn(async move {
             let blobs = unknown.iter().map(|announced| (announced.path.clone(), announced.name.clone())).collect();
-            let listing = Arc::new(source.look(blobs).await.map_err(SourceError::from)?);
-            Ok(Listed { listing, tickets: unknown.into_iter().map(OpenTicket::from).collect() })
+            let looked = listed(source.look(blobs).await);
+            Looked::Announced(unknown, looked)
         });
     }
 
-    /// Whether the table accounts for these numbers, of the generation to which a blob of this window
-    /// belongs: the one before has other events under the same numbers.
-    fn covers(&self, partition: &str, window: DateTime<Utc>, numbers: Range) -> bool {
+    /// Whether the table accounts for these numbers, of the generation to which a blob belongs whose first
+    /// event was enqueued then. Where there are several and nobody says when, it doesn't.
+    fn covers(&self, partition: &str, first_enqueued_at: Option<i64>, numbers: Range) -> bool {
         let Some(writer) = &self.writer else { return false };
-        let mut generations = self.captures.generations.iter();
-        let Some((source, _)) = generations.find(|(_, enqueued)| enqueued.from.is_none_or(|from| window >= from))
-        else {
-            return false;
+        let generation = match (self.captures.generations.as_slice(), first_enqueued_at) {
+            ([only], _) => Some(only),
+            (several, Some(at)) => several.iter().find(|generation| generation.lasts.has(at)),
+            (_, None) => None,
         };
-        let partition = PartitionKey::new(source.clone(), partition);
-        writer.ledger().coverage(&partition).missing_in(numbers).is_empty()
+        generation.is_some_and(|generation| {
+            let partition = PartitionKey::new(generation.source.clone(), partition);
+            writer.ledger().coverage(&partition).missing_in(numbers).is_empty()
+        })
     }
 
     /// Lets go of the messages whose blobs are accounted for. Only between flushes does anybody know.
@@ -296,60 +355,87 @@ impl Pipeline {
         let tickets = std::mem::take(&mut self.captures.tickets);
         for open in tickets {
             match open.numbers {
-                Some(numbers) if self.covers(&open.partition, open.window, numbers) => open.ticket.settle(),
+                Some(numbers) if self.covers(&open.partition, open.first_enqueued_at, numbers) => open.ticket.settle(),
                 _ => self.captures.tickets.push(open),
             }
         }
     }
 
-    pub(super) fn take_listed(&mut self, listed: Result<Listed, PipelineError>) {
-        let error = match listed {
-            Ok(listed) => {
-                self.captures.listed = Some(listed);
-                return;
-            }
-            Err(error) => error,
+    pub(super) fn take_looked(&mut self, looked: Looked) {
+        let (announced, listing) = match looked {
+            Looked::All(listing) => (Vec::new(), listing),
+            Looked::Announced(announced, listing) => (announced, listing),
         };
-        tracing::error!(pipeline = self.spec.name, error = report(&error), "the captures can't be looked into");
-        self.captures.wants_all = false;
-        for (partition, missing) in std::mem::take(&mut self.captures.gaps) {
-            missing.iter().for_each(|missing| self.take_hole(partition.clone(), missing, HoleCause::NotCaptured));
-        }
-        if self.options.until_caught_up {
-            self.fail(error);
+        match listing {
+            Ok(listing) => {
+                self.captures.backoff.reset();
+                let tickets = announced.into_iter().map(OpenTicket::from).collect();
+                self.captures.found = Some(Found { listing: Arc::new(listing), tickets });
+            }
+            Err(error) => {
+                self.captures.announced.extend(announced);
+                self.look_later(error);
+            }
         }
     }
 
+    /// What was wanted is wanted still, and is looked for again.
+    fn look_later(&mut self, error: PipelineError) {
+        let is_given_up = self.options.until_caught_up && self.captures.backoff.failures() >= TRIES_WHEN_CATCHING_UP;
+        if is_given_up || error.retry() == Retry::Never {
+            self.fail(error);
+            return;
+        }
+        let pause = self.captures.backoff.pause();
+        let error = report(&error);
+        tracing::warn!(pipeline = self.spec.name, error, ?pause, "the captures can't be looked into");
+        self.status.change(|snapshot| snapshot.error = Some(error));
+        self.captures.look_at = Some(Instant::now() + pause);
+    }
+
     /// Begins to read what was missing, now that it is known which blobs there are.
-    fn read_captures(&mut self, listed: Listed) {
-        let Listed { listing, mut tickets } = listed;
-        let listing = &listing;
+    fn read_captures(&mut self, found: Found) {
+        let Found { listing, tickets } = found;
         if !tickets.is_empty() {
-            // A blob that can't be looked into lets its message come back.
-            tickets.retain(|open| !listing.torn.iter().any(|torn| torn.path() == Some(&open.path)));
-            for open in tickets.extract_if(.., |open| listing.empty.iter().any(|empty| empty.as_ref() == open.path)) {
-                open.ticket.settle();
-            }
-            // One that is covered as far as it can go isn't opened, and so never says how far it goes.
-            for open in tickets.iter_mut().filter(|open| open.numbers.is_none()) {
-                let holds = listing.ranges(&open.partition).find(|(blob, _)| blob.path.as_ref() == open.path);
-                open.numbers =
-                    holds.map(|(_, holds)| holds).filter(|holds| self.covers(&open.partition, open.window, *holds));
-            }
-            self.captures.tickets.append(&mut tickets);
-            self.read_uncovered(listing, Missing::Unknown);
+            self.keep_tickets(&listing, tickets);
+            self.read_uncovered(&listing, Missing::Unknown);
             return;
         }
         if std::mem::take(&mut self.captures.wants_all) {
-            self.read_uncovered(listing, Missing::Between);
+            self.read_uncovered(&listing, Missing::Between);
         }
-        for (partition, wanted) in std::mem::take(&mut self.captures.gaps) {
-            // Of this generation alone: the one before has other events under the same numbers.
-            let from = self.spec.source.generation.as_ref().map(|generation| generation.since);
-            let enqueued = EnqueuedBetween { from, to: None };
-            let (listing, missing) = (Arc::clone(listing), Missing::Wanted);
-            self.read_capture(CaptureRead { partition, listing, wanted, enqueued, missing });
+        // Of this generation alone: the one before has other events under the same numbers.
+        let from = self.spec.source.generation.as_ref().map(|generation| generation.since);
+        let lasts = EnqueuedBetween { from, to: None };
+        for (partition, gaps) in std::mem::take(&mut self.captures.gaps) {
+            let coverage = self.writer.as_ref().map(|writer| writer.ledger().coverage(&partition)).unwrap_or_default();
+            let wanted: RangeSet = gaps.iter().flat_map(|gap| coverage.missing_in(gap)).collect();
+            let (listing, missing) = (Arc::clone(&listing), Missing::Wanted);
+            let read = CaptureRead { partition, listing, wanted, generation: lasts, enqueued: lasts, missing };
+            self.read_capture(read);
         }
+    }
+
+    /// Keeps the messages of blobs until those are covered.
+    fn keep_tickets(&mut self, listing: &Listing, mut tickets: Vec<OpenTicket>) {
+        // A blob that can't be looked into lets its message come back.
+        tickets.retain(|open| !listing.torn.iter().any(|torn| torn.path() == Some(&open.path)));
+        for open in tickets.extract_if(.., |open| listing.empty.iter().any(|empty| empty.as_ref() == open.path)) {
+            open.ticket.settle();
+        }
+        for open in &mut tickets {
+            let blobs = listing.partitions.get(&open.partition).into_iter().flatten();
+            let Some(blob) = blobs.into_iter().find(|blob| blob.path.as_ref() == open.path) else { continue };
+            open.first_enqueued_at = Some(blob.first_enqueued_at);
+            // One that is covered as far as it can go isn't opened, and so never says how far it goes.
+            let generations = self.captures.generations.iter();
+            let generation = generations.clone().find(|generation| generation.lasts.has(blob.first_enqueued_at));
+            let ranges = generation.map(|generation| listing.ranges(&open.partition, generation.lasts));
+            let holds = ranges.into_iter().flatten().find(|(other, _)| other.path == blob.path).map(|(_, holds)| holds);
+            let covered = holds.filter(|holds| self.covers(&open.partition, open.first_enqueued_at, *holds));
+            open.numbers = open.numbers.or(covered);
+        }
+        self.captures.tickets.append(&mut tickets);
     }
 
     /// Begins to read whatever the ledger doesn't cover.
@@ -358,22 +444,39 @@ impl Pipeline {
             tracing::error!(pipeline = self.spec.name, error = report(torn), "a capture blob is torn");
         }
         self.summary.torn_blobs += listing.torn.len() as u64;
-        for (source, enqueued) in self.captures.generations.clone() {
+        for Generation { source, lasts, wanted: enqueued } in self.captures.generations.clone() {
             for partition in listing.partitions.keys() {
                 let partition = PartitionKey::new(source.clone(), partition.as_str());
                 let covered = self.writer.as_ref().map(|writer| writer.ledger().coverage(&partition));
                 let uncovered = covered.unwrap_or_default().missing_in(Range::new(0, i64::MAX));
                 let wanted = uncovered.into_iter().collect();
                 let listing = Arc::clone(listing);
-                self.read_capture(CaptureRead { partition, listing, wanted, enqueued, missing });
+                self.read_capture(CaptureRead { partition, listing, wanted, generation: lasts, enqueued, missing });
             }
         }
     }
 
     fn read_capture(&mut self, read: CaptureRead) {
         let Some(source) = self.captures.source.clone() else { return };
+        if let Some(blob) = read.listing.counts_anew(&read.partition.partition, read.generation) {
+            let at = DateTime::from_timestamp_millis(blob.first_enqueued_at).unwrap_or_default();
+            let difference = format!(
+                "blob `{}` begins with event {} of {}, and one of an earlier time begins past that",
+                blob.path,
+                blob.first,
+                at.to_rfc3339_opts(SecondsFormat::Millis, true)
+            );
+            let generation = self.spec.source.generation.as_ref();
+            self.fail(SourceError::counts_anew(&self.spec.source.hub, difference, generation, Some(at)).into());
+            return;
+        }
         let blobs = read.blobs().len() as u64;
-        if blobs == 0 && read.missing != Missing::Wanted {
+        let can_tell = match read.missing {
+            Missing::Wanted => !read.wanted.is_empty(),
+            Missing::Between => true,
+            Missing::Unknown => false,
+        };
+        if blobs == 0 && !can_tell {
             return;
         }
         tracing::info!(pipeline = self.spec.name, partition = %read.partition, blobs, "reading captures");
@@ -381,43 +484,4 @@ impl Pipeline {
         self.captures.readers += 1;
         self.spawn(EventsFrom::Capture { source, read });
     }
-}
-
-/// The generations whose events may lie in the captures, and when those were enqueued. What came before
-/// `since` belongs to the generation before, whose name follows from this one's.
-pub(super) fn generations(
-    project: &ProjectSpec,
-    spec: &PipelineSpec,
-    between: EnqueuedBetween,
-) -> Result<Vec<(SourceId, EnqueuedBetween)>, PipelineError> {
-    let present = setup::source_of(project, spec)?;
-    let Some(generation) = &spec.source.generation else { return Ok(vec![(present, between)]) };
-    let since = generation.since;
-    let mut found = Vec::new();
-    if between.to.is_none_or(|to| to > since) {
-        let from = Some(between.from.map_or(since, |from| from.max(since)));
-        found.push((present, EnqueuedBetween { from, ..between }));
-    }
-    if between.from.is_none_or(|from| from < since) {
-        let to = Some(between.to.map_or(since, |to| to.min(since)));
-        found.push((before(project, spec, generation)?, EnqueuedBetween { to, ..between }));
-    }
-    Ok(found)
-}
-
-/// `2` follows the hub that had no generation yet, `3` follows `2`.
-fn before(project: &ProjectSpec, spec: &PipelineSpec, generation: &GenerationSpec) -> Result<SourceId, PipelineError> {
-    let hubs = project.event_hubs.as_ref().ok_or_else(|| PipelineError::NoEventHubs { pipeline: spec.name.clone() })?;
-    let name = match generation.name.parse::<u64>() {
-        Ok(2) => None,
-        Ok(number) if number > 2 => Some((number - 1).to_string()),
-        _ => {
-            return Err(PipelineError::GenerationBefore {
-                pipeline: spec.name.clone(),
-                generation: generation.name.clone(),
-            });
-        }
-    };
-    let before = name.map(|name| GenerationSpec { name, since: generation.since });
-    Ok(source_id(hubs, &spec.source.hub, before.as_ref()))
 }

@@ -22,9 +22,9 @@ const MARKER_BYTES: usize = 16;
 /// the memory.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
-/// What a block may hold once it is decompressed. Capture's blocks have a few megabytes at most; a
-/// bomb of a few kilobytes could hold any amount.
-const BLOCK_BYTES_MAX: usize = 256 << 20;
+/// What a block may hold once it is decompressed. An event has 20 MB at most, and Capture's blocks a few
+/// megabytes; a bomb of some kilobytes could hold any amount, in records of a few bytes each.
+const BLOCK_BYTES_MAX: usize = 64 << 20;
 
 /// The two numbers before a block's bytes take no more than this.
 const BLOCK_HEAD_BYTES_MAX: usize = 20;
@@ -64,10 +64,36 @@ pub(super) struct Header {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Block {
     pub(super) records: usize,
-    /// Its records, decompressed; without a codec a view of the container's own bytes.
-    pub(super) data: Bytes,
+    /// Its records as they lie in the container.
+    pub(super) packed: Bytes,
     /// What it takes of the container, with its marker.
     pub(super) bytes: usize,
+    codec: Codec,
+    at: u64,
+}
+
+impl Block {
+    /// Whether its records are there as they are.
+    pub(super) fn is_plain(&self) -> bool {
+        self.codec == Codec::Null
+    }
+
+    /// Its records, decompressed; without a codec a view of the container's own bytes. CPU work.
+    ///
+    /// # Errors
+    /// Bytes that can't be inflated, or more than any block of Capture holds.
+    pub(super) fn unpacked(&self) -> Result<Bytes, ContainerError> {
+        let torn = |what| ContainerError::Block { at: self.at, what };
+        let data = match self.codec {
+            Codec::Null => self.packed.clone(),
+            Codec::Deflate => inflate(&self.packed).map_err(torn)?,
+        };
+        // Each record takes a byte at least.
+        if self.records > data.len() {
+            return Err(torn("it claims more records than it has bytes"));
+        }
+        Ok(data)
+    }
 }
 
 /// What came of the bytes that were there.
@@ -101,7 +127,7 @@ impl Header {
     /// Reads the block that begins at the front of `bytes`, which is byte `at` of the container.
     ///
     /// # Errors
-    /// A block that is torn, or that holds more than any block of Capture does.
+    /// A block that is torn.
     pub(super) fn block(&self, bytes: &Bytes, at: u64) -> Result<Step<Block>, ContainerError> {
         let torn = |what| ContainerError::Block { at, what };
         let mut cursor = Cursor { bytes, at: 0 };
@@ -121,16 +147,8 @@ impl Header {
         if bytes[data_to..end] != self.marker {
             return Err(torn("it doesn't end in the container's marker"));
         }
-        let data = bytes.slice(data_from..data_to);
-        let data = match self.codec {
-            Codec::Null => data,
-            Codec::Deflate => inflate(&data).map_err(torn)?,
-        };
-        // A record of Capture takes six bytes at least: without a bound, a count could reserve any amount.
-        if records > data.len() {
-            return Err(torn("it claims more records than it has bytes"));
-        }
-        Ok(Step::Whole(Block { records, data, bytes: end }))
+        let packed = bytes.slice(data_from..data_to);
+        Ok(Step::Whole(Block { records, packed, bytes: end, codec: self.codec, at }))
     }
 }
 
@@ -150,7 +168,7 @@ fn inflate(data: &[u8]) -> Result<Bytes, &'static str> {
     let mut decoder = DeflateDecoder::new(data).take(BLOCK_BYTES_MAX as u64 + 1);
     decoder.read_to_end(&mut inflated).map_err(|_| "its bytes can't be inflated")?;
     if inflated.len() > BLOCK_BYTES_MAX {
-        return Err("it holds more than 256 MiB");
+        return Err("it holds more than 64 MiB");
     }
     Ok(inflated.into())
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
@@ -13,6 +13,7 @@ use url::Url;
 
 use super::CaptureError;
 use super::container::{Header, Step};
+use super::read::{EnqueuedBetween, events};
 use super::record::RecordShape;
 use crate::checkpoint::Range;
 use crate::config::capture_name::BlobName;
@@ -22,6 +23,13 @@ use crate::storage::{Location, StorageError};
 /// What is fetched of a blob to learn its first number: the header and a record or two.
 const HEAD_BYTES: u64 = 8 * 1024;
 
+/// How far a name may lie before the events of its blob. Names tell when a window began or ended, by somebody
+/// else's clock: the real one of our tests was named 73 s before its event. Windows last 15 minutes at most.
+const NAME_SLACK: TimeDelta = TimeDelta::days(1);
+
+/// How much later a blob with lower numbers may be: clocks of brokers differ by less.
+const COUNTS_ANEW_AFTER: TimeDelta = TimeDelta::seconds(10);
+
 /// Blobs looked into at once. Each look is a request of some milliseconds and a few kilobytes.
 const LOOKS: usize = 16;
 
@@ -30,7 +38,7 @@ const LOOKS: usize = 16;
 pub struct CaptureBlob {
     pub path: Path,
     pub bytes: u64,
-    /// When its window ended, by its name.
+    /// When its window began or ended, by its name: it bounds no event.
     pub window: DateTime<Utc>,
     pub first: i64,
     /// When its first event was enqueued, epoch ms.
@@ -51,14 +59,40 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// The blobs of a partition, each with the numbers that it has; where it wasn't read before, that it can
-    /// have at most: up to where the next one begins.
-    pub fn ranges(&self, partition: &str) -> impl Iterator<Item = (&CaptureBlob, Range)> {
+    /// The blobs of one generation of a partition, each with the numbers that it has; where it wasn't read
+    /// before, that it can have at most: up to where the next one begins. A generation counts for itself, so
+    /// the blobs of another bound nothing; the last one before it may hold its first events, and says of
+    /// what numbers only once it is opened.
+    pub fn ranges(&self, partition: &str, generation: EnqueuedBetween) -> Vec<(&CaptureBlob, Range)> {
         let blobs = self.partitions.get(partition).map_or(&[][..], Vec::as_slice);
-        blobs.iter().enumerate().map(|(at, blob)| {
-            let next = blobs[at + 1..].iter().map(|next| next.first).find(|first| *first > blob.first);
-            (blob, Range::new(blob.first, blob.end.or(next).unwrap_or(i64::MAX)))
-        })
+        let of_it: Vec<_> = blobs.iter().filter(|blob| generation.has(blob.first_enqueued_at)).collect();
+        let before = blobs.iter().filter(|blob| generation.is_after(blob.first_enqueued_at));
+        let across = before.max_by_key(|blob| blob.first_enqueued_at);
+        let bounded = of_it.iter().enumerate().map(|(at, blob)| {
+            let next = of_it[at + 1..].iter().map(|next| next.first).find(|first| *first > blob.first);
+            (*blob, Range::new(blob.first, blob.end.or(next).unwrap_or(i64::MAX)))
+        });
+        across.into_iter().map(|blob| (blob, Range::new(i64::MIN, i64::MAX))).chain(bounded).collect()
+    }
+
+    /// The blob from which on a generation of a partition counts anew: it has numbers that an earlier one
+    /// was past. That is another hub, whose events nobody has given a generation.
+    pub fn counts_anew(&self, partition: &str, generation: EnqueuedBetween) -> Option<&CaptureBlob> {
+        let blobs = self.partitions.get(partition)?;
+        let mut by_time: Vec<_> = blobs.iter().filter(|blob| generation.has(blob.first_enqueued_at)).collect();
+        by_time.sort_by_key(|blob| (blob.first_enqueued_at, blob.first));
+        let mut highest: Option<&CaptureBlob> = None;
+        for blob in by_time {
+            let is_past = |highest: &CaptureBlob| {
+                blob.first <= highest.first
+                    && blob.first_enqueued_at - highest.first_enqueued_at > COUNTS_ANEW_AFTER.num_milliseconds()
+            };
+            if highest.is_some_and(is_past) {
+                return Some(blob);
+            }
+            highest = Some(highest.filter(|highest| highest.first >= blob.first).unwrap_or(blob));
+        }
+        None
     }
 }
 
@@ -92,9 +126,7 @@ impl CaptureSource {
         Ok(Self { store: location.object_store()?, url, spec: spec.clone(), learned: Mutex::default() })
     }
 
-    /// All blobs of the hub whose window ended at `from` or later, with their first numbers.
-    ///
-    /// An event is never in a blob whose window ended before it was enqueued.
+    /// All blobs of the hub that may hold events enqueued at `from` or later, with their first numbers.
     ///
     /// # Errors
     /// When the place can't be listed, or a blob can't be fetched. One that is torn is listed as such.
@@ -107,7 +139,7 @@ impl CaptureSource {
         self.learned().retain(|path, _| there.contains(path));
         let named = found.into_iter().filter_map(|blob| {
             let name = self.spec.template.read(blob.location.as_ref()).filter(|name| self.is_ours(name))?;
-            from.is_none_or(|from| name.window >= from).then_some((blob, name))
+            from.is_none_or(|from| name.window + NAME_SLACK >= from).then_some((blob, name))
         });
         self.look_into(named.collect()).await
     }
@@ -149,7 +181,10 @@ impl CaptureSource {
         for (path, name) in announced {
             match self.store.head(&path).await {
                 Ok(blob) => found.push((blob, name)),
-                Err(source) => torn.push(CaptureError::Read { path: path.to_string(), source }),
+                Err(source @ object_store::Error::NotFound { .. }) => {
+                    torn.push(CaptureError::Read { path: path.to_string(), source });
+                }
+                Err(source) => return Err(CaptureError::Read { path: path.to_string(), source }),
             }
         }
         let mut listing = self.look_into(found).await?;
@@ -215,6 +250,7 @@ impl CaptureSource {
             };
             let shape = RecordShape::parse(&header.schema)
                 .map_err(|source| CaptureError::Record { path: path.to_string(), source })?;
+            let shape = Arc::new(shape);
             let rest = head.slice(header.bytes..);
             if rest.is_empty() && is_whole {
                 return Ok(None);
@@ -231,8 +267,7 @@ impl CaptureSource {
                     continue;
                 }
             };
-            let events =
-                shape.events(&block).map_err(|source| CaptureError::Record { path: path.to_string(), source })?;
+            let events = events(&shape, block, path).await?;
             return Ok(events.first().map(|event| (event.sequence_number, event.enqueued_at)));
         }
     }

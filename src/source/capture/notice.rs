@@ -16,6 +16,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use chrono::DateTime;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -50,6 +51,8 @@ pub struct Announced {
     pub events: u64,
     /// Empty where the blob has no events.
     pub range: Range,
+    /// When its first event was enqueued, epoch ms, where that is said.
+    pub first_enqueued_at: Option<i64>,
 }
 
 /// The blobs that a message announces. What announces something else, or a blob that isn't there
@@ -108,7 +111,9 @@ fn captured(data: &Map<String, Value>) -> Result<Notice, &'static str> {
         (_, Some(first), Some(last)) => Range::new(first, last.saturating_add(1)),
         _ => return Err("data.firstSequenceNumber"),
     };
-    Ok(Notice { url, holds: Some(Announced { partition, events, range }) })
+    let first = text(data, "firstEnqueueTime").and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+    let first_enqueued_at = first.map(|time| time.timestamp_millis());
+    Ok(Notice { url, holds: Some(Announced { partition, events, range, first_enqueued_at }) })
 }
 
 /// A blob is there with the call that closes it; those that only begin it say nothing yet. What
@@ -143,6 +148,7 @@ mod tests {
         json!({key: "Microsoft.EventHub.CaptureFileCreated", "data": {
             "fileUrl": URL, "fileType": "AzureBlockBlob", "partitionId": "1", "sizeInBytes": 249168,
             "eventCount": 1500, "firstSequenceNumber": 2400, "lastSequenceNumber": 3899,
+            "firstEnqueueTime": "2017-08-31T19:12:14.674Z", "lastEnqueueTime": "2017-08-31T19:12:44.309Z",
         }})
     }
 
@@ -154,7 +160,12 @@ mod tests {
     fn a_captured_file_is_known_by_either_schema_in_any_wrapping() {
         let expected = Notice {
             url: URL.to_owned(),
-            holds: Some(Announced { partition: "1".to_owned(), events: 1500, range: Range::new(2400, 3900) }),
+            holds: Some(Announced {
+                partition: "1".to_owned(),
+                events: 1500,
+                range: Range::new(2400, 3900),
+                first_enqueued_at: Some(1_504_206_734_674),
+            }),
         };
         for key in ["type", "eventType"] {
             let event = captured(key);

@@ -8,10 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use object_store::azure::{AzureAuthorizer, AzureConfigKey, AzureCredential, MicrosoftAzureBuilder};
 use object_store::client::{HttpRequest, HttpRequestBody};
+use quick_xml::escape::escape;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method};
 use serde::Deserialize;
@@ -224,12 +223,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Appends a message; `text` is stored as base64.
+    /// Appends a message, as it is.
     ///
     /// # Errors
     /// [`QueueError`]
-    pub async fn put(&self, text: &[u8]) -> Result<(), QueueError> {
-        let body = format!("<QueueMessage><MessageText>{}</MessageText></QueueMessage>", STANDARD.encode(text));
+    pub async fn put(&self, text: &str) -> Result<(), QueueError> {
+        let body = format!("<QueueMessage><MessageText>{}</MessageText></QueueMessage>", escape(text));
         self.call("append", Method::POST, "/messages", &[("messagettl", "-1")], Some(body)).await.map(drop)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use object_store::path::Path;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +43,14 @@ pub struct EnqueuedBetween {
 }
 
 impl EnqueuedBetween {
-    fn has(&self, enqueued_at: i64) -> bool {
-        self.from.is_none_or(|from| enqueued_at >= from.timestamp_millis())
-            && self.to.is_none_or(|to| enqueued_at < to.timestamp_millis())
+    /// Whether a time (epoch ms) lies in it.
+    pub fn has(&self, enqueued_at: i64) -> bool {
+        !self.is_after(enqueued_at) && self.to.is_none_or(|to| enqueued_at < to.timestamp_millis())
+    }
+
+    /// Whether it begins after a time (epoch ms).
+    pub(super) fn is_after(&self, enqueued_at: i64) -> bool {
+        self.from.is_some_and(|from| enqueued_at < from.timestamp_millis())
     }
 }
 
@@ -55,6 +61,9 @@ pub struct CaptureRead {
     pub listing: Arc<Listing>,
     /// The numbers that are wanted; others aren't handed on.
     pub wanted: RangeSet,
+    /// When the events of the partition's generation were enqueued.
+    pub generation: EnqueuedBetween,
+    /// Which of them are wanted; never more than those of the generation.
     pub enqueued: EnqueuedBetween,
     pub missing: Missing,
 }
@@ -64,7 +73,8 @@ pub struct CaptureRead {
 pub enum Missing {
     /// All: they were enqueued, and are looked for by their numbers.
     Wanted,
-    /// Those between events that were found: others were enqueued at another time, or never yet.
+    /// Those between events that the blobs have, whether these were wanted or not: others were enqueued at
+    /// another time, or never yet.
     Between,
     /// None: only some blobs were looked into, and what lies between them is in others.
     Unknown,
@@ -73,13 +83,33 @@ pub enum Missing {
 impl CaptureRead {
     /// The blobs that may hold what is wanted.
     pub fn blobs(&self) -> Vec<&CaptureBlob> {
-        let ranges = self.listing.ranges(&self.partition.partition);
-        let chosen = ranges.filter(|(blob, holds)| {
+        let ranges = self.listing.ranges(&self.partition.partition, self.generation);
+        let mut chosen = Vec::new();
+        for (at, (blob, holds)) in ranges.iter().enumerate() {
+            // Times don't go back within a partition: the next blob's first event is not older than any of this.
+            let next = ranges[at + 1..].iter().map(|(next, _)| *next).find(|next| next.first > blob.first);
+            let ends_too_early = next.is_some_and(|next| self.enqueued.is_after(next.first_enqueued_at));
             let begins_too_late = self.enqueued.to.is_some_and(|to| blob.first_enqueued_at >= to.timestamp_millis());
-            !begins_too_late && self.wanted.iter().any(|wanted| wanted.from < holds.to && holds.from < wanted.to)
-        });
-        chosen.map(|(blob, _)| blob).collect()
+            let is_wanted = self.wanted.iter().any(|wanted| wanted.from < holds.to && holds.from < wanted.to);
+            if is_wanted && !begins_too_late && !ends_too_early {
+                chosen.push(*blob);
+            }
+        }
+        chosen
     }
+
+    /// From the first to the last number that the blobs are known to have of what is enqueued as wanted.
+    fn known(&self) -> Option<Range> {
+        let ranges = self.listing.ranges(&self.partition.partition, self.generation);
+        let firsts = ranges.iter().filter(|(blob, _)| self.enqueued.has(blob.first_enqueued_at));
+        let firsts = firsts.filter(|(blob, _)| self.generation.has(blob.first_enqueued_at));
+        firsts.map(|(blob, _)| Range::new(blob.first, blob.first.saturating_add(1))).reduce(spanning)
+    }
+}
+
+/// The smallest range that holds both.
+fn spanning(one: Range, other: Range) -> Range {
+    Range::new(one.from.min(other.from), one.to.max(other.to))
 }
 
 impl CaptureSource {
@@ -101,7 +131,8 @@ impl CaptureSource {
         sender: mpsc::Sender<SourceEvent>,
         stop: CancellationToken,
     ) -> Result<(), SourceError> {
-        let mut reader = Reader { source: self, handed_on: RangeSet::new(), read, budget, sender };
+        let seen = read.known();
+        let mut reader = Reader { source: self, handed_on: RangeSet::new(), seen, read, budget, sender };
         // Nobody listens any more: as good as a stop.
         let _ = stop.run_until_cancelled(reader.run()).await;
         Ok(())
@@ -113,6 +144,8 @@ struct Reader {
     read: CaptureRead,
     /// Numbers that were sent: blobs may overlap.
     handed_on: RangeSet,
+    /// From the first to the last number that blobs have of what is enqueued as wanted, wanted or not.
+    seen: Option<Range>,
     budget: MemoryBudget,
     sender: mpsc::Sender<SourceEvent>,
 }
@@ -167,11 +200,10 @@ impl Reader {
 
     /// What is wanted and no blob has.
     fn missing(&self) -> Vec<Range> {
-        let found = self.handed_on.as_slice();
-        let between = match (found.first(), found.last(), self.read.missing) {
-            (_, _, Missing::Wanted) => Range::new(i64::MIN, i64::MAX),
-            (Some(first), Some(last), Missing::Between) => Range::new(first.from, last.to),
-            (_, _, Missing::Between | Missing::Unknown) => return Vec::new(),
+        let between = match (self.read.missing, self.seen) {
+            (Missing::Wanted, _) => Range::new(i64::MIN, i64::MAX),
+            (Missing::Between, Some(seen)) => seen,
+            (Missing::Between | Missing::Unknown, _) => return Vec::new(),
         };
         let wanted = self.read.wanted.iter();
         let within = wanted.map(|wanted| Range::new(wanted.from.max(between.from), wanted.to.min(between.to)));
@@ -218,8 +250,8 @@ impl Reader {
             };
             at += block.bytes as u64;
             rest = rest.split_off(block.bytes);
-            for event in events(&shape, block, blob).await? {
-                numbers.to = numbers.to.max(event.sequence_number + 1);
+            for event in events(&shape, block, &blob.path).await? {
+                numbers.to = numbers.to.max(event.sequence_number.saturating_add(1));
                 self.take(event, batch).await?;
             }
         }
@@ -238,14 +270,18 @@ impl Reader {
 
     async fn take(&mut self, event: Event, batch: &mut Batch) -> Result<(), Ended> {
         let number = event.sequence_number;
-        let is_wanted = self.read.wanted.contains(number) && self.read.enqueued.has(event.enqueued_at);
-        if !is_wanted || self.handed_on.contains(number) {
+        if !self.read.enqueued.has(event.enqueued_at) {
+            return Ok(());
+        }
+        let at = Range::new(number, number.saturating_add(1));
+        self.seen = Some(self.seen.map_or(at, |seen| spanning(seen, at)));
+        if !self.read.wanted.contains(number) || self.handed_on.contains(number) {
             return Ok(());
         }
         if batch.is_full() || batch.next.is_some_and(|next| next != number) {
             self.send(batch).await?;
         }
-        self.handed_on.insert(Range::new(number, number + 1));
+        self.handed_on.insert(at);
         batch.push(event);
         Ok(())
     }
@@ -262,15 +298,20 @@ impl Reader {
     }
 }
 
-/// Reading the records of a large block is CPU work: it leaves the reactor.
-async fn events(shape: &Arc<RecordShape>, block: Block, blob: &CaptureBlob) -> Result<Vec<Event>, CaptureError> {
-    let record = |source| CaptureError::Record { path: blob.path.to_string(), source };
-    if block.data.len() <= INLINE_BYTES {
-        return shape.events(&block).map_err(record);
+/// Unpacking and reading a large block is CPU work: it leaves the reactor.
+pub(super) async fn events(shape: &Arc<RecordShape>, block: Block, path: &Path) -> Result<Vec<Event>, CaptureError> {
+    if block.is_plain() && block.packed.len() <= INLINE_BYTES {
+        return events_of(shape, &block, path);
     }
-    let shape = Arc::clone(shape);
-    let read = tokio::task::spawn_blocking(move || shape.events(&block));
-    read.await.map_err(CaptureError::Task)?.map_err(record)
+    let (shape, path) = (Arc::clone(shape), path.clone());
+    let read = tokio::task::spawn_blocking(move || events_of(&shape, &block, &path));
+    read.await.map_err(CaptureError::Task)?
+}
+
+fn events_of(shape: &RecordShape, block: &Block, path: &Path) -> Result<Vec<Event>, CaptureError> {
+    let data = block.unpacked().map_err(|source| CaptureError::Container { path: path.to_string(), source })?;
+    let events = shape.events(&data, block.records);
+    events.map_err(|source| CaptureError::Record { path: path.to_string(), source })
 }
 
 /// Events that follow one another.
@@ -292,7 +333,7 @@ impl Batch {
 
     fn push(&mut self, event: Event) {
         self.bytes += event.memory_bytes();
-        self.next = Some(event.sequence_number + 1);
+        self.next = event.sequence_number.checked_add(1);
         self.events.push(event);
     }
 

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use chrono::NaiveDateTime;
 use thiserror::Error;
 
-use super::container::Block;
 use crate::batch::Event;
 
 const ENQUEUED_TIME: &str = "x-opt-enqueued-time";
@@ -30,6 +29,9 @@ const US_TIME: &str = "%m/%d/%Y %I:%M:%S %p";
 
 /// Levels that a schema may have. Capture's has three; each level is one of the stack.
 const DEPTH_MAX: usize = 16;
+
+/// Events that a block's count may reserve before they are read.
+const RESERVED_MAX: usize = 8_192;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RecordError {
@@ -98,18 +100,19 @@ impl RecordShape {
         Ok(Self { fields })
     }
 
-    /// The events of a block, in its order.
+    /// The `records` events of a block's data, in its order.
     ///
     /// # Errors
     /// The first record that is torn, by its place; what came before it is worth nothing, since
     /// the block isn't what its writer wrote.
-    pub(super) fn events(&self, block: &Block) -> Result<Vec<Event>, RecordError> {
-        let mut events = Vec::with_capacity(block.records);
-        let mut cursor = Cursor { data: &block.data, at: 0 };
-        for record in 0..block.records {
+    pub(super) fn events(&self, data: &Bytes, records: usize) -> Result<Vec<Event>, RecordError> {
+        // The count comes from outside: nothing is reserved on its word.
+        let mut events = Vec::with_capacity(records.min(RESERVED_MAX));
+        let mut cursor = Cursor { data, at: 0 };
+        for record in 0..records {
             events.push(self.event(&mut cursor).map_err(|what| RecordError::Torn { record, what })?);
         }
-        match block.data.len() - cursor.at {
+        match data.len() - cursor.at {
             0 => Ok(events),
             left => Err(RecordError::Surplus { left }),
         }
@@ -213,7 +216,11 @@ impl Shape {
             Schema::Bytes => Self::Bytes,
             Schema::String => Self::String,
             Schema::Fixed(fixed) => Self::Fixed(fixed.size),
-            Schema::Array(array) => Self::Array(Box::new(Self::of(&array.items, depth + 1)?)),
+            Schema::Array(array) => match Self::of(&array.items, depth + 1)? {
+                // Nothing would bound their count.
+                items if items.is_empty() => return Err("it is an array of what takes no bytes"),
+                items => Self::Array(Box::new(items)),
+            },
             Schema::Map(map) => Self::Map(Box::new(Self::of(&map.types, depth + 1)?)),
             Schema::Union(union) => Self::Union(
                 union.variants().iter().map(|branch| Self::of(branch, depth + 1)).collect::<Result<_, _>>()?,
@@ -223,6 +230,17 @@ impl Shape {
             ),
             _ => return Err("Capture has no such type"),
         })
+    }
+}
+
+impl Shape {
+    /// Whether a value takes no bytes.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Null | Self::Fixed(0) => true,
+            Self::Record(fields) => fields.iter().all(Self::is_empty),
+            _ => false,
+        }
     }
 }
 

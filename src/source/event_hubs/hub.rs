@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use azure_messaging_eventhubs::models::{EventHubPartitionProperties, EventHubProperties};
 use azure_messaging_eventhubs::{EventHubsError, OpenReceiverOptions, StartLocation, StartPosition};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
@@ -251,17 +251,8 @@ impl EventHubsSource {
     /// The error for a hub that isn't the one that the ledger knows, with the declaration
     /// that lets it go on.
     pub(super) async fn another_hub(&self, difference: String) -> SourceError {
-        let since = match self.hub().await {
-            Ok(hub) => DateTime::from_timestamp_millis(hub.created_at_ms)
-                .map_or_else(|| "<time>".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true)),
-            Err(_) => "<time>".to_owned(),
-        };
-        let name = next_generation(self.generation.as_ref().map(|generation| generation.name.as_str()));
-        SourceError::Generation {
-            hub: self.clients.hub.clone(),
-            difference,
-            declaration: format!("generation = {{ name = \"{name}\", since = {since} }}"),
-        }
+        let created = self.hub().await.ok().and_then(|hub| DateTime::from_timestamp_millis(hub.created_at_ms));
+        SourceError::counts_anew(&self.clients.hub, difference, self.generation.as_ref(), created)
     }
 }
 
@@ -279,26 +270,9 @@ fn system_time(time: DateTime<Utc>) -> SystemTime {
     SystemTime::from(time).max(UNIX_EPOCH)
 }
 
-fn next_generation(name: Option<&str>) -> String {
-    match name {
-        None => "2".to_owned(),
-        Some(name) => match name.parse::<u64>() {
-            Ok(number) => (number.saturating_add(1)).to_string(),
-            Err(_) => format!("{name}-2"),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_declaration_to_add_names_another_generation() {
-        assert_eq!(next_generation(None), "2");
-        assert_eq!(next_generation(Some("2")), "3");
-        assert_eq!(next_generation(Some("after-failover")), "after-failover-2");
-    }
 
     #[test]
     fn an_empty_partition_begins_at_what_comes_next() {
