@@ -15,7 +15,9 @@ pub mod fault_points;
 pub mod files;
 pub mod ledger;
 pub mod log;
+mod plan;
 pub mod schema;
+pub mod staged;
 pub mod table;
 pub mod writer;
 
@@ -56,7 +58,7 @@ pub enum SinkError {
 impl Classify for SinkError {
     fn kind(&self) -> Kind {
         match self {
-            Self::File { source: files::FileError::Encode(_), .. } => Kind::Internal,
+            Self::File { source: files::FileError::Encode(_) | files::FileError::Task(_), .. } => Kind::Internal,
             Self::File { source: files::FileError::Store { .. }, .. }
             | Self::UnknownOutcome { .. }
             | Self::Log { .. }
