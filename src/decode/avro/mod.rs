@@ -1,20 +1,16 @@
 //! Avro datums to Arrow columns, all of one writer schema at a time.
 //!
 //! ```text
-//! .avsc ─▶ plan ─▶ validate: is this datum sound?   (each datum by itself)
-//!            ├──▶ physical: arrow-avro makes columns (all sound datums at once)
-//!            └──▶ normalise: the columns that Delta holds
+//! .avsc ─▶ plan ─▶ columns: each datum a row in all of them, or in none
+//!                    └─ walk: value after value of the bytes
 //! ```
 //!
-//! `plan` is the only judge of what a schema means; the three others follow it. arrow-avro gets a
-//! schema made from the plan that names physical types alone, so its own views on logical types,
-//! names and references never matter, and it sees only datums that `validate` has walked to their
-//! exact end: it doesn't roll a half-decoded record back.
+//! `plan` is the only judge of what a schema means, and the columns are those that Delta holds from
+//! the start: nothing is converted afterwards.
 
-mod normalise;
-mod physical;
+mod columns;
 mod plan;
-mod validate;
+mod walk;
 mod writer;
 
 pub use plan::SCHEMA_NODES_MAX;

@@ -23,7 +23,8 @@ pub const SCHEMA_NODES_MAX: usize = 10_000;
 /// Levels that a schema may have: bounds the recursion of everything that walks it.
 pub(super) const DEPTH_MAX: usize = 64;
 
-/// arrow-avro numbers the branches of a union with an `i8`.
+/// Each branch is a column. More than this is no union that anybody reads, and each value of it would
+/// take a null in all others.
 const BRANCHES_MAX: usize = 127;
 
 /// A place in a schema.
@@ -383,7 +384,7 @@ impl<'s> Builder<'s> {
         if size == 0 || i32::try_from(size).is_err() {
             return Err(format!("{} is a fixed of {size} bytes", self.place()));
         }
-        Ok(Node { kind, data_type: Some(data_type), bytes_min: size, null_bytes: size })
+        Ok(Node { kind, data_type: Some(data_type), bytes_min: size, null_bytes: 16 })
     }
 
     fn place(&self) -> String {

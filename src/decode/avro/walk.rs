@@ -1,14 +1,6 @@
-//! Is this a datum of the schema, to the last byte? Walks it without keeping anything.
-//!
-//! What passes here decodes: every length and count is within the bytes that are left, every
-//! string is UTF-8, every index exists, every value fits the column that it goes to, and nothing
-//! is left over.
+//! Steps over the bytes of one datum: each value as the specification lays it out, or what is wrong with it.
 
-use super::plan::{Form, Kind, Node};
-
-/// The memory that the nulls of one datum may take in columns. A null record of a thousand columns
-/// is one byte in the datum; larger would let a megabyte of such bytes take the process's memory.
-const NULL_BYTES_MAX: usize = 64 << 20;
+use super::plan::Form;
 
 /// What is wrong with a datum, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +13,14 @@ pub(super) struct DatumError {
     path: Vec<String>,
 }
 
+impl DatumError {
+    #[cold]
+    pub(super) fn inside(mut self: Box<Self>, field: &str) -> Box<Self> {
+        self.path.push(field.to_owned());
+        self
+    }
+}
+
 fn place(path: &[String]) -> String {
     if path.is_empty() {
         return String::new();
@@ -29,91 +29,64 @@ fn place(path: &[String]) -> String {
     format!(" in the field `{}`", names.join("."))
 }
 
-/// Walks one datum.
-///
-/// Gives the memory that its nulls take, in bytes: what a caller adds to the datum's length to
-/// bound the columns that it makes of many.
-pub(super) fn datum(root: &Node, bytes: &[u8]) -> Result<usize, DatumError> {
-    let mut walk = Walk { bytes, at: 0, null_bytes: 0 };
-    if bytes.is_empty() && root.bytes_min > 0 {
-        return Err(walk.error("the body is empty"));
-    }
-    walk.node(root)?;
-    match bytes.len() - walk.at {
-        0 => Ok(walk.null_bytes),
-        rest => Err(walk.error(format!("the datum ends here, and {rest} bytes follow"))),
-    }
+/// Boxed, since it is seldom there and would be the largest part of every result.
+pub(super) type Step<T = ()> = Result<T, Box<DatumError>>;
+
+/// Whether each text is looked at by itself. Else all texts of a column are, once they are together: that
+/// is faster, and doesn't say which one is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    Each,
+    Together,
 }
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
-    null_bytes: usize,
+    texts: Texts,
 }
 
-type Step<T = ()> = Result<T, DatumError>;
-
 impl<'a> Walk<'a> {
-    /// Recursion is bounded by the schema's depth, which the plan bounds.
-    fn node(&mut self, node: &Node) -> Step {
-        match &node.kind {
-            Kind::Null => Ok(()),
-            Kind::Boolean => match self.take(1)?[0] {
-                0 | 1 => Ok(()),
-                other => Err(self.error(format!("a boolean of {other}"))),
-            },
-            Kind::Int | Kind::Date => self.int().map(drop),
-            Kind::Long | Kind::TimestampMicros | Kind::TimestampNanos => self.long().map(drop),
-            Kind::TimestampMillis => match self.long()?.checked_mul(1000) {
-                Some(_) => Ok(()),
-                None => Err(self.error("a timestamp that is out of range in microseconds")),
-            },
-            Kind::Float => self.take(4).map(drop),
-            Kind::Double => self.take(8).map(drop),
-            Kind::Bytes => self.length_and_bytes().map(drop),
-            Kind::String => self.string(),
-            Kind::Fixed(size) => self.take(*size).map(drop),
-            Kind::Duration => self.take(12).map(drop),
-            Kind::Enum(symbols) => self.symbol(symbols.len()),
-            Kind::Decimal { precision, form, .. } => self.decimal(*precision, *form),
-            Kind::Uuid(form) => self.uuid(*form),
-            Kind::Array(items) => self.blocks(items.bytes_min, |walk| walk.node(items)),
-            Kind::Map(values) => self.blocks(1 + values.bytes_min, |walk| {
-                walk.string()?;
-                walk.node(values)
-            }),
-            Kind::Record(fields) => {
-                for field in fields {
-                    self.node(&field.node).map_err(|error| inside(error, &field.name))?;
-                }
-                Ok(())
-            }
-            Kind::Optional { null_first, inner } => match (self.branch(2)?, null_first) {
-                (0, true) | (1, false) => self.null(inner),
-                _ => self.node(inner),
-            },
-            Kind::Union(branches) => {
-                let branch = &branches[self.branch(branches.len())?];
-                self.node(&branch.node).map_err(|error| inside(error, &branch.name))
-            }
-        }
+    pub(super) fn new(bytes: &'a [u8], texts: Texts) -> Self {
+        Self { bytes, at: 0, texts }
     }
 
-    fn error(&self, problem: impl Into<String>) -> DatumError {
-        DatumError { at: self.at, problem: problem.into(), path: Vec::new() }
+    #[cold]
+    pub(super) fn error(&self, problem: impl Into<String>) -> Box<DatumError> {
+        Box::new(DatumError { at: self.at, problem: problem.into(), path: Vec::new() })
     }
 
-    fn left(&self) -> usize {
+    pub(super) fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
 
-    fn take(&mut self, count: usize) -> Step<&'a [u8]> {
+    /// Nothing may be left over.
+    pub(super) fn end(&self) -> Step {
+        match self.left() {
+            0 => Ok(()),
+            rest => Err(self.error(format!("the datum ends here, and {rest} bytes follow"))),
+        }
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, count: usize) -> Step<&'a [u8]> {
         match self.bytes[self.at..].get(..count) {
             Some(taken) => {
                 self.at += count;
                 Ok(taken)
             }
             None => Err(self.error(format!("needs {count} bytes, and {} are left", self.left()))),
+        }
+    }
+
+    #[inline]
+    pub(super) fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
+        match self.bytes[self.at..].first_chunk() {
+            Some(taken) => {
+                self.at += N;
+                Ok(*taken)
+            }
+            None => Err(self.error(format!("needs {N} bytes, and {} are left", self.left()))),
         }
     }
 
@@ -144,17 +117,28 @@ impl<'a> Walk<'a> {
         Err(self.error("a number that is cut off"))
     }
 
-    fn long(&mut self) -> Step<i64> {
+    pub(super) fn boolean(&mut self) -> Step<bool> {
+        match self.array()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [other] => Err(self.error(format!("a boolean of {other}"))),
+        }
+    }
+
+    #[inline]
+    pub(super) fn long(&mut self) -> Step<i64> {
         let raw = self.varint()?;
         Ok((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
     }
 
-    fn int(&mut self) -> Step<i32> {
+    #[inline]
+    pub(super) fn int(&mut self) -> Step<i32> {
         let value = self.long()?;
         i32::try_from(value).map_err(|_| self.error(format!("an int of {value}, which has more than 32 bits")))
     }
 
-    fn length_and_bytes(&mut self) -> Step<&'a [u8]> {
+    #[inline]
+    pub(super) fn sized(&mut self) -> Step<&'a [u8]> {
         let length = self.long()?;
         match usize::try_from(length) {
             Ok(length) => self.take(length),
@@ -162,26 +146,28 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn string(&mut self) -> Step {
-        let text = self.length_and_bytes()?;
-        match std::str::from_utf8(text) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.at -= text.len() - error.valid_up_to();
-                Err(self.error("a string that isn't UTF-8"))
-            }
+    #[inline]
+    pub(super) fn text(&mut self) -> Step<&'a [u8]> {
+        let text = self.sized()?;
+        if self.texts == Texts::Each
+            && let Err(error) = std::str::from_utf8(text)
+        {
+            self.at -= text.len() - error.valid_up_to();
+            return Err(self.error("a string that isn't UTF-8"));
         }
+        Ok(text)
     }
 
-    fn symbol(&mut self, symbols: usize) -> Step {
+    pub(super) fn symbol(&mut self, symbols: usize) -> Step<usize> {
         let index = self.int()?;
         match usize::try_from(index) {
-            Ok(index) if index < symbols => Ok(()),
+            Ok(index) if index < symbols => Ok(index),
             _ => Err(self.error(format!("symbol {index} of an enum that has {symbols}"))),
         }
     }
 
-    fn branch(&mut self, branches: usize) -> Step<usize> {
+    #[inline]
+    pub(super) fn branch(&mut self, branches: usize) -> Step<usize> {
         let index = self.long()?;
         match usize::try_from(index) {
             Ok(index) if index < branches => Ok(index),
@@ -189,43 +175,36 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn null(&mut self, inner: &Node) -> Step {
-        self.null_bytes = self.null_bytes.saturating_add(inner.null_bytes);
-        if self.null_bytes > NULL_BYTES_MAX {
-            return Err(self.error(format!("nulls that would take more than {NULL_BYTES_MAX} bytes of columns")));
-        }
-        Ok(())
-    }
-
     fn form(&mut self, form: Form) -> Step<&'a [u8]> {
         match form {
-            Form::Bytes => self.length_and_bytes(),
+            Form::Bytes => self.sized(),
             Form::Fixed(size) => self.take(size),
         }
     }
 
-    fn decimal(&mut self, precision: u8, form: Form) -> Step {
+    pub(super) fn decimal(&mut self, precision: u8, form: Form) -> Step<i128> {
         let digits = self.form(form)?;
         match decimal(digits) {
-            Some(value) if value.unsigned_abs() < 10_u128.pow(u32::from(precision)) => Ok(()),
+            Some(value) if value.unsigned_abs() < 10_u128.pow(u32::from(precision)) => Ok(value),
             _ if digits.is_empty() => Err(self.error("a decimal of no bytes")),
             _ => Err(self.error(format!("a decimal of more than {precision} digits"))),
         }
     }
 
-    fn uuid(&mut self, form: Form) -> Step {
-        match self.form(form)?.len() {
-            16 => Ok(()),
-            other => Err(self.error(format!("a uuid of {other} bytes"))),
-        }
+    pub(super) fn uuid(&mut self, form: Form) -> Step<[u8; 16]> {
+        let bytes = self.form(form)?;
+        bytes.try_into().map_err(|_| self.error(format!("a uuid of {} bytes", bytes.len())))
     }
 
-    /// Blocks of items, each with its count; a negative count has the block's bytes behind it.
-    fn blocks(&mut self, item_bytes_min: usize, mut item: impl FnMut(&mut Self) -> Step) -> Step {
+    /// Blocks of items, each with its count; a negative count has the block's bytes behind it. Gives the
+    /// number of items.
+    #[inline]
+    pub(super) fn blocks(&mut self, item_bytes_min: usize, mut item: impl FnMut(&mut Self) -> Step) -> Step<usize> {
+        let mut all = 0;
         loop {
             let count = self.long()?;
             if count == 0 {
-                return Ok(());
+                return Ok(all);
             }
             let end = if count < 0 {
                 let size = self.long()?;
@@ -244,6 +223,7 @@ impl<'a> Walk<'a> {
             for _ in 0..items {
                 item(self)?;
             }
+            all += items;
             if end.is_some_and(|end| end != self.at) {
                 return Err(self.error("a block that doesn't end where it says"));
             }
@@ -251,14 +231,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-#[cold]
-fn inside(mut error: DatumError, field: &str) -> DatumError {
-    error.path.push(field.to_owned());
-    error
-}
-
 /// A big-endian two's complement number; `None` when it is empty or has more than 128 bits.
-pub(super) fn decimal(bytes: &[u8]) -> Option<i128> {
+fn decimal(bytes: &[u8]) -> Option<i128> {
     let sign: u8 = if bytes.first()? & 0x80 == 0 { 0 } else { 0xFF };
     let extra = bytes.len().saturating_sub(16);
     let (extension, digits) = bytes.split_at(extra);
@@ -274,11 +248,18 @@ pub(super) fn decimal(bytes: &[u8]) -> Option<i128> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::columns::Columns;
     use super::super::plan::Plan;
     use super::*;
 
+    /// What the columns of a datum are made of, in bytes.
     fn verdict(avsc: &str, bytes: &[u8]) -> Result<usize, String> {
-        datum(&Plan::parse(avsc).expect("a schema").root, bytes).map_err(|error| error.to_string())
+        let plan = Plan::parse(avsc).expect("a schema");
+        let mut columns = Columns::new(&plan.root, 1);
+        let pushed = columns.push(bytes, Texts::Each).map_err(|error| error.to_string());
+        let size = columns.bytes();
+        columns.finish().expect("whatever was refused, the columns are whole");
+        pushed.map(|()| size)
     }
 
     fn refused(avsc: &str, bytes: &[u8]) -> String {
@@ -370,16 +351,32 @@ mod tests {
     }
 
     #[test]
-    fn nulls_that_would_fill_the_memory_are_refused() {
-        let wide = r#"{"type": "array", "items": ["null", {"type": "fixed", "name": "F", "size": 1000000}]}"#;
-        let mut bytes = vec![0x80, 0x01];
-        bytes.extend([0; 64]);
-        bytes.push(0);
-        assert_eq!(verdict(wide, &bytes), Ok(64_000_000));
-        let mut bytes = vec![0xC8, 0x01];
-        bytes.extend([0; 100]);
-        bytes.push(0);
-        assert!(refused(wide, &bytes).starts_with("nulls that would take more than 67108864 bytes of columns"));
+    fn what_would_fill_the_memory_is_refused() {
+        let fields: Vec<_> = (0..1000).map(|at| format!(r#"{{"name": "f{at}", "type": "long"}}"#)).collect();
+        let record = format!(r#"{{"type": "record", "name": "R", "fields": [{}]}}"#, fields.join(","));
+        let nulls = format!(r#"{{"type": "array", "items": ["null", {record}]}}"#);
+        let symbol = "A".repeat(8000);
+        let symbols =
+            format!(r#"{{"type": "array", "items": {{"type": "enum", "name": "E", "symbols": ["{symbol}"]}}}}"#);
+        let branches = format!(r#"{{"type": "array", "items": ["null", "long", {record}]}}"#);
+        for avsc in [&nulls, &symbols, &branches] {
+            let datum = |count: i64| {
+                let mut bytes = Vec::new();
+                let mut zigzag = count.cast_unsigned() << 1;
+                while zigzag > 0x7F {
+                    bytes.push((zigzag & 0x7F) as u8 | 0x80);
+                    zigzag >>= 7;
+                }
+                bytes.push(zigzag as u8);
+                bytes.extend(vec![0; usize::try_from(count).expect("some items") + 1]);
+                bytes
+            };
+            let bytes = verdict(avsc, &datum(8000)).expect("64 MB are borne");
+            assert!((64_000_000..64_300_000).contains(&bytes), "{bytes}");
+            assert!(
+                refused(avsc, &datum(8500)).starts_with("nulls or symbols that would take more than 67108864 bytes")
+            );
+        }
     }
 
     #[test]
@@ -404,6 +401,11 @@ mod tests {
                 {"name": "a", "type": {"type": "map", "values": {"type": "array", "items": ["null", "string", "long"]}}},
                 {"name": "b", "type": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 38}]}]}"#;
             let _ = verdict(avsc, &bytes);
+            // Looked at together or one by one, the same datums are refused.
+            let schema = super::super::WriterSchema::parse(avsc).expect("a schema");
+            let rows = schema.decode(&[&bytes, &[0, 0], &bytes]).expect("decoded");
+            let is_sound = verdict(avsc, &bytes).is_ok();
+            prop_assert_eq!(rows.sets[0].datums.len(), if is_sound { 3 } else { 1 });
         }
     }
 }
