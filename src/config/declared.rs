@@ -14,7 +14,7 @@ use super::text::{AddressText, DurationText, NameText, PathText, SizeText, Table
 pub(super) const CONSUMER_GROUP: &str = "$Default";
 pub(super) const COMMIT_EVERY: &str = "10s";
 pub(super) const COMMIT_BYTES: &str = "128MiB";
-pub(super) const MAX_IN_FLIGHT_BYTES: &str = "256MiB";
+pub(super) const MAX_IN_FLIGHT_BYTES: &str = "128MiB";
 pub(super) const COVERAGE_EVERY: &str = "5min";
 pub(super) const SWEEP_EVERY: &str = "1h";
 pub(super) const SERVE_ADDRESS: &str = "127.0.0.1:8080";
@@ -412,12 +412,12 @@ pub(super) struct SinkTable {
     /// How long read events wait for a commit at most. Shorter means fresher tables, with more and smaller files.
     #[schemars(extend("default" = COMMIT_EVERY))]
     pub commit_every: Option<DurationText>,
-    /// How many bytes of bodies, as they lie in memory, make a commit before that time. Never more than
-    /// `max_in_flight_bytes`.
+    /// How many bytes make a commit before that time, as they lie in memory: rows until they are encoded, and
+    /// from then on their share of the files. At most `max_in_flight_bytes`, and no more than half of that is waited for.
     #[schemars(extend("default" = COMMIT_BYTES))]
     pub commit_bytes: Option<SizeText>,
-    /// How many bytes of events may be read and not yet committed, over the whole pipeline: what bounds its memory.
-    /// Reading pauses there.
+    /// How many bytes of what was read may wait for a commit, over the whole pipeline: events, rows, files in the
+    /// making. Reading pauses there. The process takes some 350 MiB beside it.
     #[schemars(extend("default" = MAX_IN_FLIGHT_BYTES))]
     pub max_in_flight_bytes: Option<SizeText>,
     /// How often progress without rows is committed.

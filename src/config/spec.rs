@@ -226,7 +226,7 @@ pub struct SinkSpec {
     pub commit_every: Duration,
     /// Default 128 MiB of bodies as they lie in memory.
     pub commit_bytes: ByteSize,
-    /// Default 256 MiB: events read and not yet committed, over the whole pipeline.
+    /// Default 128 MiB: what was read and not yet committed, over the whole pipeline.
     pub max_in_flight_bytes: ByteSize,
     /// Default 5 min: how often coverage without rows is committed.
     pub coverage_every: Duration,

@@ -35,7 +35,9 @@ use crate::error::{Classify as _, Retry};
 use crate::memory::MemoryBudget;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
+use crate::sink::delta::SinkError;
 use crate::sink::delta::fault_points::FaultPoints;
+use crate::sink::delta::files::FileError;
 use crate::sink::delta::writer::TableWriter;
 use crate::source::capture::{CaptureSource, EnqueuedBetween, Listing};
 use crate::source::event_hubs::EventHubsSource;
@@ -133,7 +135,7 @@ enum Event {
     Partition(Option<PartitionEvent>),
     FlushEnded(Box<FlushEnded>),
     FlushLost(tokio::task::JoinError),
-    Encoded(Result<Encoded, tokio::task::JoinError>),
+    Encoded(Result<Result<Encoded, FileError>, tokio::task::JoinError>),
     Added(Result<Vec<String>, PipelineError>),
     Looked(Looked),
     /// A blob was announced; nothing, when no more announcements come.
@@ -216,7 +218,7 @@ impl Pipeline {
     ) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let budget = MemoryBudget::new(usize::try_from(spec.sink.max_in_flight_bytes.as_u64()).unwrap_or(usize::MAX));
-        let pending = Ahead::new(writer.encoder(), budget.capacity());
+        let pending = Ahead::new(writer.encoder());
         status.change(|snapshot| {
             snapshot.state = State::Running;
             snapshot.error = None;
@@ -278,9 +280,13 @@ impl Pipeline {
                     self.fail(PipelineError::Task { task: "flush", source });
                     break;
                 }
-                Event::Encoded(Ok(encoded)) => self.pending.take_encoded(encoded),
+                Event::Encoded(Ok(Ok(encoded))) => self.pending.take_encoded(encoded),
+                Event::Encoded(Ok(Err(source))) => {
+                    // Its events are gone, and nothing may be committed over them.
+                    self.fail(SinkError::File { table: self.table.clone(), source }.into());
+                    break;
+                }
                 Event::Encoded(Err(source)) => {
-                    // Its events are gone with the task, and nothing may be committed over them.
                     self.fail(PipelineError::Task { task: "encoding", source });
                     break;
                 }

@@ -14,13 +14,19 @@ use sluicebox::batch::bronze;
 use sluicebox::catalog::log::log_store;
 use sluicebox::catalog::scan::scan;
 use sluicebox::checkpoint::Range;
-use sluicebox::sink::delta::staged::Staged;
+use sluicebox::sink::delta::staged::{OpenChunk, Staged};
 use sluicebox::sink::delta::writer::TableWriter;
 
 use crate::sink::{key, location, numbers, once, open, rejected, staged, staged_with};
 
-async fn encoded(writer: &TableWriter, mut parts: Vec<Staged>) -> Vec<Staged> {
-    writer.encoder().encode(&mut parts).await.expect("encoded");
+/// As a pipeline does it: all in one chunk.
+pub async fn encoded(writer: &TableWriter, parts: Vec<Staged>) -> Vec<Staged> {
+    let mut chunk = OpenChunk::new(writer.encoder());
+    for part in parts {
+        assert!(chunk.fits(&part), "the table has its columns");
+        chunk.push(part).await.expect("encoded");
+    }
+    let parts = chunk.close().await.expect("closed");
     assert!(parts.iter().all(|part| part.batches.is_empty() && part.encoded.is_some()), "nothing stays behind");
     parts
 }
@@ -84,9 +90,10 @@ async fn columns_that_came_meanwhile_are_null() {
 async fn rows_with_new_columns_wait_for_their_flush() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut writer = with_columns(dir.path(), &[]).await;
-    let mut parts = vec![staged("0", 0, 5), staged_with("0", 5, 9, &["city"])];
-    writer.encoder().encode(&mut parts).await.expect("left alone");
-    assert!(parts.iter().all(|part| part.encoded.is_none() && !part.batches.is_empty()));
+    let more = staged_with("0", 5, 9, &["city"]);
+    assert!(!writer.encoder().fits(&more));
+    let mut parts = encoded(&writer, vec![staged("0", 0, 5)]).await;
+    parts.push(more);
     writer.flush(&parts).await.expect("a flush lands");
     assert_eq!(numbers(dir.path(), "leads", "0").await, once(0, 9));
 }

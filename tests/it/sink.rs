@@ -22,6 +22,8 @@ use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
 
+use crate::ahead::encoded;
+
 /// 2026-01-01T00:00:00Z, in epoch milliseconds.
 const NEW_YEAR: i64 = 1_767_225_600_000;
 
@@ -157,10 +159,9 @@ async fn overlapping_ranges_of_two_writers_at_once_land_once() {
             let (mut received, mut settled) = (0, 0);
             for from in (start..300).step_by(stride) {
                 let to = (from + i64::try_from(stride).expect("a small number")).min(300);
-                let mut parts = [staged("0", from, to), staged("1", from, to)];
-                if ahead {
-                    // A rival may add the column first, or the rows.
-                    writer.encoder().encode(&mut parts).await.expect("encoded");
+                let mut parts = vec![staged("0", from, to), staged("1", from, to)];
+                if ahead && parts.iter().all(|part| writer.encoder().fits(part)) {
+                    parts = encoded(&writer, parts).await;
                 }
                 received += parts.iter().map(|part| part.events.len() as u64).sum::<u64>();
                 let flushed = writer.flush(&parts).await.expect("a flush lands");

@@ -1,62 +1,67 @@
 //! What waits for a flush, encoded as far as that is worth it.
 //!
 //! ```text
-//! push ─▶ recent ──(enough for a file)──▶ encoding, a core each ─▶ older ─▶ take, for a flush
+//! push ─▶ recent ──(enough for a piece)──▶ an open chunk, one for each core that is free ──(close)──▶ closed
+//!            └────────────────────────── little is left for the flush ────────────────────────────────┴▶ take
 //! ```
 //!
-//! Parts keep the order in which they came, whatever encoding ends first.
-
-use std::collections::BTreeMap;
+//! A flush that is due closes the chunks first and then takes everything.
 
 use tokio::task::{JoinError, JoinSet};
 
 use crate::compute;
-use crate::pipeline::partition::{Part, report};
-use crate::sink::delta::staged::Encoder;
+use crate::pipeline::partition::Part;
+use crate::sink::delta::files::FileError;
+use crate::sink::delta::staged::{Encoder, OpenChunk};
 
-/// Rows in memory that become a file ahead of a flush, if the budget has room for four such. They make
-/// about an eighth in Parquet: more would be better files and hold more memory at a time.
-const CHUNK_BYTES: usize = 64 << 20;
+/// Rows in memory that go into a chunk at a time. Smaller pieces would wake threads for nothing, and a
+/// commit of less than this is one file, encoded by its flush.
+const PIECE_BYTES: usize = 8 << 20;
 
-/// When the budget is used up, so much is still worth a file. Less is better committed.
-const CHUNK_BYTES_MIN: usize = 4 << 20;
+/// When the budget is used up, so much is still worth encoding. Less is better committed.
+const PIECE_BYTES_MIN: usize = 1 << 20;
 
-/// Parts that came back from encoding; encoded, unless the table lacks their columns.
+/// What rows take once they are in a file in the making, as a share of what they took in memory: a
+/// fourth, where an eighth is usual. The truth is known when the file is closed.
+const ENCODED_SHARE: usize = 4;
+
+/// What came back from a thread that computes.
 pub(super) struct Encoded {
-    number: u64,
+    /// Still open, unless it was to be closed.
+    open: Option<OpenChunk<Part>>,
+    /// Parts of closed files, and such as the table lacks columns for.
     parts: Vec<Part>,
+    /// What the budget got back.
+    freed: usize,
 }
 
 pub(super) struct Ahead {
     encoder: Encoder,
-    chunk_bytes: usize,
     /// Not more than cores: encoding does nothing but compute.
-    encodings_max: usize,
+    chunks_max: usize,
     recent: Vec<Part>,
     /// What `recent` holds of the budget.
     recent_bytes: usize,
-    encoding: JoinSet<Encoded>,
-    next_number: u64,
-    /// By the order of their parts; what a failed flush gave back comes first.
-    older: BTreeMap<u64, Vec<Part>>,
-    older_bytes: usize,
+    idle: Vec<OpenChunk<Part>>,
+    working: JoinSet<Result<Encoded, FileError>>,
+    closed: Vec<Part>,
+    /// What all of it holds of the budget.
+    bytes: usize,
     /// A flush is due: what comes now stays as it is, or the flush would wait for ever.
     is_closing: bool,
 }
 
 impl Ahead {
-    /// `budget` is what may be in flight, in bytes.
-    pub(super) fn new(encoder: Encoder, budget: usize) -> Self {
+    pub(super) fn new(encoder: Encoder) -> Self {
         Self {
             encoder,
-            chunk_bytes: CHUNK_BYTES.min(budget / 4).max(CHUNK_BYTES_MIN),
-            encodings_max: std::thread::available_parallelism().map_or(1, usize::from),
+            chunks_max: std::thread::available_parallelism().map_or(1, usize::from),
             recent: Vec::new(),
             recent_bytes: 0,
-            encoding: JoinSet::new(),
-            next_number: 1,
-            older: BTreeMap::new(),
-            older_bytes: 0,
+            idle: Vec::new(),
+            working: JoinSet::new(),
+            closed: Vec::new(),
+            bytes: 0,
             is_closing: false,
         }
     }
@@ -66,115 +71,161 @@ impl Ahead {
     }
 
     pub(super) fn push(&mut self, part: Part) {
-        self.recent_bytes += part.reservation.bytes();
+        let bytes = part.reservation.bytes();
+        self.bytes += bytes;
+        self.recent_bytes += bytes;
         self.recent.push(part);
         self.encode_if_enough();
     }
 
-    /// Starts to encode what came first of `recent`, if that is enough for a file and a core may be used.
     fn encode_if_enough(&mut self) {
-        while self.recent_bytes >= self.chunk_bytes && self.encoding.len() < self.encodings_max && !self.is_closing {
-            self.encode(self.chunk_bytes);
+        while self.recent_bytes >= PIECE_BYTES && self.working.len() < self.chunks_max && !self.is_closing {
+            self.encode_piece();
         }
     }
 
-    /// Starts to encode the first parts of `recent` that hold so many bytes together.
-    fn encode(&mut self, bytes: usize) {
+    fn encode_piece(&mut self) {
+        let parts = self.first_piece();
+        let open = self.idle.pop().unwrap_or_else(|| OpenChunk::new(self.encoder.clone()));
+        self.work(open, parts, false);
+    }
+
+    /// The first parts of `recent` that are a piece together.
+    fn first_piece(&mut self) -> Vec<Part> {
         let mut taken = 0;
         let count = self.recent.iter().take_while(|part| {
             let before = taken;
             taken += part.reservation.bytes();
-            before < bytes
+            before < PIECE_BYTES
         });
-        let mut parts: Vec<Part> = self.recent.drain(..count.count()).collect();
+        let count = count.count();
+        let parts: Vec<Part> = self.recent.drain(..count).collect();
         self.recent_bytes -= bytes_of(&parts);
-        let (number, encoder) = (self.next_number, self.encoder.clone());
-        self.next_number += 1;
-        let encoding = async move {
-            if let Err(error) = encoder.encode(&mut parts).await {
-                // The flush meets the same error, and says it with the table's name.
-                tracing::debug!(error = report(&error), "rows stay as they are until their flush");
-            }
-            for part in &mut parts {
-                part.reservation.shrink_to(part.staged.memory_bytes());
-            }
-            Encoded { number, parts }
-        };
-        self.encoding.spawn_on(encoding, &compute::handle());
+        parts
     }
 
-    /// The next parts that come back; none when nothing is encoded.
+    /// Puts parts into a chunk, and closes it if that is wanted or if it is full.
+    fn work(&mut self, open: OpenChunk<Part>, parts: Vec<Part>, close: bool) {
+        self.working.spawn_on(work(open, parts, close), &compute::handle());
+    }
+
+    /// What comes back next; none when nothing is encoded.
     ///
     /// # Cancel safety
     /// It loses nothing when dropped.
-    pub(super) async fn encoded(&mut self) -> Option<Result<Encoded, JoinError>> {
-        self.encoding.join_next().await
+    pub(super) async fn encoded(&mut self) -> Option<Result<Result<Encoded, FileError>, JoinError>> {
+        self.working.join_next().await
     }
 
     pub(super) fn take_encoded(&mut self, encoded: Encoded) {
-        self.older_bytes += bytes_of(&encoded.parts);
-        self.older.insert(encoded.number, encoded.parts);
+        self.bytes -= encoded.freed;
+        self.closed.extend(encoded.parts);
+        match encoded.open {
+            Some(open) if self.is_closing => self.work(open, Vec::new(), true),
+            Some(open) => self.idle.push(open),
+            None => {}
+        }
         self.encode_if_enough();
     }
 
     /// Whether encoding would free memory.
     pub(super) fn may_make_room(&self) -> bool {
-        self.encoding.is_empty() && self.recent_bytes >= CHUNK_BYTES_MIN && !self.is_closing
+        self.working.is_empty() && self.recent_bytes >= PIECE_BYTES_MIN && !self.is_closing
     }
 
     /// Whether only a flush would.
     pub(super) fn may_flush_early(&self) -> bool {
-        self.encoding.is_empty() && !self.is_empty()
+        self.working.is_empty() && !self.is_empty()
     }
 
     /// Somebody waits for memory: encoding frees more of it than a flush would, and sooner. Says whether
     /// memory will be freed.
     pub(super) fn make_room(&mut self) -> bool {
         if self.may_make_room() {
-            self.encode(self.chunk_bytes);
+            self.encode_piece();
         }
-        !self.encoding.is_empty()
+        !self.working.is_empty()
     }
 
-    /// Whether all that came is here. If not, it will be: nothing more is sent to be encoded until the
-    /// next [`Ahead::take`].
+    /// Closes what is open. Says whether all that came is here; if not, it will be, and nothing more is sent
+    /// to be encoded until the next [`Ahead::take`].
     pub(super) fn close(&mut self) -> bool {
-        self.is_closing = !self.encoding.is_empty();
+        if !self.is_closing {
+            // What came last goes with what is open: one file for both.
+            let mut last = if self.idle.is_empty() { Vec::new() } else { std::mem::take(&mut self.recent) };
+            if !last.is_empty() {
+                self.recent_bytes = 0;
+            }
+            for open in std::mem::take(&mut self.idle) {
+                self.work(open, std::mem::take(&mut last), true);
+            }
+        }
+        self.is_closing = !self.working.is_empty();
         !self.is_closing
     }
 
     /// Whether a flush waits for what is being encoded.
     pub(super) fn is_closing(&self) -> bool {
-        self.is_closing && !self.encoding.is_empty()
+        self.is_closing && !self.working.is_empty()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.recent.is_empty() && self.older.is_empty() && self.encoding.is_empty()
+        self.recent.is_empty() && self.closed.is_empty() && self.idle.is_empty() && self.working.is_empty()
     }
 
     pub(super) fn has_rows(&self) -> bool {
-        let mut waiting = self.older.values().flatten().chain(&self.recent);
-        !self.encoding.is_empty() || waiting.any(|part| part.staged.has_rows())
+        let mut waiting = self.closed.iter().chain(&self.recent);
+        !self.idle.is_empty() || !self.working.is_empty() || waiting.any(|part| part.staged.has_rows())
     }
 
     /// What a flush would take, in bytes of the budget.
     pub(super) fn bytes(&self) -> usize {
-        self.recent_bytes + self.older_bytes
+        self.bytes
     }
 
-    /// All of it, in the order in which it came.
+    /// All of it, each partition in the order of its numbers.
     pub(super) fn take(&mut self) -> Vec<Part> {
-        let mut parts: Vec<Part> = std::mem::take(&mut self.older).into_values().flatten().collect();
+        let mut parts = std::mem::take(&mut self.closed);
         parts.append(&mut self.recent);
-        (self.recent_bytes, self.older_bytes, self.is_closing) = (0, 0, false);
+        (self.recent_bytes, self.bytes, self.is_closing) = (0, 0, false);
+        let order = |part: &Part| (part.staged.partition.clone(), part.staged.range.from);
+        parts.sort_by_cached_key(order);
         parts
     }
 
-    /// What a flush could not commit goes before all that came later.
-    pub(super) fn give_back(&mut self, parts: Vec<Part>) {
-        self.older_bytes += bytes_of(&parts);
-        self.older.entry(0).or_default().splice(0..0, parts);
+    /// What a flush could not commit waits for the next.
+    pub(super) fn give_back(&mut self, mut parts: Vec<Part>) {
+        self.bytes += bytes_of(&parts);
+        self.closed.append(&mut parts);
     }
+}
+
+async fn work(mut open: OpenChunk<Part>, parts: Vec<Part>, close: bool) -> Result<Encoded, FileError> {
+    let before = bytes_of(&parts);
+    let (mut back, mut after) = (Vec::new(), 0);
+    for mut part in parts {
+        if !part.staged.batches.is_empty() && open.fits(&part) {
+            let rows = part.staged.row_bytes();
+            part.reservation.shrink_to(part.staged.memory_bytes() - rows + rows / ENCODED_SHARE);
+            after += part.reservation.bytes();
+            open.push(part).await?;
+        } else {
+            after += part.reservation.bytes();
+            back.push(part);
+        }
+    }
+    let mut freed = before - after;
+    if !close && !open.is_full() {
+        return Ok(Encoded { open: Some(open), parts: back, freed });
+    }
+    let mut closed = open.close().await?;
+    for part in &mut closed {
+        let before = part.reservation.bytes();
+        part.reservation.shrink_to(part.staged.memory_bytes());
+        freed += before - part.reservation.bytes();
+    }
+    back.append(&mut closed);
+    Ok(Encoded { open: None, parts: back, freed })
 }
 
 fn bytes_of(parts: &[Part]) -> usize {

@@ -124,7 +124,13 @@ pub async fn write(
     batches: Vec<RecordBatch>,
 ) -> Result<Vec<Add>, FileError> {
     let (table, columns) = (Arc::clone(table), partition_columns.to_vec());
-    let encoding = compute::spawn_async(async move { encode(&table, &columns, date, &batches).await });
+    let encoding = compute::spawn_async(async move {
+        let mut encoder = FileEncoder::new(&table, &columns, date)?;
+        for batch in &batches {
+            encoder.write(batch).await?;
+        }
+        encoder.close().await
+    });
     let mut adds = Vec::new();
     for file in encoding.await.map_err(FileError::Task)?? {
         adds.push(file.store(store).await?);
@@ -164,69 +170,74 @@ async fn upload(to: &dyn ObjectStore, path: &Path, bytes: Bytes) -> object_store
 }
 
 /// Encodes rows of one enqueued date, in their order, as one file (or several, where it would get too
-/// large). CPU work.
+/// large).
 ///
 /// It is encoded in memory and then stored as it is: delta-rs's own upload panics when the store
-/// refuses the end of a file.
-///
-/// # Errors
-/// [`FileError::Encode`].
-pub async fn encode(
-    table: &SchemaRef,
-    partition_columns: &[String],
-    date: Option<i32>,
-    batches: &[RecordBatch],
-) -> Result<Vec<DataFile>, FileError> {
-    let store = Arc::new(InMemory::new());
-    let mut files = Vec::new();
-    for add in encode_into(Arc::clone(&store), table, partition_columns, date, batches).await? {
-        let path = Path::from_url_path(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
-        let held = store.get(&path).await.map_err(|source| stored(&path, source))?;
-        let bytes = held.bytes().await.map_err(|source| stored(&path, source))?;
-        files.push(DataFile { add, bytes });
-    }
-    Ok(files)
+/// refuses the end of a file. CPU work; no I/O.
+pub struct FileEncoder {
+    table: SchemaRef,
+    store: Arc<InMemory>,
+    writer: DeltaWriter,
+    /// The folder of the date, where the table is partitioned.
+    values: IndexMap<String, PartitionValue>,
 }
 
-async fn encode_into(
-    store: Arc<InMemory>,
-    table: &SchemaRef,
-    partition_columns: &[String],
-    date: Option<i32>,
-    batches: &[RecordBatch],
-) -> Result<Vec<Add>, DeltaTableError> {
+impl FileEncoder {
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub fn new(table: &SchemaRef, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
+        let store = Arc::new(InMemory::new());
+        let config = WriterConfig::new(
+            Arc::clone(table),
+            partition_columns.to_vec(),
+            Some(properties()?),
+            None,
+            None,
+            DataSkippingNumIndexedCols::AllColumns,
+            None,
+        );
+        let values = partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
+        let writer = DeltaWriter::new(Arc::clone(&store) as Arc<dyn ObjectStore>, config);
+        Ok(Self { table: Arc::clone(table), store, writer, values })
+    }
+
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
+        let aligned = align(batch, &self.table).map_err(FileError::rows)?;
+        if self.values.is_empty() {
+            self.writer.write(&aligned).await?;
+        } else {
+            self.writer.write_partition(aligned, &self.values).await?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub async fn close(self) -> Result<Vec<DataFile>, FileError> {
+        let mut files = Vec::new();
+        for add in self.writer.close().await? {
+            let path = Path::from_url_path(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
+            let held = self.store.get(&path).await.map_err(|source| stored(&path, source))?;
+            let bytes = held.bytes().await.map_err(|source| stored(&path, source))?;
+            files.push(DataFile { add, bytes });
+        }
+        Ok(files)
+    }
+}
+
+fn properties() -> Result<WriterProperties, FileError> {
+    let level = ZstdLevel::try_new(1).map_err(DeltaTableError::from)?;
     let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_compression(Compression::ZSTD(level))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
     let properties = DISTINCT
         .into_iter()
         .fold(properties, |held, column| held.set_column_dictionary_enabled(ColumnPath::from(column), false));
-    let properties = ASCENDING
-        .into_iter()
-        .fold(properties, |held, column| {
-            held.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Page)
-        })
-        .build();
-    let config = WriterConfig::new(
-        Arc::clone(table),
-        partition_columns.to_vec(),
-        Some(properties),
-        None,
-        None,
-        DataSkippingNumIndexedCols::AllColumns,
-        None,
-    );
-    let mut writer = DeltaWriter::new(store, config);
-    let values: IndexMap<String, PartitionValue> =
-        partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
-    for batch in batches {
-        let aligned = align(batch, table)?;
-        if partition_columns.is_empty() {
-            writer.write(&aligned).await?;
-        } else {
-            writer.write_partition(aligned, &values).await?;
-        }
-    }
-    writer.close().await
+    let properties = ASCENDING.into_iter().fold(properties, |held, column| {
+        held.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Page)
+    });
+    Ok(properties.build())
 }

@@ -1,8 +1,8 @@
 //! Decoded events on their way to a commit, and their rows as data files ahead of it.
 //!
 //! ```text
-//! Staged { batches } ─▶ Encoder ─▶ Staged { encoded } ─▶ flush: the files go into the commit as they are
-//!                                                           └─ a rival has some of the rows: back to batches
+//! Staged { batches } ─▶ OpenChunk ─▶ Staged { encoded } ─▶ flush: the files go into the commit as they are
+//!                                                             └─ a rival has some of the rows: back to batches
 //! ```
 //!
 //! Parquet takes an eighth of what the rows take in memory, and the cores that read and decode can't
@@ -10,6 +10,7 @@
 
 use std::borrow::BorrowMut;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Date32Array, RecordBatch};
@@ -17,7 +18,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::files::{self, DataFile, FileError};
+use super::files::{self, DataFile, FileEncoder, FileError};
 use super::schema;
 use crate::batch::{Reject, bronze};
 use crate::checkpoint::{PartitionKey, Range};
@@ -37,12 +38,16 @@ pub struct Staged {
 }
 
 impl Staged {
+    /// What its rows hold in memory, as long as they aren't encoded.
+    pub fn row_bytes(&self) -> usize {
+        self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
+    }
+
     /// What it holds in memory.
     pub fn memory_bytes(&self) -> usize {
-        let rows: usize = self.batches.iter().map(RecordBatch::get_array_memory_size).sum();
         let encoded = self.encoded.as_ref().map_or(0, |rows| rows.bytes);
         let rejects: usize = self.rejects.iter().map(|reject| reject.event.memory_bytes() + reject.text.len()).sum();
-        rows + encoded + rejects + self.events.len() * size_of::<(i64, i64)>()
+        self.row_bytes() + encoded + rejects + self.events.len() * size_of::<(i64, i64)>()
     }
 
     pub fn has_rows(&self) -> bool {
@@ -126,7 +131,11 @@ fn surplus(date: Option<i32>) -> ArrowError {
     ArrowError::ParquetError(format!("a file of day {date:?} holds more rows than were written"))
 }
 
-/// Encodes parts ahead of their flush, for the table as its writer last saw it.
+/// Dates that a chunk may have open: each holds the buffers of a file in the making. More than these is a
+/// history of many days, whose files aren't small for it.
+const OPEN_DATES_MAX: usize = 4;
+
+/// What encoding needs to know of a table, as its writer last saw it.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     pub(super) schema: SchemaRef,
@@ -134,48 +143,93 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Encodes the rows of `parts` together, into a file for each enqueued date; nothing is stored yet.
-    ///
-    /// Parts whose columns the table doesn't have yet stay as they are: the flush adds columns first.
-    ///
-    /// CPU work of about a microsecond a row, without I/O.
+    /// Whether the table has all columns of these rows. If not, they wait for the flush, which adds columns
+    /// first.
+    pub fn fits(&self, part: &Staged) -> bool {
+        part.batches.iter().all(|batch| schema::union(&self.schema, &batch.schema()).is_none())
+    }
+}
+
+/// Files in the making, of the parts whose rows went into them: one for each enqueued date.
+///
+/// CPU work of about a microsecond a row, without I/O.
+pub struct OpenChunk<S> {
+    encoder: Encoder,
+    parts: Vec<S>,
+    rows: Vec<usize>,
+    dates: BTreeMap<Option<i32>, OpenFile>,
+}
+
+struct OpenFile {
+    encoder: FileEncoder,
+    spans: Vec<(usize, usize)>,
+}
+
+impl<S: BorrowMut<Staged>> OpenChunk<S> {
+    pub fn new(encoder: Encoder) -> Self {
+        Self { encoder, parts: Vec::new(), rows: Vec::new(), dates: BTreeMap::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether it is better closed before more goes into it.
+    pub fn is_full(&self) -> bool {
+        self.dates.len() > OPEN_DATES_MAX
+    }
+
+    pub fn fits(&self, part: &S) -> bool {
+        self.encoder.fits(part.borrow())
+    }
+
+    /// Takes in a part that fits; its rows go from it into the files.
     ///
     /// # Errors
-    /// [`FileError::Encode`]; the parts stay as they are.
-    pub async fn encode<S: BorrowMut<Staged>>(&self, parts: &mut [S]) -> Result<(), FileError> {
-        let brings_columns =
-            |part: &Staged| part.batches.iter().any(|batch| schema::union(&self.schema, &batch.schema()).is_some());
-        if parts.iter().any(|part| brings_columns(part.borrow())) {
-            return Ok(());
-        }
-        let mut dates: BTreeMap<Option<i32>, (Vec<RecordBatch>, Vec<(usize, usize)>)> = BTreeMap::new();
-        for (part, staged) in parts.iter().enumerate() {
-            let staged: &Staged = staged.borrow();
-            for (date, slice) in files::by_date(&staged.batches).map_err(FileError::rows)? {
-                let (batches, spans) = dates.entry(date).or_default();
-                spans.push((part, slice.rows));
-                batches.extend(slice.batches);
+    /// [`FileError::Encode`]: the rows contradict their own types. What was taken in is worth nothing then.
+    pub async fn push(&mut self, mut part: S) -> Result<(), FileError> {
+        let staged: &mut Staged = part.borrow_mut();
+        let number = self.parts.len();
+        let mut rows = 0;
+        for (date, slice) in files::by_date(&std::mem::take(&mut staged.batches)).map_err(FileError::rows)? {
+            let file = match self.dates.entry(date) {
+                Entry::Occupied(open) => open.into_mut(),
+                Entry::Vacant(missing) => {
+                    let Encoder { schema, partition_columns } = &self.encoder;
+                    let encoder = FileEncoder::new(schema, partition_columns, date)?;
+                    missing.insert(OpenFile { encoder, spans: Vec::new() })
+                }
+            };
+            for batch in &slice.batches {
+                file.encoder.write(batch).await?;
             }
+            file.spans.push((number, slice.rows));
+            rows += slice.rows;
         }
-        let mut chunk = Chunk { parts: parts.len(), rows: 0, files: BTreeMap::new(), schema: self.schema.clone() };
-        let mut bytes = 0;
-        let mut rows_of = vec![0; parts.len()];
-        for (date, (batches, spans)) in dates {
-            let files = files::encode(&self.schema, &self.partition_columns, date, &batches).await?;
-            bytes += files.iter().map(|file| file.bytes.len()).sum::<usize>();
-            for (part, rows) in &spans {
-                rows_of[*part] += rows;
-                chunk.rows += rows;
-            }
-            chunk.files.insert(date, DatedFiles { files, spans });
-        }
-        let bytes_per_row = bytes.div_ceil(chunk.rows.max(1));
-        let chunk = Arc::new(chunk);
-        for (part, (staged, rows)) in parts.iter_mut().zip(rows_of).enumerate() {
-            let staged: &mut Staged = staged.borrow_mut();
-            staged.batches = Vec::new();
-            staged.encoded = Some(EncodedRows { chunk: Arc::clone(&chunk), part, bytes: rows * bytes_per_row });
-        }
+        self.parts.push(part);
+        self.rows.push(rows);
         Ok(())
+    }
+
+    /// Ends the files; gives all parts that went in, each with its share of them.
+    ///
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub async fn close(self) -> Result<Vec<S>, FileError> {
+        let Self { encoder, mut parts, rows, dates } = self;
+        let mut files = BTreeMap::new();
+        let mut bytes = 0;
+        for (date, OpenFile { encoder, spans }) in dates {
+            let dated = DatedFiles { files: encoder.close().await?, spans };
+            bytes += dated.files.iter().map(|file| file.bytes.len()).sum::<usize>();
+            files.insert(date, dated);
+        }
+        let all_rows = rows.iter().sum();
+        let chunk = Arc::new(Chunk { parts: parts.len(), rows: all_rows, files, schema: encoder.schema });
+        for (part, (staged, rows)) in parts.iter_mut().zip(rows).enumerate() {
+            let bytes = bytes.div_ceil(all_rows.max(1)) * rows;
+            staged.borrow_mut().encoded = Some(EncodedRows { chunk: Arc::clone(&chunk), part, bytes });
+        }
+        Ok(parts)
     }
 }

@@ -23,11 +23,11 @@ use crate::source::{HoleCause, SourceError, SourceEvent};
 
 /// Bytes of a blob that are fetched at a time; each partition holds one such window. Larger ones cost
 /// memory, smaller ones cost requests.
-const WINDOW_BYTES: u64 = 4 << 20;
+const WINDOW_BYTES: u64 = 2 << 20;
 
 /// What a batch holds at most, in events and in bytes: enough that decoding pays its fixed cost seldom.
-const BATCH_EVENTS: usize = 8_192;
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_EVENTS: usize = 4_096;
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Blocks up to this size are read where they are: it takes less than half a millisecond.
 const INLINE_BYTES: usize = 256 << 10;
