@@ -15,7 +15,7 @@ import urllib.request
 import deltalake
 import fastavro
 
-from capture import HUB, backfill, captured, capturing, fill, project, table_of, with_events
+from capture import HUB, backfill, captured, capturing, fill, project, table_of, wait_for, with_events
 from events import values
 from machine import Process, audit, check, folder, main, run as sluice, same, say, sluice as binary, until_caught_up
 from readers import read
@@ -277,6 +277,48 @@ def a_gap_of_the_generation_before(place):
     say("  a gap of the generation before heals, too")
 
 
+def captures_alone(place):
+    """Without a hub to ask, a blob that is lost is told at each sweep, and by the next start at once, until it is accepted."""
+    captures, emulator = capturing(place, "--capture-every", "1s", "--capture-bytes", "20KB")
+    with emulator:
+        fill(emulator, values(1_000, seed=147))
+        captured(captures, 1_000)
+        made = project(place / "project", emulator, captures)
+        file = made / "pipelines" / "outside" / f"{HUB}.toml"
+        text = file.read_text()
+        begin, end = text.index("[source.event_hubs]"), text.index("[sink]")
+        file.write_text(text[:begin] + text[end:].replace("[source.capture]", f'[source.capture]\nhub = "{HUB}"'))
+        lost = with_events(captures / "emulator" / HUB / "1")[1]
+        with lost.open("rb") as blob:
+            numbers = [event["SequenceNumber"] for event in fastavro.reader(blob)]
+        lost.rename(lost.with_suffix(".away"))
+        for start in ("first", "second", "third"):
+            live = Live(made)
+            try:
+                if start == "third":
+                    live.until("1", 0)
+                    time.sleep(3)
+                    same(live.errors(), [], "errors of a run that begins after all was accepted")
+                    lost.with_suffix(".away").rename(lost)
+                    wait_for(made, lambda rows: rows == 1_000)
+                else:
+                    live.until("1", len(numbers))
+                    deadline = time.monotonic() + 30
+                    while len(live.errors()) < 3:
+                        check(time.monotonic() < deadline, f"not told at each sweep\n{live.process.said()}")
+                        time.sleep(0.2)
+                if start == "second":
+                    ask(made, *accept(made, numbers[0], numbers[-1] + 1, "--why", "lost", "--by", "ada"))
+                    live.until("1", 0)
+                    same([(part["state"], part["gap_events"], part["accepted_gap_events"]) for part in ask(made, "status")["pipelines"]], [("captured", 0, len(numbers))], "the status")
+                live.stop()
+            finally:
+                live.process.end()
+        proof = audit(made, TABLE)
+        same((proof["complete"], proof["rows"], proof["accepted"]), (True, 1_000, 0), "the audit, once the blob is back")
+    say("  captures alone: told until accepted, by the next start too; the blob lands when it comes")
+
+
 def turned_up(made, emulator, captures, blob, gap):
     """The blob is back. A live pipeline that knows no captures runs on the same table meanwhile; the acceptances
     are taken away by a stranger, so that its gauge has something to say."""
@@ -306,6 +348,7 @@ def run():
         a_hole_that_a_blob_would_heal(place / "a")
         what_the_hub_alone_can_tell(place / "b")
         a_gap_of_the_generation_before(place / "c")
+        captures_alone(place / "d")
 
 
 if __name__ == "__main__":
