@@ -257,8 +257,6 @@ impl Pipeline {
             let mut there = ledger.map(|ledger| ledger.coverage(partition)).unwrap_or_default();
             there.union(&self.gaps.accepted.of(partition));
             self.gaps.landed.get(partition).into_iter().for_each(|landed| there.union(landed));
-            let pending = self.pending.iter().filter(|part| part.staged.partition == *partition);
-            pending.for_each(|part| there.insert(part.staged.range));
             let open: RangeSet = known.iter().flat_map(|gap| there.missing_in(gap)).collect();
             (partition.clone(), open)
         };
