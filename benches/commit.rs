@@ -19,7 +19,8 @@ use sluicebox::decode::{Decoder, arrow_schema_of};
 use sluicebox::pipeline::demo::insurer::{Fact, Story};
 use sluicebox::sink::delta::dead_letters::Writer;
 use sluicebox::sink::delta::fault_points::FaultPoints;
-use sluicebox::sink::delta::writer::{Staged, TableSpec, TableWriter};
+use sluicebox::sink::delta::staged::Staged;
+use sluicebox::sink::delta::writer::{TableSpec, TableWriter};
 use sluicebox::storage::Location;
 
 const ROWS: i64 = 100;
@@ -167,6 +168,7 @@ impl Events {
             range: Range::new(from, self.next),
             events: numbers,
             batches: decoded.batches,
+            encoded: None,
             rejects: Vec::new(),
         }
     }

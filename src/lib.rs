@@ -15,7 +15,7 @@
 //! | 4 | [`source`], [`decode`], [`sink`] | the stages; none knows another |
 //! | 3 | [`catalog`] | names to tables, and what their logs say |
 //! | 2 | [`storage`] | object stores and sign-ins |
-//! | 1 | [`config`], [`telemetry`], [`batch`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages |
+//! | 1 | [`config`], [`telemetry`], [`batch`], [`compute`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, threads and memory |
 //! | 0 | [`checkpoint`], [`error`] | the ledger's algebra, and how errors are classified; no I/O |
 //!
 //! Imports run downward alone; a test keeps that true. `docs/exactly-once.md` has the argument
@@ -25,6 +25,7 @@ pub mod batch;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
+pub mod compute;
 pub mod config;
 pub mod decode;
 pub mod emulator;

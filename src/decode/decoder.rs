@@ -12,6 +12,7 @@ use super::error::DecodeError;
 use super::framing::{Frame, Known, Unframed, tell};
 use super::registry::{RegistryError, SchemaId, SchemaRegistry};
 use crate::batch::{Decoded, Event, EventBatch, Reject, RejectClass, bronze};
+use crate::compute;
 use crate::config::spec::{DecodeSpec, Format, Framing};
 
 /// Bodies above which decoding leaves the reactor. At some 500 MB/s this is a tenth of a
@@ -108,7 +109,7 @@ impl Decoder {
         if bytes <= INLINE_BYTES_MAX && job.batch.events.len() <= INLINE_EVENTS_MAX {
             return job.run();
         }
-        tokio::task::spawn_blocking(move || job.run()).await.map_err(DecodeError::Worker)?
+        compute::spawn(move || job.run()).await.map_err(DecodeError::Worker)?
     }
 
     async fn schemas_of(&self, frames: &[Result<Frame, Unframed>]) -> Result<Schemas, DecodeError> {

@@ -1,6 +1,6 @@
 //! One partition of a running pipeline: reads, decodes, hands on; fails and backs off alone.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, BorrowMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::decode::Decoder;
 use crate::error::{Classify as _, Retry};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::retry::Backoff;
-use crate::sink::delta::writer::Staged;
+use crate::sink::delta::staged::Staged;
 use crate::source::capture::{CaptureRead, CaptureSource};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{HoleCause, LastSeen, ReadPartition, SourceError, SourceEvent};
@@ -96,6 +96,12 @@ pub struct Part {
 impl Borrow<Staged> for Part {
     fn borrow(&self) -> &Staged {
         &self.staged
+    }
+}
+
+impl BorrowMut<Staged> for Part {
+    fn borrow_mut(&mut self) -> &mut Staged {
+        &mut self.staged
     }
 }
 
@@ -230,8 +236,6 @@ impl PartitionTask {
             }
         };
         backoff.reset();
-        // From here on the rows are what is held, and the events are gone.
-        reservation.hold(decoded.memory_bytes(), &self.budget);
         let Decoded { batches, rejects } = decoded;
         let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
         if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
@@ -239,14 +243,22 @@ impl PartitionTask {
         }
         let partition = batch.partition.clone();
         let last_offset = batch.events.last().map(|event| event.offset.clone()).unwrap_or_default();
-        let staged = Staged { partition, range, events, batches, rejects };
+        let staged = Staged { partition, range, events, batches, encoded: None, rejects };
+        // From here on the rows are what is held, and the events are gone.
+        reservation.hold(staged.memory_bytes(), &self.budget);
         Ok(Some(Part { path: self.from.path(), staged, reservation, last_offset }))
     }
 
     fn nothing(&self, batch: EventBatch, reservation: Reservation) -> Part {
         let range = Range::new(0, 0);
-        let staged =
-            Staged { partition: batch.partition, range, events: Vec::new(), batches: Vec::new(), rejects: Vec::new() };
+        let staged = Staged {
+            partition: batch.partition,
+            range,
+            events: Vec::new(),
+            batches: Vec::new(),
+            encoded: None,
+            rejects: Vec::new(),
+        };
         Part { path: self.from.path(), staged, reservation, last_offset: String::new() }
     }
 

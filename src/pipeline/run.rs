@@ -4,6 +4,7 @@
 //! taking in. A flush that fails keeps its events and is tried again with backoff, before
 //! anything that came later.
 
+mod ahead;
 mod capture;
 mod flush;
 mod gaps;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::ahead::{Ahead, Encoded};
 use self::capture::{Captures, Looked};
 use self::flush::FlushEnded;
 use self::gaps::{Gaps, LookedAtTable};
@@ -114,7 +116,8 @@ pub struct Pipeline {
     taken_at_ms: BTreeMap<PartitionKey, i64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
-    pending: Vec<Part>,
+    /// What waits for a flush.
+    pending: Ahead,
     pending_since: Option<Instant>,
     flush: JoinSet<FlushEnded>,
     /// Not before this is a failed flush tried again.
@@ -133,6 +136,7 @@ enum Event {
     Partition(Option<PartitionEvent>),
     FlushEnded(Box<FlushEnded>),
     FlushLost(tokio::task::JoinError),
+    Encoded(Result<Encoded, tokio::task::JoinError>),
     Added(Result<Vec<String>, PipelineError>),
     Looked(Looked),
     LookedAtTable(LookedAtTable),
@@ -217,6 +221,7 @@ impl Pipeline {
     ) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let budget = MemoryBudget::new(usize::try_from(spec.sink.max_in_flight_bytes.as_u64()).unwrap_or(usize::MAX));
+        let pending = Ahead::new(writer.encoder(), budget.capacity());
         status.change(|snapshot| {
             snapshot.state = State::Running;
             snapshot.error = None;
@@ -235,15 +240,15 @@ impl Pipeline {
             stop_reading: shutdown.child(),
             shutdown,
             _lock: None,
-            writer: Some(writer),
             partitions: JoinSet::new(),
             sender,
             receiver,
             in_flight: BTreeMap::new(),
             taken_at_ms: BTreeMap::new(),
             reading: BTreeMap::new(),
-            pending: Vec::new(),
+            pending,
             pending_since: None,
+            writer: Some(writer),
             flush: JoinSet::new(),
             retry_at: None,
             backoff: Backoff::new(PAUSE, LONGEST_PAUSE),
@@ -278,6 +283,12 @@ impl Pipeline {
                 Event::FlushLost(source) => {
                     // The writer is gone with the task: nothing can be committed any more.
                     self.fail(PipelineError::Task { task: "flush", source });
+                    break;
+                }
+                Event::Encoded(Ok(encoded)) => self.pending.take_encoded(encoded),
+                Event::Encoded(Err(source)) => {
+                    // Its events are gone with the task, and nothing may be committed over them.
+                    self.fail(PipelineError::Task { task: "encoding", source });
                     break;
                 }
                 Event::Added(found) => self.take_added(found).await,
@@ -321,7 +332,8 @@ impl Pipeline {
         let tick = self.next_tick();
         let is_draining = self.stop_reading.is_cancelled();
         let is_flushing = !self.flush.is_empty();
-        let may_flush_early = self.writer.is_some() && !self.pending.is_empty() && self.retry_at.is_none();
+        let may_make_room = self.pending.may_make_room()
+            || (self.writer.is_some() && self.pending.may_flush_early() && self.retry_at.is_none());
         // Each branch is cancel-safe: receiving and joining lose nothing when dropped.
         tokio::select! {
             biased;
@@ -331,6 +343,7 @@ impl Pipeline {
                 Ok(ended) => Event::FlushEnded(Box::new(ended)),
                 Err(error) => Event::FlushLost(error),
             },
+            Some(encoded) = self.pending.encoded() => Event::Encoded(encoded),
             Some(found) = self.added.join_next() => match found {
                 Ok(found) => Event::Added(found),
                 Err(source) => Event::Added(Err(PipelineError::Task { task: "looking for partitions", source })),
@@ -343,8 +356,10 @@ impl Pipeline {
             })),
             announced = capture::announced(&mut self.captures.announcements) => Event::Announced(announced),
             event = self.receiver.recv() => Event::Partition(event),
-            () = self.budget.contended(), if may_flush_early => {
-                self.pending_since = Some(Instant::now() - self.patience());
+            () = self.budget.contended(), if may_make_room => {
+                if !self.pending.make_room() {
+                    self.pending_since = Some(Instant::now() - self.patience());
+                }
                 Event::Tick
             }
             () = tokio::time::sleep_until(tick.into()) => Event::Tick,
@@ -357,7 +372,7 @@ impl Pipeline {
             (None, Some(since)) => Some(since + self.patience()),
             (None, None) => None,
         };
-        let flush_at = if self.writer.is_some() { due } else { None };
+        let flush_at = if self.writer.is_some() && !self.pending.is_closing() { due } else { None };
         let soonest = [flush_at, self.drop_readers_at, self.captures.due_at(), self.gaps_due_at()]
             .into_iter()
             .flatten()
@@ -368,8 +383,7 @@ impl Pipeline {
     /// How long events may wait. Coverage without rows is committed more rarely: it makes
     /// versions and nobody reads anything new from them.
     fn patience(&self) -> Duration {
-        let has_rows = self.pending.iter().any(|part| !part.staged.batches.is_empty());
-        if has_rows { self.spec.sink.commit_every } else { self.spec.sink.coverage_every }
+        if self.pending.has_rows() { self.spec.sink.commit_every } else { self.spec.sink.coverage_every }
     }
 
     fn is_done(&self) -> bool {

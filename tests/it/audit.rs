@@ -8,7 +8,7 @@ use deltalake::protocol::SaveMode;
 use serde_json::{Value, json};
 
 use sluicebox::batch::bronze;
-use sluicebox::sink::delta::writer::Staged;
+use sluicebox::sink::delta::staged::Staged;
 
 use crate::lakehouse::{Lakehouse, batch, staged};
 

@@ -7,7 +7,7 @@ use deltalake::protocol::SaveMode;
 use serde_json::{Value, json};
 use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::sink::delta::gaps::{Acceptance, AcceptedGap, AcceptedGaps, accept, schema};
-use sluicebox::sink::delta::writer::Staged;
+use sluicebox::sink::delta::staged::Staged;
 
 use crate::lakehouse::{Lakehouse, Said, partition, staged};
 

@@ -18,7 +18,8 @@ use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::config::spec::TableName;
 use sluicebox::sink::delta::dead_letters::Writer;
 use sluicebox::sink::delta::fault_points::FaultPoints;
-use sluicebox::sink::delta::writer::{Staged, TableSpec, TableWriter, first_schema};
+use sluicebox::sink::delta::staged::Staged;
+use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
 
 /// 2026-01-02T03:04:05Z; an event is enqueued each second from then on.
@@ -176,6 +177,7 @@ pub fn staged(name: &str, numbers: std::ops::Range<i64>, rejected: &[i64]) -> St
         range: Range::new(numbers.start, numbers.end),
         events: numbers.map(|number| (number, enqueued_ms(number))).collect(),
         batches: if rows.is_empty() { Vec::new() } else { vec![batch(name, &rows)] },
+        encoded: None,
         rejects: rejected.iter().map(|number| reject(*number)).collect(),
     }
 }

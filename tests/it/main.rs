@@ -1,5 +1,6 @@
 //! The integration tests, in one binary: a module for each area.
 
+mod ahead;
 mod audit;
 mod broker;
 mod capture;

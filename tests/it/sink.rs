@@ -18,17 +18,18 @@ use sluicebox::checkpoint::{Counter, PartitionKey, Range, SourceId};
 use sluicebox::sink::delta::SinkError;
 use sluicebox::sink::delta::dead_letters::Writer;
 use sluicebox::sink::delta::fault_points::FaultPoints;
-use sluicebox::sink::delta::writer::{Staged, TableSpec, TableWriter, first_schema};
+use sluicebox::sink::delta::staged::Staged;
+use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
 
 /// 2026-01-01T00:00:00Z, in epoch milliseconds.
 const NEW_YEAR: i64 = 1_767_225_600_000;
 
-fn key(partition: &str) -> PartitionKey {
+pub fn key(partition: &str) -> PartitionKey {
     PartitionKey::new(SourceId::new("emulator/leads"), partition)
 }
 
-fn location(dir: &Path, table: &str) -> Location {
+pub fn location(dir: &Path, table: &str) -> Location {
     let url = dir.join(table);
     Location::resolve(url.to_str().expect("temporary folders have plain names"), None).expect("a folder has a location")
 }
@@ -44,7 +45,7 @@ fn spec(dir: &Path) -> TableSpec {
     }
 }
 
-async fn open(dir: &Path) -> TableWriter {
+pub async fn open(dir: &Path) -> TableWriter {
     TableWriter::open(spec(dir)).await.expect("the table can be opened")
 }
 
@@ -53,7 +54,7 @@ fn text(value: &str, rows: usize) -> ArrayRef {
 }
 
 /// Events `[from, to)` of a partition, one a millisecond, with a column `id` and those named.
-fn staged_with(partition: &str, from: i64, to: i64, more: &[&str]) -> Staged {
+pub fn staged_with(partition: &str, from: i64, to: i64, more: &[&str]) -> Staged {
     let numbers: Vec<i64> = (from..to).collect();
     let rows = numbers.len();
     let mut fields = vec![Field::new("id", DataType::Int64, true)];
@@ -84,16 +85,17 @@ fn staged_with(partition: &str, from: i64, to: i64, more: &[&str]) -> Staged {
         range: Range::new(from, to),
         events: numbers.iter().map(|number| (*number, NEW_YEAR + number)).collect(),
         batches: vec![batch],
+        encoded: None,
         rejects: Vec::new(),
     }
 }
 
-fn staged(partition: &str, from: i64, to: i64) -> Staged {
+pub fn staged(partition: &str, from: i64, to: i64) -> Staged {
     staged_with(partition, from, to, &[])
 }
 
 /// The one event `number`, which could not be decoded.
-fn rejected(partition: &str, number: i64) -> Staged {
+pub fn rejected(partition: &str, number: i64) -> Staged {
     let event = Event {
         sequence_number: number,
         offset: number.to_string(),
@@ -115,12 +117,13 @@ fn rejected(partition: &str, number: i64) -> Staged {
         range: Range::new(number, number + 1),
         events: vec![(number, NEW_YEAR + number)],
         batches: Vec::new(),
+        encoded: None,
         rejects: vec![reject],
     }
 }
 
 /// How often each number of a partition stands in the table.
-async fn numbers(dir: &Path, table: &str, partition: &str) -> BTreeMap<i64, usize> {
+pub async fn numbers(dir: &Path, table: &str, partition: &str) -> BTreeMap<i64, usize> {
     let store = log_store(&location(dir, table)).expect("the table has a log");
     let sql = format!("SELECT _sequence_number FROM t WHERE _partition = '{partition}'");
     let mut batches = scan(&store, &sql).await.expect("the table can be read");
@@ -133,7 +136,7 @@ async fn numbers(dir: &Path, table: &str, partition: &str) -> BTreeMap<i64, usiz
     found
 }
 
-fn once(from: i64, to: i64) -> BTreeMap<i64, usize> {
+pub fn once(from: i64, to: i64) -> BTreeMap<i64, usize> {
     (from..to).map(|number| (number, 1)).collect()
 }
 
@@ -143,7 +146,7 @@ async fn overlapping_ranges_of_two_writers_at_once_land_once() {
     drop(open(dir.path()).await);
     let mut writers = tokio::task::JoinSet::new();
     // Different starts, different strides: nearly every flush of one overlaps one of the other.
-    for (start, stride) in [(0, 7), (30, 11), (60, 13)] {
+    for (start, stride, ahead) in [(0, 7, false), (30, 11, true), (60, 13, true)] {
         let dir = dir.path().to_owned();
         writers.spawn(async move {
             let mut writer = open(&dir).await;
@@ -154,7 +157,11 @@ async fn overlapping_ranges_of_two_writers_at_once_land_once() {
             let (mut received, mut settled) = (0, 0);
             for from in (start..300).step_by(stride) {
                 let to = (from + i64::try_from(stride).expect("a small number")).min(300);
-                let parts = [staged("0", from, to), staged("1", from, to)];
+                let mut parts = [staged("0", from, to), staged("1", from, to)];
+                if ahead {
+                    // A rival may add the column first, or the rows.
+                    writer.encoder().encode(&mut parts).await.expect("encoded");
+                }
                 received += parts.iter().map(|part| part.events.len() as u64).sum::<u64>();
                 let flushed = writer.flush(&parts).await.expect("a flush lands");
                 settled += flushed.counts.values().map(|c| c.committed + c.rejected + c.duplicate).sum::<u64>();

@@ -31,17 +31,20 @@ impl Pipeline {
         if self.retry_at.is_some_and(|retry_at| retry_at > Instant::now()) {
             return;
         }
-        let bytes: usize = self.pending.iter().map(|part| part.reservation.bytes()).sum();
+        let bytes = self.pending.bytes();
         // Half the budget, so that the other half can be read while this one is written.
         let enough = (self.spec.sink.commit_bytes.as_u64()).min(self.spec.sink.max_in_flight_bytes.as_u64() / 2);
         let is_due = self.retry_at.is_some()
             || bytes as u64 >= enough
             || self.pending_since.is_some_and(|since| since.elapsed() >= self.patience())
             || (self.reading.is_empty() && !self.captures.is_at_work());
-        let Some(mut writer) = self.writer.take_if(|_| is_due) else { return };
+        if !is_due || !self.pending.close() {
+            return;
+        }
+        let Some(mut writer) = self.writer.take() else { return };
         self.retry_at = None;
         self.pending_since = None;
-        let parts = std::mem::take(&mut self.pending);
+        let parts = self.pending.take();
         let checkpoints = Arc::clone(&self.checkpoints);
         let fault_points = self.options.fault_points.clone();
         self.flush.spawn(async move {
@@ -59,6 +62,7 @@ impl Pipeline {
     pub(super) fn flush_ended(&mut self, ended: FlushEnded) {
         let error = match ended.result {
             Ok(flushed) => {
+                self.pending.encode_with(ended.writer.encoder());
                 self.writer = Some(ended.writer);
                 self.backoff.reset();
                 self.account(&flushed, ended.took);
@@ -72,10 +76,9 @@ impl Pipeline {
             self.fail(error.into());
             return;
         }
+        self.pending.encode_with(ended.writer.encoder());
         self.writer = Some(ended.writer);
-        let mut parts = ended.parts;
-        parts.append(&mut self.pending);
-        self.pending = parts;
+        self.pending.give_back(ended.parts);
         self.retry_later(&error);
     }
 

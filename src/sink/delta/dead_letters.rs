@@ -149,7 +149,7 @@ impl DeadLetters {
         let table = self.table.as_mut().expect("a commit follows the opening of its table");
         let batch = rows(letters, writer, attempt)
             .map_err(|source| SinkError::Arrow { table: self.log.table.clone(), source })?;
-        let adds = files::write(self.log.store(), &table.schema, &[], None, &[batch])
+        let adds = files::write(self.log.store(), &table.schema, &[], None, vec![batch])
             .await
             .map_err(|source| SinkError::File { table: self.log.table.clone(), source })?;
         fault_points.pass(FaultPoint::DeadLettersStaged);

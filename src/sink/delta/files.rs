@@ -11,6 +11,7 @@ use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::{Date32Type, SchemaRef};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use deltalake::DeltaTableError;
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
@@ -18,15 +19,16 @@ use deltalake::logstore::LogStoreRef;
 use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use deltalake::parquet::schema::types::ColumnPath;
-use futures::TryStreamExt as _;
 use indexmap::IndexMap;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
+use uuid::Uuid;
 
 use super::schema::align;
 use crate::batch::bronze;
 use crate::catalog::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue, date_value};
+use crate::compute;
 
 /// Columns whose values hardly ever repeat within a file. A dictionary of them costs a hash a value and is
 /// given up halfway anyway.
@@ -79,6 +81,8 @@ pub fn by_date(batches: &[RecordBatch]) -> Result<BTreeMap<Option<i32>, Slice>, 
 pub enum FileError {
     #[error("rows can't be encoded as Parquet")]
     Encode(#[source] Box<DeltaTableError>),
+    #[error("encoding ended too early")]
+    Task(#[source] tokio::task::JoinError),
     #[error("data file `{path}` can't be stored")]
     Store {
         path: Path,
@@ -87,16 +91,28 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    pub(super) fn rows(source: ArrowError) -> Self {
+        DeltaTableError::from(source).into()
+    }
+}
+
 impl From<DeltaTableError> for FileError {
     fn from(error: DeltaTableError) -> Self {
         Self::Encode(Box::new(error))
     }
 }
 
-/// Writes one file of a table (or several, where a file would get too large).
-///
-/// It is encoded in memory, where a flush holds its rows anyway at several times the size, and then
-/// stored as it is: delta-rs's own upload panics when the store refuses the end of a file.
+/// A whole data file that no store has yet.
+#[derive(Debug, Clone)]
+pub struct DataFile {
+    /// Names a path of its own; each time that the file is stored it gets another.
+    add: Add,
+    pub bytes: Bytes,
+}
+
+/// Writes rows of one enqueued date as one file (or several, where it would get too large), encoded off
+/// the reactor.
 ///
 /// # Errors
 /// [`FileError`]; what was stored by then stays for vacuum, since no log names it.
@@ -105,24 +121,39 @@ pub async fn write(
     table: &SchemaRef,
     partition_columns: &[String],
     date: Option<i32>,
-    batches: &[RecordBatch],
+    batches: Vec<RecordBatch>,
 ) -> Result<Vec<Add>, FileError> {
-    let encoded = Arc::new(InMemory::new());
-    let adds = encode(Arc::clone(&encoded), table, partition_columns, date, batches).await?;
-    let to = store.object_store(None);
-    for file in encoded.list(None).map_err(|source| stored(&Path::default(), source)).try_collect::<Vec<_>>().await? {
-        let path = file.location;
-        store_file(&encoded, to.as_ref(), &path).await.map_err(|source| stored(&path, source))?;
+    let (table, columns) = (Arc::clone(table), partition_columns.to_vec());
+    let encoding = compute::spawn_async(async move { encode(&table, &columns, date, &batches).await });
+    let mut adds = Vec::new();
+    for file in encoding.await.map_err(FileError::Task)?? {
+        adds.push(file.store(store).await?);
     }
     Ok(adds)
+}
+
+impl DataFile {
+    /// Stores it under a name that was never used, so that a file which a commit names already is
+    /// never touched.
+    ///
+    /// # Errors
+    /// [`FileError::Store`]; what was stored by then stays for vacuum.
+    pub async fn store(&self, store: &LogStoreRef) -> Result<Add, FileError> {
+        let folder = self.add.path.rsplit_once('/').map(|(folder, _)| format!("{folder}/")).unwrap_or_default();
+        let mut add = self.add.clone();
+        add.path = format!("{folder}part-00000-{}-c000.zstd.parquet", Uuid::new_v4());
+        let path = Path::from_url_path(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
+        let to = store.object_store(None);
+        upload(to.as_ref(), &path, self.bytes.clone()).await.map_err(|source| stored(&path, source))?;
+        Ok(add)
+    }
 }
 
 fn stored(path: &Path, source: object_store::Error) -> FileError {
     FileError::Store { path: path.clone(), source }
 }
 
-async fn store_file(from: &InMemory, to: &dyn ObjectStore, path: &Path) -> object_store::Result<()> {
-    let bytes = from.get(path).await?.bytes().await?;
+async fn upload(to: &dyn ObjectStore, path: &Path, bytes: Bytes) -> object_store::Result<()> {
     if bytes.len() <= PART_BYTES {
         return to.put(path, bytes.into()).await.map(drop);
     }
@@ -132,7 +163,32 @@ async fn store_file(from: &InMemory, to: &dyn ObjectStore, path: &Path) -> objec
     upload.finish().await.map(drop)
 }
 
-async fn encode(
+/// Encodes rows of one enqueued date, in their order, as one file (or several, where it would get too
+/// large). CPU work.
+///
+/// It is encoded in memory and then stored as it is: delta-rs's own upload panics when the store
+/// refuses the end of a file.
+///
+/// # Errors
+/// [`FileError::Encode`].
+pub async fn encode(
+    table: &SchemaRef,
+    partition_columns: &[String],
+    date: Option<i32>,
+    batches: &[RecordBatch],
+) -> Result<Vec<DataFile>, FileError> {
+    let store = Arc::new(InMemory::new());
+    let mut files = Vec::new();
+    for add in encode_into(Arc::clone(&store), table, partition_columns, date, batches).await? {
+        let path = Path::from_url_path(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
+        let held = store.get(&path).await.map_err(|source| stored(&path, source))?;
+        let bytes = held.bytes().await.map_err(|source| stored(&path, source))?;
+        files.push(DataFile { add, bytes });
+    }
+    Ok(files)
+}
+
+async fn encode_into(
     store: Arc<InMemory>,
     table: &SchemaRef,
     partition_columns: &[String],

@@ -147,7 +147,7 @@ pub async fn accept(lake: &Location, gap: &AcceptedGap) -> Result<Acceptance, Si
             return Ok(if is_ours { Acceptance::Recorded } else { Acceptance::Before(Box::new(before.clone())) });
         }
         let rows = row(gap).map_err(|source| SinkError::Arrow { table: log.table.clone(), source })?;
-        let adds = files::write(log.store(), &table.schema, &[], None, &[rows])
+        let adds = files::write(log.store(), &table.schema, &[], None, vec![rows])
             .await
             .map_err(|source| SinkError::File { table: log.table.clone(), source })?;
         let version = table.version + 1;

@@ -16,7 +16,9 @@ pub mod files;
 pub mod gaps;
 pub mod ledger;
 pub mod log;
+mod plan;
 pub mod schema;
+pub mod staged;
 pub mod table;
 pub mod writer;
 
@@ -57,7 +59,7 @@ pub enum SinkError {
 impl Classify for SinkError {
     fn kind(&self) -> Kind {
         match self {
-            Self::File { source: files::FileError::Encode(_), .. } => Kind::Internal,
+            Self::File { source: files::FileError::Encode(_) | files::FileError::Task(_), .. } => Kind::Internal,
             Self::File { source: files::FileError::Store { .. }, .. }
             | Self::UnknownOutcome { .. }
             | Self::Log { .. }

@@ -5,28 +5,29 @@
 
 use std::borrow::Borrow;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::kernel::{Action, Add};
 use deltalake::protocol::{DeltaOperation, OutputMode};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::SinkError;
-use super::dead_letters::{DeadLetters, Letter, Writer};
+use super::dead_letters::{DeadLetters, Writer};
 use super::fault_points::{FaultPoint, FaultPoints};
 use super::files::{self, Slice};
 use super::log::{CommitLog, Put, ReadAt};
+use super::plan::{Base, ChunkId, Plan, Thawed};
 use super::schema;
+use super::staged::{Chunk, Encoder, Staged};
 use super::table::{CaughtUp, OpenTable};
-use crate::batch::{Reject, bronze};
+use crate::batch::bronze;
 use crate::catalog::log::log_store;
-use crate::checkpoint::{Counter, Ledger, LedgerKey, PartitionKey, Range, RangeSet, Run, SourceId, trim};
+use crate::checkpoint::{Counter, Ledger, LedgerKey, PartitionKey, Run, SourceId};
 use crate::storage::Location;
 
 /// How many races for a version a flush may lose in a row. Each loss means that somebody else
@@ -44,18 +45,6 @@ pub struct TableSpec {
     /// Payload columns that are known before the first event, then the envelope's.
     pub schema: SchemaRef,
     pub fault_points: FaultPoints,
-}
-
-/// Decoded events of one partition, not yet committed.
-#[derive(Debug)]
-pub struct Staged {
-    pub partition: PartitionKey,
-    /// What they account for; wider than the events where a source has holes.
-    pub range: Range,
-    /// (number, enqueued ms) of every event, ascending.
-    pub events: Vec<(i64, i64)>,
-    pub batches: Vec<RecordBatch>,
-    pub rejects: Vec<Reject>,
 }
 
 /// What a flush did, by partition; `received` is the sum of the other three.
@@ -85,18 +74,19 @@ pub struct TableWriter {
     may_still_land: bool,
 }
 
-/// What is left of a flush when the ledger at the base has been taken off.
-struct Plan<'a> {
-    runs: BTreeMap<PartitionKey, Vec<Run>>,
-    batches: Vec<RecordBatch>,
-    letters: Vec<Letter<'a>>,
-    /// Rejects that lie in the dead-letter table already although the event decodes now.
-    stayed: BTreeMap<PartitionKey, u64>,
-    counts: BTreeMap<PartitionKey, Counts>,
+/// Files stored for a flush, and how many rows they hold.
+type StoredFiles = BTreeMap<FilesOf, (usize, Vec<Add>)>;
+
+/// What the files hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum FilesOf {
+    Chunk(ChunkId),
+    /// Rows of an enqueued date that weren't encoded ahead.
+    Date(Option<i32>),
 }
 
-/// Files written for a flush, by enqueued date, and how many rows they hold.
-type StagedFiles = BTreeMap<Option<i32>, (usize, Vec<Add>)>;
+/// Files of chunks that are stored at the same time: each holds a connection and a few megabytes.
+const UPLOADS: usize = 4;
 
 enum Tried {
     Landed(u64),
@@ -134,6 +124,11 @@ impl TableWriter {
 
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// For encoding ahead of a flush; a newer one knows newer columns.
+    pub fn encoder(&self) -> Encoder {
+        Encoder { schema: self.table.schema.clone(), partition_columns: self.table.partition_columns.clone() }
     }
 
     /// Commits where partitions start, and when their hub was made.
@@ -183,22 +178,23 @@ impl TableWriter {
     /// # Errors
     /// [`SinkError`]; nothing is lost by any, since nothing is covered before it landed.
     pub async fn flush<S: Borrow<Staged> + Sync>(&mut self, staged: &[S]) -> Result<Flushed, SinkError> {
-        let mut written = StagedFiles::new();
+        let mut stored = StoredFiles::new();
+        let mut thawed = Thawed::new();
         self.put_ids.clear();
         self.may_still_land = false;
         for tries in 1..=TRIES {
-            let plan = self.plan(staged)?;
+            let plan = self.plan(staged, &mut thawed).await?;
             if plan.runs.is_empty() {
-                self.delete_orphans(written).await;
+                self.delete_orphans(stored).await;
                 return Ok(Flushed { tries, counts: plan.counts, ..Flushed::default() });
             }
             let writer = &self.spec.writer;
             self.dead_letters.append(&plan.letters, writer, &self.table.ledger, &self.spec.fault_points).await?;
             if let Some(caught_up) = self.evolve(&plan.batches).await? {
-                forget_misfits(&mut written, caught_up);
+                forget_misfits(&mut stored, caught_up);
                 continue;
             }
-            let files = self.stage(&plan.batches, &mut written).await?;
+            let files = self.stage(&plan, &mut stored).await?;
             self.spec.fault_points.pass(FaultPoint::DataStaged);
             let facts = self.facts(&plan);
             let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
@@ -206,81 +202,20 @@ impl TableWriter {
                 Tried::Landed(version) => {
                     self.spec.fault_points.pass(FaultPoint::DataCommitted);
                     self.dead_letters.forget_covered(&self.table.ledger);
-                    let rows = plan.batches.iter().map(|batch| batch.num_rows() as u64).sum();
+                    let rows = plan.rows();
                     return Ok(Flushed { version: Some(version), rows, bytes, tries, counts: plan.counts });
                 }
-                Tried::Again(caught_up) => forget_misfits(&mut written, caught_up),
+                Tried::Again(caught_up) => forget_misfits(&mut stored, caught_up),
             }
         }
         Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
     }
 
-    /// Takes off what the ledger covers, and what an earlier part of the same flush holds.
-    fn plan<'a, S: Borrow<Staged>>(&self, staged: &'a [S]) -> Result<Plan<'a>, SinkError> {
-        let mut plan = Plan {
-            runs: BTreeMap::new(),
-            batches: Vec::new(),
-            letters: Vec::new(),
-            stayed: BTreeMap::new(),
-            counts: BTreeMap::new(),
-        };
-        let mut taken: BTreeMap<&PartitionKey, RangeSet> = BTreeMap::new();
-        for part in staged.iter().map(Borrow::borrow) {
-            let covered = taken.entry(&part.partition).or_insert_with(|| self.table.ledger.coverage(&part.partition));
-            let runs = trim(part.range, &part.events, covered);
-            let counts = plan.counts.entry(part.partition.clone()).or_default();
-            let kept: u64 = runs.iter().map(|run| events_in(&part.events, run.range)).sum();
-            counts.duplicate += part.events.len() as u64 - kept;
-            if runs.is_empty() {
-                continue;
-            }
-            covered.insert(part.range);
-            let is_whole = runs.len() == 1 && runs[0].range == part.range;
-            let wanted: RangeSet = runs.iter().map(|run| run.range).collect();
-            let mut stayed = BTreeSet::new();
-            for batch in &part.batches {
-                let batch = self.keep(batch, &part.partition, (!is_whole).then_some(&wanted), &mut stayed)?;
-                plan.batches.extend((batch.num_rows() > 0).then_some(batch));
-            }
-            let letters = part.rejects.iter().filter(|reject| wanted.contains(reject.event.sequence_number));
-            let letters: Vec<_> = letters.map(|reject| Letter { partition: &part.partition, reject }).collect();
-            let rejected = letters.len() as u64 + stayed.len() as u64;
-            counts.rejected += rejected;
-            counts.committed += kept - rejected.min(kept);
-            *plan.stayed.entry(part.partition.clone()).or_default() += stayed.len() as u64;
-            plan.letters.extend(letters);
-            let joined = plan.runs.entry(part.partition.clone()).or_default();
-            runs.into_iter().for_each(|run| join(joined, run));
-        }
-        Ok(plan)
-    }
-
-    /// The rows of a batch that are wanted and aren't dead letters already.
-    fn keep(
-        &self,
-        batch: &RecordBatch,
-        partition: &PartitionKey,
-        wanted: Option<&RangeSet>,
-        stayed: &mut BTreeSet<i64>,
-    ) -> Result<RecordBatch, SinkError> {
-        if wanted.is_none() && !self.dead_letters.has_uncovered() {
-            return Ok(batch.clone());
-        }
+    async fn plan<'a, S: Borrow<Staged>>(&self, staged: &'a [S], thawed: &mut Thawed) -> Result<Plan<'a>, SinkError> {
+        let OpenTable { ledger, schema, .. } = &self.table;
+        let base = Base { ledger, dead_letters: &self.dead_letters, schema };
         let failed = |source| SinkError::Arrow { table: self.spec.name.clone(), source };
-        let (numbers, indexes) = row_keys(batch).map_err(failed)?;
-        let mask: BooleanArray = numbers
-            .iter()
-            .zip(&indexes)
-            .map(|(&number, &index)| {
-                let is_wanted = wanted.is_none_or(|wanted| wanted.contains(number));
-                let is_dead = is_wanted && self.dead_letters.holds(partition, number, index);
-                if is_dead {
-                    stayed.insert(number);
-                }
-                Some(is_wanted && !is_dead)
-            })
-            .collect();
-        filter_record_batch(batch, &mask).map_err(failed)
+        base.plan(staged, thawed).await.map_err(failed)
     }
 
     /// Commits the columns that the batches bring; says so when the plan has to be made again.
@@ -306,40 +241,46 @@ impl TableWriter {
         }
     }
 
-    /// Writes the files that aren't written yet. A file whose rows are all still wanted is
+    /// Stores the files that aren't stored yet. A file whose rows are all still wanted is
     /// named again; one that lost rows to a rival is written anew.
-    async fn stage(&self, batches: &[RecordBatch], written: &mut StagedFiles) -> Result<Vec<Add>, SinkError> {
+    async fn stage(&self, plan: &Plan<'_>, stored: &mut StoredFiles) -> Result<Vec<Add>, SinkError> {
         let failed = |source| SinkError::Arrow { table: self.spec.name.clone(), source };
-        let slices = files::by_date(batches).map_err(failed)?;
-        let lost: Vec<_> = written
-            .iter()
-            .filter(|(date, (rows, _))| slices.get(date).is_none_or(|slice| slice.rows != *rows))
-            .map(|(date, _)| *date)
-            .collect();
-        let mut orphans = StagedFiles::new();
-        for date in lost {
-            orphans.extend(written.remove_entry(&date));
+        let slices = files::by_date(&plan.batches).map_err(failed)?;
+        let is_wanted = |of: &FilesOf, rows: usize| match of {
+            FilesOf::Date(date) => slices.get(date).is_some_and(|slice| slice.rows == rows),
+            FilesOf::Chunk(id) => plan.chunks.contains_key(id),
+        };
+        let lost: Vec<_> = stored.iter().filter(|(of, (rows, _))| !is_wanted(of, *rows)).map(|(of, _)| *of).collect();
+        let mut orphans = StoredFiles::new();
+        for of in lost {
+            orphans.extend(stored.remove_entry(&of));
         }
         self.delete_orphans(orphans).await;
+        for (id, chunk) in &plan.chunks {
+            if let Entry::Vacant(missing) = stored.entry(FilesOf::Chunk(*id)) {
+                missing.insert((chunk.rows, self.store_chunk(chunk).await?));
+            }
+        }
         for (date, slice) in slices {
-            if let Entry::Vacant(missing) = written.entry(date) {
+            if let Entry::Vacant(missing) = stored.entry(FilesOf::Date(date)) {
                 let rows = slice.rows;
                 missing.insert((rows, self.write_slice(date, slice).await?));
             }
         }
-        Ok(written.values().flat_map(|(_, adds)| adds.iter().cloned()).collect())
+        Ok(stored.values().flat_map(|(_, adds)| adds.iter().cloned()).collect())
     }
 
-    /// Encoding is CPU work: it leaves the reactor.
+    async fn store_chunk(&self, chunk: &Chunk) -> Result<Vec<Add>, SinkError> {
+        let store = self.table.log.store();
+        let files = chunk.files.values().flat_map(|dated| &dated.files);
+        let stores: Vec<_> = files.map(|file| file.store(store).boxed()).collect();
+        let stored = stream::iter(stores).buffered(UPLOADS).try_collect();
+        stored.await.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
+    }
+
     async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Vec<Add>, SinkError> {
-        let store = self.table.log.store().clone();
-        let schema = self.table.schema.clone();
-        let partition_columns = self.table.partition_columns.clone();
-        let runtime = tokio::runtime::Handle::current();
-        let write = tokio::task::spawn_blocking(move || {
-            runtime.block_on(files::write(&store, &schema, &partition_columns, date, &slice.batches))
-        });
-        let written = write.await.map_err(|error| self.table.log.failed(error))?;
+        let OpenTable { log, schema, partition_columns, .. } = &self.table;
+        let written = files::write(log.store(), schema, partition_columns, date, slice.batches).await;
         written.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
     }
 
@@ -457,7 +398,7 @@ impl TableWriter {
 
     /// Files that no commit of ours names and none will: a lost race. Best effort, since vacuum
     /// finds what stays; not at all while a commit that names them may still land.
-    async fn delete_orphans(&self, files: StagedFiles) {
+    async fn delete_orphans(&self, files: StoredFiles) {
         use object_store::ObjectStoreExt as _;
         if self.may_still_land {
             return;
@@ -474,38 +415,10 @@ impl TableWriter {
 
 /// Files fit the columns that they were written for, and a log that was read anew may already
 /// name them.
-fn forget_misfits(written: &mut StagedFiles, caught_up: CaughtUp) {
+fn forget_misfits(stored: &mut StoredFiles, caught_up: CaughtUp) {
     if caught_up.schema_changed || caught_up.enumerated {
-        written.clear();
+        stored.clear();
     }
-}
-
-/// Adds a run; one that begins where the last one ends makes that longer.
-fn join(runs: &mut Vec<Run>, run: Run) {
-    match runs.last_mut().filter(|last| last.range.to == run.range.from) {
-        Some(last) => {
-            last.range.to = run.range.to;
-            last.last_enqueued_at = run.last_enqueued_at;
-        }
-        None => runs.push(run),
-    }
-}
-
-fn events_in(events: &[(i64, i64)], range: Range) -> u64 {
-    let from = events.partition_point(|(number, _)| *number < range.from);
-    let to = events.partition_point(|(number, _)| *number < range.to);
-    (to - from) as u64
-}
-
-fn row_keys(batch: &RecordBatch) -> Result<(Vec<i64>, Vec<i32>), ArrowError> {
-    let wrong = |name: &str| ArrowError::SchemaError(format!("column `{name}` is missing or of another type"));
-    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
-    let numbers = column(bronze::SEQUENCE_NUMBER)?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong(bronze::SEQUENCE_NUMBER))?;
-    let indexes =
-        column(bronze::RECORD_INDEX)?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong(bronze::RECORD_INDEX))?;
-    Ok((numbers.values().to_vec(), indexes.values().to_vec()))
 }
 
 fn properties(writer: &Writer) -> Vec<(String, String)> {

@@ -16,6 +16,7 @@ use super::listing::{CaptureBlob, CaptureSource, Listing, next_window};
 use super::record::RecordShape;
 use crate::batch::{Event, EventBatch, Origin};
 use crate::checkpoint::{PartitionKey, Range, RangeSet};
+use crate::compute;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::retry::Backoff;
 use crate::source::{HoleCause, SourceError, SourceEvent};
@@ -304,7 +305,7 @@ pub(super) async fn events(shape: &Arc<RecordShape>, block: Block, path: &Path) 
         return events_of(shape, &block, path);
     }
     let (shape, path) = (Arc::clone(shape), path.clone());
-    let read = tokio::task::spawn_blocking(move || events_of(&shape, &block, &path));
+    let read = compute::spawn(move || events_of(&shape, &block, &path));
     read.await.map_err(CaptureError::Task)?
 }
 

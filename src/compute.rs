@@ -1,0 +1,39 @@
+//! Work that only computes: decoding, encoding, inflating.
+//!
+//! It has threads of its own, one for each core. On the reactor's it would hold up sockets and timers;
+//! on those for blocking calls, which are as many as calls, each would keep the memory of its last job.
+
+use std::future::Future;
+use std::sync::OnceLock;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
+
+/// As the program's own threads have it: columns and schemas may be nested deeply.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// The runtime to compute on, for a `JoinSet`. What runs there does no I/O.
+///
+/// # Panics
+/// Outside of a runtime, when the system has no more threads.
+pub fn handle() -> Handle {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        let built = Builder::new_multi_thread().thread_name("compute").thread_stack_size(STACK_BYTES).build();
+        built.inspect_err(|error| tracing::warn!(%error, "no threads to compute on: the reactor's are used")).ok()
+    });
+    runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
+}
+
+/// Runs `work` on a thread that computes.
+///
+/// # Cancel safety
+/// Work that has begun runs to its end, whoever waits for it.
+pub fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    spawn_async(async move { work() })
+}
+
+/// The same for work that a library has made `async` and that waits for nothing outside of it.
+pub fn spawn_async<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    handle().spawn(work)
+}

@@ -1,0 +1,224 @@
+//! What is left of a flush when the ledger at its base has been taken off.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
+use arrow::error::ArrowError;
+
+use super::dead_letters::{DeadLetters, Letter};
+use super::staged::{Chunk, EncodedRows, Staged};
+use super::writer::Counts;
+use crate::batch::bronze;
+use crate::checkpoint::{Ledger, PartitionKey, Range, RangeSet, Run, trim};
+use crate::compute;
+
+/// Rows of chunks that had to be taken apart, by chunk and part. Kept over the tries of a flush.
+pub(super) type Thawed = HashMap<ChunkId, Vec<Vec<RecordBatch>>>;
+
+/// Tells chunks of one flush apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ChunkId(usize);
+
+impl ChunkId {
+    pub(super) fn of(chunk: &Arc<Chunk>) -> Self {
+        Self(Arc::as_ptr(chunk).addr())
+    }
+}
+
+pub(super) struct Plan<'a> {
+    pub(super) runs: BTreeMap<PartitionKey, Vec<Run>>,
+    /// Rows that aren't encoded yet.
+    pub(super) batches: Vec<RecordBatch>,
+    /// Chunks all of whose rows are wanted.
+    pub(super) chunks: BTreeMap<ChunkId, &'a Chunk>,
+    pub(super) letters: Vec<Letter<'a>>,
+    /// Rejects that lie in the dead-letter table already although the event decodes now.
+    pub(super) stayed: BTreeMap<PartitionKey, u64>,
+    pub(super) counts: BTreeMap<PartitionKey, Counts>,
+}
+
+impl Plan<'_> {
+    pub(super) fn rows(&self) -> u64 {
+        let batches = self.batches.iter().map(RecordBatch::num_rows);
+        let chunks = self.chunks.values().map(|chunk| chunk.rows);
+        batches.chain(chunks).map(|rows| rows as u64).sum()
+    }
+}
+
+/// A part of which something is wanted.
+struct Kept<'a> {
+    part: &'a Staged,
+    runs: Vec<Run>,
+    /// The events of `runs`.
+    events: u64,
+    is_whole: bool,
+}
+
+/// What a plan is made against.
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) ledger: &'a Ledger,
+    pub(super) dead_letters: &'a DeadLetters,
+    pub(super) schema: &'a SchemaRef,
+}
+
+impl Base<'_> {
+    /// Takes off what the ledger covers, and what an earlier part of the same flush holds.
+    pub(super) async fn plan<'a, S: Borrow<Staged>>(
+        self,
+        staged: &'a [S],
+        thawed: &mut Thawed,
+    ) -> Result<Plan<'a>, ArrowError> {
+        let mut plan = Plan {
+            runs: BTreeMap::new(),
+            batches: Vec::new(),
+            chunks: BTreeMap::new(),
+            letters: Vec::new(),
+            stayed: BTreeMap::new(),
+            counts: BTreeMap::new(),
+        };
+        let kept = self.trim(staged, &mut plan.counts);
+        let torn = self.torn(&kept);
+        thaw(&kept, &torn, thawed).await?;
+        for Kept { part, runs, events, is_whole } in kept {
+            let wanted: RangeSet = runs.iter().map(|run| run.range).collect();
+            let batches = match &part.encoded {
+                None => &part.batches,
+                Some(rows) => match thawed.get(&ChunkId::of(&rows.chunk)).and_then(|parts| parts.get(rows.part)) {
+                    Some(batches) => batches,
+                    None => {
+                        plan.chunks.insert(ChunkId::of(&rows.chunk), &*rows.chunk);
+                        &Vec::new()
+                    }
+                },
+            };
+            let mut stayed = BTreeSet::new();
+            for batch in batches {
+                let batch = self.keep(batch, &part.partition, (!is_whole).then_some(&wanted), &mut stayed)?;
+                plan.batches.extend((batch.num_rows() > 0).then_some(batch));
+            }
+            let letters = part.rejects.iter().filter(|reject| wanted.contains(reject.event.sequence_number));
+            let letters: Vec<_> = letters.map(|reject| Letter { partition: &part.partition, reject }).collect();
+            let rejected = letters.len() as u64 + stayed.len() as u64;
+            let counts = plan.counts.entry(part.partition.clone()).or_default();
+            counts.rejected += rejected;
+            counts.committed += events - rejected.min(events);
+            *plan.stayed.entry(part.partition.clone()).or_default() += stayed.len() as u64;
+            plan.letters.extend(letters);
+            let joined = plan.runs.entry(part.partition.clone()).or_default();
+            runs.into_iter().for_each(|run| join(joined, run));
+        }
+        Ok(plan)
+    }
+
+    fn trim<'a, S: Borrow<Staged>>(
+        self,
+        staged: &'a [S],
+        counts: &mut BTreeMap<PartitionKey, Counts>,
+    ) -> Vec<Kept<'a>> {
+        let mut taken: BTreeMap<&PartitionKey, RangeSet> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for part in staged.iter().map(Borrow::borrow) {
+            let covered = taken.entry(&part.partition).or_insert_with(|| self.ledger.coverage(&part.partition));
+            let runs = trim(part.range, &part.events, covered);
+            let counts = counts.entry(part.partition.clone()).or_default();
+            let events: u64 = runs.iter().map(|run| events_in(&part.events, run.range)).sum();
+            counts.duplicate += part.events.len() as u64 - events;
+            if !runs.is_empty() {
+                covered.insert(part.range);
+                let is_whole = runs.len() == 1 && runs[0].range == part.range;
+                kept.push(Kept { part, runs, events, is_whole });
+            }
+        }
+        kept
+    }
+
+    /// Chunks that can't be used as they are: a rival has some of their rows, the table's columns
+    /// changed, or some of their rows may be dead letters.
+    fn torn(self, kept: &[Kept<'_>]) -> BTreeSet<ChunkId> {
+        let mut whole: BTreeMap<ChunkId, (usize, &Chunk)> = BTreeMap::new();
+        for (kept, rows) in encoded(kept) {
+            whole.entry(ChunkId::of(&rows.chunk)).or_insert((0, &rows.chunk)).0 += usize::from(kept.is_whole);
+        }
+        let may_be_dead = self.dead_letters.has_uncovered();
+        let is_torn =
+            |(parts, chunk): &(usize, &Chunk)| may_be_dead || *parts != chunk.parts || !chunk.fits(self.schema);
+        whole.into_iter().filter(|(_, held)| is_torn(held)).map(|(id, _)| id).collect()
+    }
+
+    /// The rows of a batch that are wanted and aren't dead letters already.
+    fn keep(
+        self,
+        batch: &RecordBatch,
+        partition: &PartitionKey,
+        wanted: Option<&RangeSet>,
+        stayed: &mut BTreeSet<i64>,
+    ) -> Result<RecordBatch, ArrowError> {
+        if wanted.is_none() && !self.dead_letters.has_uncovered() {
+            return Ok(batch.clone());
+        }
+        let (numbers, indexes) = row_keys(batch)?;
+        let mask: BooleanArray = numbers
+            .iter()
+            .zip(&indexes)
+            .map(|(&number, &index)| {
+                let is_wanted = wanted.is_none_or(|wanted| wanted.contains(number));
+                let is_dead = is_wanted && self.dead_letters.holds(partition, number, index);
+                if is_dead {
+                    stayed.insert(number);
+                }
+                Some(is_wanted && !is_dead)
+            })
+            .collect();
+        filter_record_batch(batch, &mask)
+    }
+}
+
+fn encoded<'k, 'a>(kept: &'k [Kept<'a>]) -> impl Iterator<Item = (&'k Kept<'a>, &'a EncodedRows)> {
+    kept.iter().filter_map(|kept| Some((kept, kept.part.encoded.as_ref()?)))
+}
+
+/// Takes torn chunks apart. Once apart a chunk stays so: its files would hold the rows a second time.
+async fn thaw(kept: &[Kept<'_>], torn: &BTreeSet<ChunkId>, thawed: &mut Thawed) -> Result<(), ArrowError> {
+    for (_, rows) in encoded(kept) {
+        let id = ChunkId::of(&rows.chunk);
+        if torn.contains(&id) && !thawed.contains_key(&id) {
+            let chunk = Arc::clone(&rows.chunk);
+            let parts = compute::spawn(move || chunk.batches()).await;
+            thawed.insert(id, parts.map_err(|lost| ArrowError::ExternalError(Box::new(lost)))??);
+        }
+    }
+    Ok(())
+}
+
+/// Adds a run; one that begins where the last one ends makes that longer.
+fn join(runs: &mut Vec<Run>, run: Run) {
+    match runs.last_mut().filter(|last| last.range.to == run.range.from) {
+        Some(last) => {
+            last.range.to = run.range.to;
+            last.last_enqueued_at = run.last_enqueued_at;
+        }
+        None => runs.push(run),
+    }
+}
+
+fn events_in(events: &[(i64, i64)], range: Range) -> u64 {
+    let from = events.partition_point(|(number, _)| *number < range.from);
+    let to = events.partition_point(|(number, _)| *number < range.to);
+    (to - from) as u64
+}
+
+fn row_keys(batch: &RecordBatch) -> Result<(Vec<i64>, Vec<i32>), ArrowError> {
+    let wrong = |name: &str| ArrowError::SchemaError(format!("column `{name}` is missing or of another type"));
+    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
+    let numbers = column(bronze::SEQUENCE_NUMBER)?
+        .as_primitive_opt::<Int64Type>()
+        .ok_or_else(|| wrong(bronze::SEQUENCE_NUMBER))?;
+    let indexes =
+        column(bronze::RECORD_INDEX)?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong(bronze::RECORD_INDEX))?;
+    Ok((numbers.values().to_vec(), indexes.values().to_vec()))
+}
