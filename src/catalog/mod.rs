@@ -8,7 +8,7 @@ pub mod scan;
 
 pub use lake::Catalog;
 
-use crate::config::spec::TableName;
+use crate::config::spec::{OWN_SCHEMA, TableName};
 use crate::error::{Classify, Kind, Retry};
 use crate::storage::{Location, StorageError};
 
@@ -67,4 +67,9 @@ pub fn table_location(lake: &Location, name: &TableName) -> Location {
 /// The table that holds the dead letters of `name`.
 pub fn dead_letters_of(name: &TableName) -> TableName {
     TableName { schema: name.schema.clone(), table: format!("{}__dead_letters", name.table) }
+}
+
+/// The table that holds the gaps that somebody accepted: one for a lake.
+pub fn accepted_gaps() -> TableName {
+    TableName { schema: OWN_SCHEMA.to_owned(), table: "gaps".to_owned() }
 }

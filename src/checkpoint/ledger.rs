@@ -147,6 +147,12 @@ impl PartitionLedger {
         self.ends.values().copied().max()
     }
 
+    /// What lies between the start and the end and isn't covered, in order.
+    pub fn gaps(&self) -> Vec<Range> {
+        let whole = Range::new(self.start().unwrap_or(0), self.end().unwrap_or(0));
+        self.coverage().missing_in(whole)
+    }
+
     /// The next number to read: the first that is not covered, at or after the start and at or
     /// after `first_available`, the first number that the source still has.
     pub fn position(&self, first_available: i64) -> Option<i64> {

@@ -97,6 +97,15 @@ impl RangeSet {
         }
     }
 
+    /// What of `range` the set holds, in order.
+    pub fn held_in(&self, range: Range) -> Vec<Range> {
+        let first = self.ranges.partition_point(|held| held.to <= range.from);
+        let held = self.ranges[first..].iter().take_while(|held| held.from < range.to);
+        held.map(|held| Range::new(held.from.max(range.from), held.to.min(range.to)))
+            .filter(|held| !held.is_empty())
+            .collect()
+    }
+
     /// What of `range` the set does not hold, in order.
     pub fn missing_in(&self, range: Range) -> Vec<Range> {
         let mut missing = Vec::new();
@@ -155,6 +164,9 @@ mod tests {
             let missing: BTreeSet<i64> = set.missing_in(probe).iter().flat_map(|range| range.from..range.to).collect();
             let expected: BTreeSet<i64> = (probe.from..probe.to).filter(|number| !model.contains(number)).collect();
             prop_assert_eq!(missing, expected);
+            let held: BTreeSet<i64> = set.held_in(probe).iter().flat_map(|range| range.from..range.to).collect();
+            let expected: BTreeSet<i64> = (probe.from..probe.to).filter(|number| model.contains(number)).collect();
+            prop_assert_eq!(held, expected);
             prop_assert!(!set.contains(set.first_missing_from(probe.from)));
             for pair in set.as_slice().windows(2) {
                 prop_assert!(pair[0].to < pair[1].from, "ranges are joined and in order");

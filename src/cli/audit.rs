@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::progress::Progress;
+use super::rows::fit_for_a_screen;
 use super::{Exit, Format, Global};
 use crate::config::spec::TableName;
 use crate::error::AnyError;
 use crate::pipeline::audit::{Audit, Counted, audit, audit_offline};
+use crate::pipeline::gaps::Accepted;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -18,12 +20,12 @@ pub struct Args {
     /// Don't ask the hub which partitions it has: audit against the table's ledger alone
     #[arg(long)]
     offline: bool,
-    /// `json` writes `{"table", "complete", "rows", "rejected", "filtered", "duplicates", "missing", "partitions", …}`
+    /// `json` writes `{"table", "complete", "rows", "rejected", "filtered", "duplicates", "missing", "accepted", "partitions", …}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
 }
 
-/// Exit code 0 when the table is complete, else 1.
+/// Exit code 0 when the table is complete, but for gaps that were accepted; else 1.
 ///
 /// # Errors
 /// What keeps the audit from being made: no such table, storage, a hub that can't be reached.
@@ -58,11 +60,28 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
 fn words(audit: &Audit) -> String {
     let verdict = if audit.complete { "complete" } else { "NOT COMPLETE" };
     let mut text = format!(
-        "{}: {verdict} at version {}: {} rows, {} rejected, {} filtered, {} duplicates, {} missing\n",
-        audit.table, audit.version, audit.rows, audit.rejected, audit.filtered, audit.duplicates, audit.missing
+        "{}: {verdict} at version {}: {} rows, {} rejected, {} filtered, {} duplicates, {} missing{}\n",
+        audit.table,
+        audit.version,
+        audit.rows,
+        audit.rejected,
+        audit.filtered,
+        audit.duplicates,
+        audit.missing,
+        if audit.accepted > 0 { format!(", {} accepted as missing", audit.accepted) } else { String::new() }
     );
     for problem in &audit.problems {
         text.push_str(&format!("  {problem}\n"));
+    }
+    for partition in &audit.partitions {
+        for gap in &partition.accepted {
+            let Accepted { by, at, why } = &gap.accepted;
+            let (by, why) = (fit_for_a_screen(by), fit_for_a_screen(why));
+            text.push_str(&format!(
+                "  accepted: partition `{}/{}`: [{}, {}), by {by} at {at}: {why}\n",
+                partition.source, partition.partition, gap.from, gap.to
+            ));
+        }
     }
     for note in &audit.notes {
         text.push_str(&format!("  note: {note}\n"));

@@ -10,6 +10,7 @@ pub mod backfill;
 pub mod check;
 pub mod demo;
 pub mod emulator;
+pub mod gaps;
 pub mod ledger;
 pub mod output;
 pub mod problems;
@@ -62,6 +63,7 @@ commands! {
     Query => query, "Ask the tables, in SQL";
     Status => status, "Where each pipeline stands: positions, lag, last commit";
     Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";
+    Gaps => gaps, "What tables lack: list it, heal it from captures, or accept it";
     Ledger => ledger, "Show what a table accounts for, as its log holds it";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }

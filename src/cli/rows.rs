@@ -149,7 +149,7 @@ fn csv_line(cells: impl IntoIterator<Item = Option<String>>) -> Vec<u8> {
 
 /// Cut off, and without characters that move a cursor (but for new lines, which make a cell
 /// higher): texts come from events.
-fn fit_for_a_screen(text: &str) -> String {
+pub(super) fn fit_for_a_screen(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(LONGEST_CELL_CHARS) {
         if c.is_control() && c != '\n' {

@@ -59,12 +59,28 @@ fn shown(pipeline: &PipelineStanding) -> String {
     if let Some(error) = &pipeline.error {
         text.push_str(&format!("  the hub can't be asked: {error}\n"));
     }
+    if pipeline.gap_events > 0 {
+        let name = &pipeline.name;
+        text.push_str(&format!("  {} numbers are missing: `sluice gaps list {name}`\n", pipeline.gap_events));
+    }
+    if pipeline.accepted_gap_events > 0 {
+        text.push_str(&format!("  {} numbers are missing, and accepted as such\n", pipeline.accepted_gap_events));
+    }
     if pipeline.partitions.is_empty() {
         return text.trim_end().to_owned();
     }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["partition", "position", "last enqueued", "lag", "lag seconds", "seconds to data loss"]);
+    table.set_header([
+        "partition",
+        "position",
+        "last enqueued",
+        "lag",
+        "lag seconds",
+        "seconds to data loss",
+        "gaps",
+        "accepted",
+    ]);
     for partition in &pipeline.partitions {
         table.add_row([
             partition.partition.clone(),
@@ -73,6 +89,8 @@ fn shown(pipeline: &PipelineStanding) -> String {
             or_dash(partition.lag_events),
             or_dash(partition.lag_seconds.map(|seconds| format!("{seconds:.1}"))),
             or_dash(partition.seconds_to_data_loss.map(|seconds| format!("{seconds:.0}"))),
+            partition.gap_events.to_string(),
+            partition.accepted_gap_events.to_string(),
         ]);
     }
     for column in table.column_iter_mut().skip(1) {

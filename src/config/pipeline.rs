@@ -19,8 +19,8 @@ use super::project::{Declared, Shared};
 use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
-    CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, PipelineSpec,
-    SinkSpec, Start, TableName,
+    CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, OWN_SCHEMA,
+    PipelineSpec, SinkSpec, Start, TableName,
 };
 use super::{schema, shape, text};
 
@@ -394,6 +394,9 @@ fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
         let name: TableName = text.parse().map_err(|_| form.to_owned())?;
         if name.table.ends_with(DEAD_LETTERS) {
             return Err(format!("`…{DEAD_LETTERS}` is where what could not become a row goes"));
+        }
+        if name.schema == OWN_SCHEMA {
+            return Err(format!("the schema `{OWN_SCHEMA}` is for tables of sluice itself: take another one"));
         }
         Ok(name)
     });

@@ -232,6 +232,9 @@ pub struct SinkSpec {
     pub coverage_every: Duration,
 }
 
+/// The schema of sluice's own tables, which no pipeline writes.
+pub const OWN_SCHEMA: &str = "sluice";
+
 /// `<schema>.<table>`, as in `bronze.leads`: lower case letters, digits, underscores.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableName {

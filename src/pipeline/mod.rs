@@ -15,6 +15,7 @@ pub mod audit;
 pub mod checkpoints;
 pub mod demo;
 pub mod error;
+pub mod gaps;
 pub mod generations;
 pub mod lock;
 pub mod partition;

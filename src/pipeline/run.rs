@@ -7,6 +7,7 @@
 mod ahead;
 mod capture;
 mod flush;
+mod gaps;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::ahead::{Ahead, Encoded};
 use self::capture::{Captures, Looked};
 use self::flush::FlushEnded;
+use self::gaps::{Gaps, LookedAtTable};
 use super::PipelineError;
 use super::announcements::Announcement;
 use super::checkpoints::Checkpoints;
@@ -28,7 +30,7 @@ use super::lock::PipelineLock;
 use super::partition::{EventsFrom, Part, PartitionEvent, PartitionTask, ReadPath, report};
 use super::setup::{self, PartitionStart, Places};
 use super::status::{PipelineStatus, State};
-use crate::checkpoint::{PartitionKey, Range};
+use crate::checkpoint::PartitionKey;
 use crate::config::spec::{PipelineSpec, ProjectSpec, Start};
 use crate::decode::Decoder;
 use crate::error::{Classify as _, Retry};
@@ -96,6 +98,7 @@ pub struct Pipeline {
     /// None in a backfill, which asks no hub.
     source: Option<Arc<EventHubsSource>>,
     captures: Captures,
+    gaps: Gaps,
     decoder: Arc<Decoder>,
     checkpoints: Arc<Checkpoints>,
     budget: MemoryBudget,
@@ -138,6 +141,7 @@ enum Event {
     Encoded(Result<Result<Encoded, FileError>, tokio::task::JoinError>),
     Added(Result<Vec<String>, PipelineError>),
     Looked(Looked),
+    LookedAtTable(LookedAtTable),
     /// A blob was announced; nothing, when no more announcements come.
     Announced(Option<Announcement>),
     /// It may be time to flush or to look for partitions.
@@ -198,6 +202,7 @@ impl Pipeline {
             pipeline.captures.generations = generations(project, spec, EnqueuedBetween::default())?;
         }
         pipeline.captures.announcements = announcements;
+        pipeline.begin_gaps().await;
         if !spec.is_live {
             pipeline.sweep();
         }
@@ -228,6 +233,7 @@ impl Pipeline {
             table: spec.sink.table.to_string(),
             options,
             source,
+            gaps: Gaps::new(spec, &parts.places),
             captures: Captures::new(parts.captures),
             decoder: parts.decoder,
             checkpoints: parts.checkpoints,
@@ -268,6 +274,7 @@ impl Pipeline {
             self.flush_if_due();
             self.look_for_partitions();
             self.heal_if_due();
+            self.look_at_gaps_if_due();
             if self.is_done() {
                 break;
             }
@@ -292,6 +299,7 @@ impl Pipeline {
                 }
                 Event::Added(found) => self.take_added(found).await,
                 Event::Looked(looked) => self.take_looked(looked),
+                Event::LookedAtTable(looked) => self.take_looked_at_table(looked),
                 Event::Announced(announced) => self.captures.take_announced(announced),
                 Event::Stop => self.drain(),
                 Event::Abort => {
@@ -349,6 +357,9 @@ impl Pipeline {
             Some(looked) = self.captures.looking.join_next() => Event::Looked(looked.unwrap_or_else(|source| {
                 Looked::All(Err(PipelineError::Task { task: "looking at captures", source }))
             })),
+            Some(looked) = self.gaps.looking.join_next() => Event::LookedAtTable(looked.unwrap_or_else(|source| {
+                Err(PipelineError::Task { task: "looking at the table", source })
+            })),
             announced = capture::announced(&mut self.captures.announcements) => Event::Announced(announced),
             event = self.receiver.recv() => Event::Partition(event),
             () = self.budget.contended(), if may_make_room => {
@@ -368,7 +379,7 @@ impl Pipeline {
             (None, None) => None,
         };
         let flush_at = if self.writer.is_some() && !self.pending.is_closing() { due } else { None };
-        let soonest = [flush_at, self.drop_readers_at, self.captures.due_at()]
+        let soonest = [flush_at, self.drop_readers_at, self.captures.due_at(), self.gaps_due_at()]
             .into_iter()
             .flatten()
             .fold(self.look_at, Instant::min);
@@ -474,23 +485,6 @@ impl Pipeline {
         let left = retention.as_secs_f64() - (now_ms - oldest_ms) as f64 / 1000.0;
         let (pipeline, table, partition) = self.labels(partition);
         metrics::seconds_to_data_loss(pipeline, table, partition, left);
-    }
-
-    fn report_hole(&mut self, partition: &PartitionKey, missing: Range, cause: HoleCause) {
-        match cause {
-            HoleCause::Compaction => {
-                tracing::debug!(pipeline = self.spec.name, %partition, %missing, "the hub compacted these away");
-            }
-            HoleCause::Retention | HoleCause::Unexplained | HoleCause::NotCaptured => {
-                tracing::error!(
-                    pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(), numbers = missing.len(),
-                    "events are missing, and nothing that was asked has them"
-                );
-                let new = self.captures.count(partition, missing);
-                self.summary.missing += new;
-                metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), new);
-            }
-        }
     }
 
     fn labels<'a>(&'a self, partition: &'a PartitionKey) -> (&'a str, &'a str, &'a str) {

@@ -8,10 +8,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures::StreamExt as _;
 use serde::Serialize;
 
+use super::gaps::accepted_of;
 use super::{PipelineError, partition, setup};
 use crate::catalog::table_location;
-use crate::checkpoint::{Ledger, PartitionKey, SourceId};
+use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::sink::delta::gaps::AcceptedGaps;
 use crate::sink::delta::ledger::{ReadLedger, read_ledger};
 use crate::source::PartitionProperties;
 
@@ -60,6 +62,10 @@ pub struct PipelineStanding {
     pub last_commit: Option<LastCommitAt>,
     /// Why the hub can't be asked.
     pub error: Option<String>,
+    /// Numbers that the table lacks, of every source that it knows, and nobody has accepted.
+    pub gap_events: u64,
+    /// Numbers that it lacks, and that somebody accepted as missing.
+    pub accepted_gap_events: u64,
     pub partitions: Vec<PartitionStanding>,
 }
 
@@ -74,7 +80,8 @@ pub struct LastCommitAt {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartitionStanding {
     pub partition: String,
-    /// The next number to read; null before the first start.
+    /// The next number to read; null before the first start. Where the hub was asked, what it has no
+    /// more is passed over: that is a gap.
     pub position: Option<i64>,
     /// The last number that the hub has; -1 where there never was an event.
     pub last_enqueued: Option<i64>,
@@ -84,6 +91,9 @@ pub struct PartitionStanding {
     /// Until retention takes that event: at least so much. Null where `retention` isn't
     /// declared, or nothing waits.
     pub seconds_to_data_loss: Option<f64>,
+    /// Numbers that the table lacks and that aren't to be read from the hub any more; nobody accepted them.
+    pub gap_events: u64,
+    pub accepted_gap_events: u64,
 }
 
 /// Looks at every pipeline of the project, in the order of their files.
@@ -112,7 +122,12 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
         Err(error) => (None, Some(error)),
     };
     let source = setup::source_of(project, pipeline)?;
-    let partitions = partitions(pipeline, read.as_ref(), &source, hub.as_deref(), Utc::now());
+    let accepted = match &read {
+        Some(read) => accepted_of(&places.lake, &table, &read.table_id).await,
+        None => AcceptedGaps::default(),
+    };
+    let partitions = partitions(pipeline, read.as_ref(), &accepted, &source, hub.as_deref(), Utc::now());
+    let elsewhere = gaps_elsewhere(read.as_ref(), &accepted, &source, &partitions);
     let state = match (&read, &error) {
         (_, Some(_)) => StandingState::Unreachable,
         (None, None) => StandingState::New,
@@ -131,6 +146,9 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
         table,
         last_commit,
         error,
+        gap_events: elsewhere.open + partitions.iter().map(|partition| partition.gap_events).sum::<u64>(),
+        accepted_gap_events: elsewhere.accepted
+            + partitions.iter().map(|partition| partition.accepted_gap_events).sum::<u64>(),
         partitions,
     })
 }
@@ -140,18 +158,23 @@ async fn last_commit(read: &ReadLedger) -> Result<Option<LastCommitAt>, Pipeline
     Ok(commit.map(|commit| LastCommitAt { version: commit.version, at: commit.at_ms.and_then(rfc3339) }))
 }
 
+/// What the hub holds of each partition.
+pub(super) async fn held_by_hub(
+    project: &ProjectSpec,
+    pipeline: &PipelineSpec,
+) -> Result<Vec<PartitionProperties>, PipelineError> {
+    let source = setup::connect(project, pipeline).await?;
+    let mut held = Vec::new();
+    for name in source.hub().await?.partitions {
+        held.push(source.partition(&name).await?);
+    }
+    source.close().await;
+    Ok(held)
+}
+
 /// What the hub holds of each partition, or in words why it doesn't say.
 async fn ask(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Vec<PartitionProperties>, String> {
-    let asked = tokio::time::timeout(HUB_ANSWERS_WITHIN, async {
-        let source = setup::connect(project, pipeline).await?;
-        let mut held = Vec::new();
-        for name in source.hub().await?.partitions {
-            held.push(source.partition(&name).await?);
-        }
-        source.close().await;
-        Ok::<_, PipelineError>(held)
-    });
-    match asked.await {
+    match tokio::time::timeout(HUB_ANSWERS_WITHIN, held_by_hub(project, pipeline)).await {
         Ok(Ok(held)) => Ok(held),
         Ok(Err(error)) => Err(partition::report(&error)),
         Err(_) => Err(format!("no answer within {}", humantime::format_duration(HUB_ANSWERS_WITHIN))),
@@ -162,6 +185,7 @@ async fn ask(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Vec<Parti
 fn partitions(
     pipeline: &PipelineSpec,
     read: Option<&ReadLedger>,
+    accepted: &AcceptedGaps,
     source: &SourceId,
     hub: Option<&[PartitionProperties]>,
     now: DateTime<Utc>,
@@ -170,7 +194,7 @@ fn partitions(
     let ledger = read.map_or(&nothing, |read| &read.ledger);
     let stand = |name: &str, holds: Option<&PartitionProperties>| {
         let key = PartitionKey::new(source.clone(), name);
-        stand(ledger, &key, holds, pipeline.source.retention, now)
+        stand(ledger, accepted, &key, holds, pipeline.source.retention, now)
     };
     let mut partitions: Vec<PartitionStanding> = match hub {
         Some(held) => held.iter().map(|holds| stand(&holds.partition, Some(holds))).collect(),
@@ -184,19 +208,64 @@ fn partitions(
     partitions
 }
 
+/// Numbers that are missing.
+#[derive(Debug, Clone, Copy, Default)]
+struct Gaps {
+    open: u64,
+    accepted: u64,
+}
+
+impl Gaps {
+    fn add(&mut self, accepted: &AcceptedGaps, partition: &PartitionKey, missing: &[Range]) {
+        for (piece, accepted) in missing.iter().flat_map(|missing| accepted.split(partition, *missing)) {
+            match accepted {
+                Some(_) => self.accepted += piece.len(),
+                None => self.open += piece.len(),
+            }
+        }
+    }
+}
+
+/// Gaps of partitions that aren't shown: of generations before.
+fn gaps_elsewhere(
+    read: Option<&ReadLedger>,
+    accepted: &AcceptedGaps,
+    source: &SourceId,
+    shown: &[PartitionStanding],
+) -> Gaps {
+    let mut gaps = Gaps::default();
+    let is_shown =
+        |key: &PartitionKey| key.source == *source && shown.iter().any(|shown| *shown.partition == *key.partition);
+    let partitions = read.into_iter().flat_map(|read| read.ledger.partitions());
+    for (key, held) in partitions.filter(|(key, _)| !is_shown(key)) {
+        gaps.add(accepted, key, &held.gaps());
+    }
+    gaps
+}
+
 fn stand(
     ledger: &Ledger,
+    accepted: &AcceptedGaps,
     key: &PartitionKey,
     holds: Option<&PartitionProperties>,
     retention: Option<Duration>,
     now: DateTime<Utc>,
 ) -> PartitionStanding {
     let held = ledger.partition(key);
-    let position = held.and_then(|held| held.position(i64::MIN));
-    let lag_events = match (position, holds) {
-        (Some(position), Some(holds)) => Some((holds.last_enqueued + 1 - position).max(0)),
-        _ => None,
+    let position = held.and_then(|held| held.position(holds.map_or(i64::MIN, |holds| holds.begin)));
+    let coverage = held.map(|held| held.coverage()).unwrap_or_default();
+    let lag_events = position.zip(holds).map(|(position, holds)| {
+        let waiting = coverage.missing_in(Range::new(position, holds.last_enqueued.saturating_add(1)));
+        i64::try_from(waiting.iter().map(Range::len).sum::<u64>()).unwrap_or(i64::MAX)
+    });
+    let missing = match (held, holds) {
+        // What the hub still has will be read: it is lag.
+        (Some(held), Some(holds)) => coverage.missing_in(Range::new(held.start().unwrap_or(holds.begin), holds.begin)),
+        (Some(held), None) => held.gaps(),
+        (None, _) => Vec::new(),
     };
+    let mut gaps = Gaps::default();
+    gaps.add(accepted, key, &missing);
     // The time of the oldest event that waits isn't known without reading it. It is not older
     // than the last event accounted for, and with one event waiting it is the hub's last.
     let oldest_ms = match (lag_events, holds) {
@@ -205,7 +274,6 @@ fn stand(
         _ => None,
     };
     let age = oldest_ms.map(|oldest| (now.timestamp_millis() - oldest).max(0) as f64 / 1000.0);
-    let is_lost = holds.zip(position).is_some_and(|(holds, position)| holds.begin > position);
     PartitionStanding {
         partition: key.partition.to_string(),
         position,
@@ -213,10 +281,12 @@ fn stand(
         lag_events,
         lag_seconds: if lag_events == Some(0) { Some(0.0) } else { age },
         seconds_to_data_loss: match (retention, age) {
-            (Some(_), _) if is_lost => Some(0.0),
+            (Some(_), _) if holds.is_some() && gaps.open > 0 => Some(0.0),
             (Some(retention), Some(age)) => Some((retention.as_secs_f64() - age).max(0.0)),
             _ => None,
         },
+        gap_events: gaps.open,
+        accepted_gap_events: gaps.accepted,
     }
 }
 
@@ -228,6 +298,7 @@ fn rfc3339(epoch_ms: i64) -> Option<String> {
 mod tests {
     use super::*;
     use crate::checkpoint::LedgerKey;
+    use crate::sink::delta::gaps::AcceptedGap;
 
     fn key() -> PartitionKey {
         PartitionKey::new(SourceId::new("emulator/leads"), "0")
@@ -254,25 +325,56 @@ mod tests {
     #[test]
     fn lag_is_counted_from_the_position_and_aged_by_what_is_known() {
         let hour = Some(Duration::from_secs(3_600));
-        for (name, holds, retention, expected) in [
-            ("nothing waits", Some(holds(0, 9, 5)), hour, (Some(0), Some(0.0), None)),
-            ("one waits", Some(holds(0, 10, 5)), hour, (Some(1), Some(5.0), Some(3_595.0))),
-            ("many wait", Some(holds(0, 19, 5)), hour, (Some(10), Some(60.0), Some(3_540.0))),
-            ("no retention declared", Some(holds(0, 19, 5)), None, (Some(10), Some(60.0), None)),
-            ("some are lost", Some(holds(15, 19, 5)), hour, (Some(10), Some(60.0), Some(0.0))),
-            ("the hub is silent", None, hour, (None, None, None)),
+        for (name, holds, retention, position, expected) in [
+            ("nothing waits", Some(holds(0, 9, 5)), hour, 10, (Some(0), Some(0.0), None)),
+            ("one waits", Some(holds(0, 10, 5)), hour, 10, (Some(1), Some(5.0), Some(3_595.0))),
+            ("many wait", Some(holds(0, 19, 5)), hour, 10, (Some(10), Some(60.0), Some(3_540.0))),
+            ("no retention declared", Some(holds(0, 19, 5)), None, 10, (Some(10), Some(60.0), None)),
+            ("some are lost", Some(holds(15, 19, 5)), hour, 15, (Some(5), None, Some(0.0))),
+            ("the hub is silent", None, hour, 10, (None, None, None)),
         ] {
             let now = DateTime::from_timestamp(1_000, 0).expect("a time");
-            let stood = stand(&ledger(10, 60), &key(), holds.as_ref(), retention, now);
-            assert_eq!(stood.position, Some(10), "{name}");
+            let stood = stand(&ledger(10, 60), &AcceptedGaps::default(), &key(), holds.as_ref(), retention, now);
+            assert_eq!(stood.position, Some(position), "{name}");
             assert_eq!((stood.lag_events, stood.lag_seconds, stood.seconds_to_data_loss), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_a_gap_and_once_accepted_no_loss_to_come() {
+        let now = DateTime::from_timestamp(1_000, 0).expect("a time");
+        let hour = Some(Duration::from_secs(3_600));
+        let mut ledger = ledger(10, 60);
+        ledger.apply(LedgerKey::End { partition: key(), from: 15 }, 20);
+        let accepted = |from, to| AcceptedGap {
+            partition: key(),
+            range: Range::new(from, to),
+            table: "bronze.leads".to_owned(),
+            table_id: "an id".to_owned(),
+            accepted_at_us: 0,
+            accepted_by: "who".to_owned(),
+            why: "why".to_owned(),
+        };
+        for (name, accepted, begin, expected) in [
+            ("the hub has them still", vec![], 10, (5, 0, 0, Some(3_540.0))),
+            ("two of them", vec![], 12, (3, 2, 0, Some(0.0))),
+            ("all of them", vec![], 15, (0, 5, 0, Some(0.0))),
+            ("partly accepted", vec![accepted(10, 13)], 15, (0, 2, 3, Some(0.0))),
+            ("accepted", vec![accepted(10, 15)], 15, (0, 0, 5, None)),
+        ] {
+            let holds = holds(begin, 19, 5);
+            let stood = stand(&ledger, &accepted.into_iter().collect(), &key(), Some(&holds), hour, now);
+            let (lag, open, accepted, loss) = expected;
+            assert_eq!(stood.lag_events, Some(lag), "{name}");
+            assert_eq!((stood.gap_events, stood.accepted_gap_events), (open, accepted), "{name}");
+            assert_eq!(stood.seconds_to_data_loss, loss, "{name}");
         }
     }
 
     #[test]
     fn a_partition_that_was_never_read_has_no_position() {
         let now = DateTime::from_timestamp(1_000, 0).expect("a time");
-        let stood = stand(&Ledger::default(), &key(), Some(&holds(0, 9, 5)), None, now);
+        let stood = stand(&Ledger::default(), &AcceptedGaps::default(), &key(), Some(&holds(0, 9, 5)), None, now);
         assert_eq!((stood.position, stood.last_enqueued, stood.lag_events), (None, Some(9), None));
     }
 }

@@ -38,6 +38,8 @@ pub struct PartitionStatus {
     /// -1 where there never was an event.
     pub last_enqueued: Option<i64>,
     pub lag_events: Option<i64>,
+    /// Numbers that the table lacks and that nobody has accepted as missing.
+    pub gap_events: u64,
     pub last_error: Option<String>,
 }
 

@@ -67,7 +67,7 @@ fn write_pipeline(page: &mut String, pipeline: &PipelineSnapshot) -> std::fmt::R
     if let Some(error) = &pipeline.error {
         writeln!(page, "<p class=\"error\">{}</p>", escaped(error))?;
     }
-    page.push_str("<table>\n<tr><th>partition</th><th>position</th><th>last enqueued</th><th>lag</th><th></th></tr>\n");
+    page.push_str("<table>\n<tr><th>partition</th><th>position</th><th>last enqueued</th><th>lag</th><th>gaps</th><th></th></tr>\n");
     let mut partitions: Vec<_> = pipeline.partitions.iter().collect();
     // Partitions are numbers written as text: "10" after "9".
     partitions.sort_by_key(|(name, _)| (name.len(), *name));
@@ -75,11 +75,12 @@ fn write_pipeline(page: &mut String, pipeline: &PipelineSnapshot) -> std::fmt::R
         let number = |number: Option<i64>| number.map_or_else(|| "–".to_owned(), |number| number.to_string());
         writeln!(
             page,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"error\">{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"error\">{}</td></tr>",
             escaped(name),
             number(partition.position),
             number(partition.last_enqueued),
             number(partition.lag_events),
+            partition.gap_events,
             escaped(partition.last_error.as_deref().unwrap_or_default())
         )?;
     }

@@ -71,6 +71,8 @@ metrics_of_the_program! {
         "Events that a declared rule left out";
     DUPLICATE = "sluice_sink_duplicate_events_total", Counter, ["pipeline", "table", "partition"],
         "Events that the table accounted for already";
+    GAPS = "sluice_sink_gap_events", Gauge, ["pipeline", "table", "partition"],
+        "Numbers that the table lacks and that nobody has accepted as missing";
     WRITTEN_BYTES = "sluice_sink_written_bytes_total", Counter, ["pipeline", "table"],
         "Bytes of the data files committed";
     COMMITS = "sluice_sink_commits_total", Counter, ["pipeline", "table"],
@@ -201,6 +203,11 @@ pub fn duplicate(pipeline: &str, table: &str, partition: &str, events: u64) {
     count(DUPLICATE, pipeline, table, partition, events);
 }
 
+/// Numbers that are missing and weren't accepted: the number itself, not a change of it.
+pub fn gaps(pipeline: &str, table: &str, partition: &str, events: u64) {
+    set(GAPS, pipeline, table, partition, events as f64);
+}
+
 /// A commit that landed: the bytes of its files, its tries (the first one too), how long the
 /// flush took.
 pub fn commit(pipeline: &str, table: &str, bytes: u64, tries: u32, took: std::time::Duration) {
@@ -243,6 +250,7 @@ mod tests {
             rejected("leads", "bronze.leads", "0", 1);
             filtered("leads", "bronze.leads", "0", 0);
             duplicate("leads", "bronze.leads", "0", 1);
+            gaps("leads", "bronze.leads", "0", 3);
             commit("leads", "bronze.leads", 900, 2, Duration::from_millis(30));
         });
         handle.render()

@@ -41,7 +41,7 @@ async fn a_status_without_its_hub_tells_what_the_ledger_knows() {
         pipeline["partitions"][0],
         json!({
             "partition": "0", "position": 10, "last_enqueued": null, "lag_events": null, "lag_seconds": null,
-            "seconds_to_data_loss": null,
+            "seconds_to_data_loss": null, "gap_events": 0, "accepted_gap_events": 0,
         })
     );
 }

@@ -76,7 +76,7 @@ async fn a_status_counts_what_waits() {
         idle["partitions"][0],
         json!({
             "partition": "0", "position": 10, "last_enqueued": 9, "lag_events": 0, "lag_seconds": 0.0,
-            "seconds_to_data_loss": null,
+            "seconds_to_data_loss": null, "gap_events": 0, "accepted_gap_events": 0,
         })
     );
     emulator.broker().append("leads", "0", vec![Default::default(); 3]).expect("events");
@@ -87,7 +87,10 @@ async fn a_status_counts_what_waits() {
     assert_eq!(behind["partitions"][1]["lag_events"], 0);
 
     emulator.broker().expire_before("leads", "0", 12).expect("retention bites");
-    assert_eq!(status(&lake)["partitions"][0]["seconds_to_data_loss"], 0.0);
+    let lost = status(&lake);
+    assert_eq!(lost["partitions"][0]["seconds_to_data_loss"], 0.0);
+    assert_eq!((&lost["partitions"][0]["lag_events"], &lost["partitions"][0]["position"]), (&json!(1), &json!(12)));
+    assert_eq!((&lost["gap_events"], &lost["accepted_gap_events"]), (&json!(2), &json!(0)), "{lost}");
     emulator.stop().await;
 }
 

@@ -8,6 +8,7 @@ mod config;
 mod decode;
 mod demo;
 mod emulator;
+mod gaps;
 mod guide;
 mod lakehouse;
 mod ledger;

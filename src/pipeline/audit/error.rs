@@ -20,6 +20,8 @@ pub enum AuditError {
     Column { table: String, column: &'static str },
     #[error("table `{table}` holds dead letters, which are audited with the rows of `{of}`")]
     DeadLetters { table: String, of: String },
+    #[error("table `{table}` holds no events, but which gaps of other tables were accepted")]
+    NoEvents { table: String },
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error(transparent)]
@@ -33,7 +35,7 @@ impl Classify for AuditError {
             Self::HubSilent { .. } => Kind::External,
             Self::Rows { source, .. } => source.kind(),
             Self::Column { .. } => Kind::Data,
-            Self::DeadLetters { .. } => Kind::User,
+            Self::DeadLetters { .. } | Self::NoEvents { .. } => Kind::User,
             Self::Sink(error) => error.kind(),
             Self::Catalog(error) => error.kind(),
         }
@@ -48,6 +50,7 @@ impl Classify for AuditError {
             Self::Rows { source, .. } => source.hint(),
             Self::Sink(error) => error.hint(),
             Self::Catalog(error) => error.hint(),
+            Self::NoEvents { .. } => Some("`sluice gaps list` shows it beside what is missing".to_owned()),
             Self::Column { .. } => None,
         }
     }

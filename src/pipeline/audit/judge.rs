@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::count::{Counted, Listed, MOST_LISTED, Tallies, Tally};
-use super::{Audit, AuditError, PartitionAudit};
-use crate::catalog::{Catalog, CatalogError, dead_letters_of, table_location};
+use super::{AcceptedRange, Audit, AuditError, PartitionAudit};
+use crate::catalog::{Catalog, CatalogError, accepted_gaps, dead_letters_of, table_location};
 use crate::checkpoint::{Counter, PartitionKey, PartitionLedger, Range, SourceId};
 use crate::config::spec::{PipelineSpec, ProjectSpec, TableName};
+use crate::pipeline::gaps::Accepted;
 use crate::pipeline::setup;
+use crate::sink::delta::gaps::AcceptedGaps;
 use crate::sink::delta::ledger::{ReadLedger, read_ledger};
 use crate::storage::Location;
 
@@ -87,6 +89,9 @@ async fn audit_at(
         let of = format!("{}.{of}", name.schema);
         return Err(AuditError::DeadLetters { table: name.to_string(), of });
     }
+    if *name == accepted_gaps() {
+        return Err(AuditError::NoEvents { table: name.to_string() });
+    }
     let Some(read) = read_ledger(&table_location(lake, name), &name.to_string()).await? else {
         let known = Catalog::new(lake).tables().await?;
         let known = known.iter().map(ToString::to_string).collect();
@@ -99,16 +104,24 @@ async fn audit_at(
     if let Some(letters) = read_ledger(&table_location(lake, &letters), &letters.to_string()).await? {
         tallies.count_letters(&letters.log, letters.version, counted).await?;
     }
-    Ok(judge(name, &read, &tallies, dense, &expected))
+    let accepted = AcceptedGaps::read(lake, &read.table_id).await?;
+    Ok(judge(name, &read, &accepted, &tallies, dense, &expected))
 }
 
-fn judge(name: &TableName, read: &ReadLedger, tallies: &Tallies, dense: bool, expected: &Expected) -> Audit {
+fn judge(
+    name: &TableName,
+    read: &ReadLedger,
+    accepted: &AcceptedGaps,
+    tallies: &Tallies,
+    dense: bool,
+    expected: &Expected,
+) -> Audit {
     let mut problems = problems_of_table(read, tallies, expected);
     let mut partitions = Vec::new();
     for (key, tally) in &tallies.partitions {
         let held = read.ledger.partition(key);
         let audited = match held {
-            Some(held) => judge_partition(key, held, tally, dense),
+            Some(held) => judge_partition(key, held, accepted, tally, dense),
             None => judge_unknown(key, tally),
         };
         problems.extend(audited.problems.iter().map(|problem| format!("partition `{key}`: {problem}")));
@@ -125,6 +138,7 @@ fn judge(name: &TableName, read: &ReadLedger, tallies: &Tallies, dense: bool, ex
         filtered: sum(|partition| partition.filtered),
         duplicates: sum(|partition| partition.duplicates),
         missing: sum(|partition| partition.missing_count),
+        accepted: sum(|partition| partition.accepted_count),
         problems,
         notes: notes(read, dense, expected),
         partitions,
@@ -198,10 +212,22 @@ fn notes(read: &ReadLedger, dense: bool, expected: &Expected) -> Vec<String> {
     notes
 }
 
-fn judge_partition(key: &PartitionKey, held: &PartitionLedger, tally: &Tally, dense: bool) -> PartitionAudit {
+fn judge_partition(
+    key: &PartitionKey,
+    held: &PartitionLedger,
+    accepted: &AcceptedGaps,
+    tally: &Tally,
+    dense: bool,
+) -> PartitionAudit {
     let count = |counter| u64::try_from(held.counter(counter)).unwrap_or(0);
-    let whole = Range::new(held.start().unwrap_or(0), held.end().unwrap_or(0));
-    let gaps = tally.coverage.missing_in(whole);
+    let mut gaps = Vec::new();
+    let mut lived_without = Vec::new();
+    for (range, accepted) in held.gaps().into_iter().flat_map(|gap| accepted.split(key, gap)) {
+        match accepted {
+            Some(accepted) => lived_without.push((range, Accepted::from(accepted))),
+            None => gaps.push(range),
+        }
+    }
     let mut missing = Missing::default();
     for covered in tally.coverage.iter().filter(|_| dense) {
         tally.rows.missing_in_both(&tally.letters, covered, |run| missing.add(run));
@@ -221,6 +247,8 @@ fn judge_partition(key: &PartitionKey, held: &PartitionLedger, tally: &Tally, de
         missing: missing.listed(),
         missing_count: missing.count,
         filtered: count(Counter::Filtered),
+        accepted_count: lived_without.iter().map(|(range, _)| range.len()).sum(),
+        accepted: lived_without.into_iter().take(MOST_LISTED).map(AcceptedRange::from).collect(),
         ..counted(key, tally)
     };
     let problems = &mut audited.problems;

@@ -3,7 +3,8 @@
 //! A table is complete when, for each partition that the hub lists (offline: that the ledger
 //! lists), all of this holds at one version of the table:
 //!
-//! - the ledger covers one range without a gap, from its lowest start to its end;
+//! - the ledger covers one range without a gap, from its lowest start to its end, but for gaps that
+//!   somebody accepted, which are listed as such;
 //! - each covered number has a row, or, where it has none, a dead letter;
 //! - no key (source, partition, number, record index) is there twice;
 //! - no row lies outside of what the ledger covers;
@@ -30,4 +31,4 @@ mod report;
 pub use count::Counted;
 pub use error::AuditError;
 pub use judge::{audit, audit_offline};
-pub use report::{Audit, PartitionAudit};
+pub use report::{AcceptedRange, Audit, PartitionAudit};

@@ -209,6 +209,7 @@ impl Pipeline {
         let writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
         let mut pipeline = Self::new(spec, parts, None, writer, options, status, shutdown);
         pipeline.captures.generations = generations(project, spec, between)?;
+        pipeline.read_accepted().await;
         pipeline.read_uncovered(&listing, Missing::Between);
         Ok(pipeline)
     }
@@ -217,10 +218,14 @@ impl Pipeline {
     pub(super) fn take_hole(&mut self, partition: PartitionKey, missing: Range, cause: HoleCause) {
         match cause {
             HoleCause::Retention | HoleCause::Unexplained if self.captures.source.is_some() => {
-                tracing::warn!(
-                    pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(), numbers = missing.len(),
-                    "the hub lacks events: looking for them in the captures"
-                );
+                self.gaps.know(&partition, missing);
+                if !self.gaps.accepts(&partition, missing) {
+                    tracing::warn!(
+                        pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(),
+                        numbers = missing.len(), "the hub lacks events: looking for them in the captures"
+                    );
+                }
+                self.count_gaps();
                 self.captures.gaps.entry(partition).or_default().insert(missing);
             }
             HoleCause::NotCaptured => self.captures.missed.push((partition, missing)),
@@ -241,7 +246,8 @@ impl Pipeline {
         for (partition, missing) in missed {
             // Between blobs: a late one may have it. The next sweep tells.
             let may_come = self.source.is_none() && !self.options.until_caught_up;
-            if may_come && !self.was_missing(&partition, missing) {
+            let is_told = self.was_missing(&partition, missing) || self.gaps.accepts(&partition, missing);
+            if may_come && !is_told {
                 tracing::warn!(pipeline = self.spec.name, %partition, %missing, "no blob has these numbers yet");
             } else {
                 self.report_hole(&partition, missing, HoleCause::NotCaptured);
@@ -438,12 +444,16 @@ impl Pipeline {
         self.captures.tickets.append(&mut tickets);
     }
 
-    /// Begins to read whatever the ledger doesn't cover.
-    fn read_uncovered(&mut self, listing: &Arc<Listing>, missing: Missing) {
+    pub(super) fn tell_torn(&mut self, listing: &Listing) {
         for torn in &listing.torn {
             tracing::error!(pipeline = self.spec.name, error = report(torn), "a capture blob is torn");
         }
         self.summary.torn_blobs += listing.torn.len() as u64;
+    }
+
+    /// Begins to read whatever the ledger doesn't cover.
+    fn read_uncovered(&mut self, listing: &Arc<Listing>, missing: Missing) {
+        self.tell_torn(listing);
         for Generation { source, lasts, wanted: enqueued } in self.captures.generations.clone() {
             for partition in listing.partitions.keys() {
                 let partition = PartitionKey::new(source.clone(), partition.as_str());
@@ -456,7 +466,7 @@ impl Pipeline {
         }
     }
 
-    fn read_capture(&mut self, read: CaptureRead) {
+    pub(super) fn read_capture(&mut self, read: CaptureRead) {
         let Some(source) = self.captures.source.clone() else { return };
         if let Some(blob) = read.listing.counts_anew(&read.partition.partition, read.generation) {
             let at = DateTime::from_timestamp_millis(blob.first_enqueued_at).unwrap_or_default();

@@ -109,6 +109,7 @@ impl Pipeline {
             metrics::rejected(pipeline, table, partition, rejected);
             metrics::duplicate(pipeline, table, partition, duplicate);
         }
+        self.count_gaps();
         for (partition, counts) in &flushed.counts {
             let settled = counts.committed + counts.rejected + counts.duplicate;
             self.move_in_flight(partition, |held| held.saturating_sub(settled));

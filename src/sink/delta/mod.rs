@@ -13,6 +13,7 @@
 pub mod dead_letters;
 pub mod fault_points;
 pub mod files;
+pub mod gaps;
 pub mod ledger;
 pub mod log;
 mod plan;

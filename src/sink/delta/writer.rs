@@ -117,6 +117,11 @@ impl TableWriter {
         self.table.version
     }
 
+    /// The id of the table, which every app id of its ledger names.
+    pub fn table_id(&self) -> &str {
+        self.table.id()
+    }
+
     pub fn name(&self) -> &str {
         &self.spec.name
     }

@@ -1,0 +1,112 @@
+//! Reading what a table lacks from the captures, and nothing else.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::GapError;
+use super::find::{AskHub, Gap, GapState, Missing, Target};
+use crate::checkpoint::{PartitionKey, RangeSet};
+use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::pipeline::PipelineError;
+use crate::pipeline::run::{Pipeline, PipelineOptions, PipelineSummary};
+use crate::pipeline::status::PipelineStatus;
+use crate::shutdown::Shutdown;
+use crate::sink::delta::fault_points::FaultPoints;
+
+/// What came of healing. The shape that scripts read: fields may be added, never renamed or removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Healed {
+    pub pipeline: String,
+    pub table: String,
+    /// What was missing before, and isn't any more, whoever landed it.
+    pub healed: Vec<HealedRange>,
+    /// What is still missing, open and accepted.
+    pub gaps: Vec<Gap>,
+    pub committed: u64,
+    pub rejected: u64,
+    pub blobs: u64,
+    pub torn_blobs: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealedRange {
+    pub source: String,
+    pub partition: String,
+    /// `[from, to)`
+    pub from: i64,
+    pub to: i64,
+    pub count: u64,
+}
+
+impl Healed {
+    /// Whether nothing is missing but what was accepted.
+    pub fn is_whole(&self) -> bool {
+        self.gaps.iter().all(|gap| gap.state == GapState::Accepted)
+    }
+}
+
+/// Takes in what the captures have of the gaps of a pipeline's table, accepted ones too. It asks the hub
+/// nothing but, where that is wanted, what it still has; it takes no lock and may run beside the live pipeline.
+///
+/// # Errors
+/// What the captures or the table didn't allow; that gaps remain is an answer, not an error.
+pub async fn heal(
+    project: &ProjectSpec,
+    selected: (&PipelineSpec, PipelineStatus),
+    ask: AskHub,
+    fault_points: FaultPoints,
+    shutdown: Shutdown,
+) -> Result<Healed, GapError> {
+    let (spec, status) = selected;
+    if spec.capture.is_none() {
+        return Err(PipelineError::NoCapture { pipeline: spec.name.clone() }.into());
+    }
+    let target = Target { table: spec.sink.table.clone(), pipeline: Some(spec) };
+    let before = match Missing::find(project, &target, ask).await? {
+        Some(missing) => missing.numbers(),
+        None => BTreeMap::new(),
+    };
+    if before.is_empty() {
+        return Ok(Healed::of(spec, &PipelineSummary::default(), Vec::new(), Vec::new()));
+    }
+    let options = PipelineOptions { until_caught_up: true, fault_points };
+    let run = async { Pipeline::heal(project, spec, &before, options, status, shutdown).await?.run().await };
+    let stopped = |source| PipelineError::Stopped { pipeline: spec.name.clone(), source: Box::new(source) };
+    let summary = run.await.map_err(stopped)?;
+    // Whatever landed meanwhile by any path counts, so the table is asked, not the run.
+    let Some(after) = Missing::find(project, &target, ask).await? else {
+        return Ok(Healed::of(spec, &summary, Vec::new(), Vec::new()));
+    };
+    let healed = before.iter().flat_map(|(partition, missing)| healed(&after, partition, missing)).collect();
+    Ok(Healed::of(spec, &summary, healed, after.gaps(&target)))
+}
+
+fn healed(after: &Missing, partition: &PartitionKey, missing: &RangeSet) -> Vec<HealedRange> {
+    let coverage = after.read.ledger.coverage(partition);
+    let landed = missing.iter().flat_map(|missing| coverage.held_in(missing));
+    landed
+        .map(|range| HealedRange {
+            source: partition.source.to_string(),
+            partition: partition.partition.to_string(),
+            from: range.from,
+            to: range.to,
+            count: range.len(),
+        })
+        .collect()
+}
+
+impl Healed {
+    fn of(spec: &PipelineSpec, summary: &PipelineSummary, healed: Vec<HealedRange>, gaps: Vec<Gap>) -> Self {
+        Self {
+            pipeline: spec.name.clone(),
+            table: spec.sink.table.to_string(),
+            healed,
+            gaps,
+            committed: summary.committed,
+            rejected: summary.rejected,
+            blobs: summary.blobs,
+            torn_blobs: summary.torn_blobs,
+        }
+    }
+}

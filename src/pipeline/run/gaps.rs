@@ -1,0 +1,323 @@
+//! What the table of a running pipeline lacks: in the log at each sweep, and in a gauge, until it is
+//! healed or accepted. Other processes heal and accept, so the table's log is looked at from time to time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::task::JoinSet;
+
+use super::{Parts, Pipeline, PipelineOptions};
+use crate::catalog::table_location;
+use crate::checkpoint::{Ledger, PartitionKey, Range, RangeSet};
+use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::pipeline::PipelineError;
+use crate::pipeline::gaps::accepted_of;
+use crate::pipeline::generations::generations;
+use crate::pipeline::partition::report;
+use crate::pipeline::setup::{self, Places};
+use crate::pipeline::status::PipelineStatus;
+use crate::shutdown::Shutdown;
+use crate::sink::delta::gaps::AcceptedGaps;
+use crate::sink::delta::ledger::{ReadLedger, read_ledger};
+use crate::sink::delta::writer::TableWriter;
+use crate::source::capture::{CaptureRead, EnqueuedBetween, Missing};
+use crate::source::{HoleCause, SourceError};
+use crate::storage::Location;
+use crate::telemetry::metrics;
+
+/// How often the log is looked at while something is open. More often costs requests; more rarely, and who
+/// accepted a gap waits for the alert to end.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
+/// How often an open gap is told where no captures are swept: often enough to be met in a day's log.
+const TELL_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How many ranges of a partition a line of the log names.
+const MOST_NAMED: usize = 10;
+
+/// What the log says of a table: its ledger, and what was accepted.
+pub(super) type LookedAtTable = Result<(Option<ReadLedger>, AcceptedGaps), PipelineError>;
+
+/// What is missing, as far as this run knows.
+pub(super) struct Gaps {
+    lake: Location,
+    location: Location,
+    /// What was missing when it was met; what landed since is in it still.
+    known: BTreeMap<PartitionKey, RangeSet>,
+    accepted: AcceptedGaps,
+    /// What of those partitions landed by other processes.
+    landed: BTreeMap<PartitionKey, RangeSet>,
+    /// What the log of the program has named since the last sweep.
+    told: BTreeMap<PartitionKey, RangeSet>,
+    has_open: bool,
+    tell_every: Duration,
+    tell_at: Instant,
+    look_at: Instant,
+    pub(super) looking: JoinSet<LookedAtTable>,
+}
+
+impl Gaps {
+    pub(super) fn new(spec: &PipelineSpec, places: &Places) -> Self {
+        let tell_every = spec.capture.as_ref().map_or(TELL_EVERY, |capture| capture.sweep_every);
+        let now = Instant::now();
+        Self {
+            lake: places.lake.clone(),
+            location: table_location(&places.lake, &spec.sink.table),
+            known: BTreeMap::new(),
+            accepted: AcceptedGaps::default(),
+            landed: BTreeMap::new(),
+            told: BTreeMap::new(),
+            has_open: false,
+            tell_every,
+            tell_at: now + tell_every,
+            look_at: now + LOOK_EVERY.min(tell_every),
+            looking: JoinSet::new(),
+        }
+    }
+
+    /// A hole was met.
+    pub(super) fn know(&mut self, partition: &PartitionKey, missing: Range) {
+        self.known.entry(partition.clone()).or_default().insert(missing);
+    }
+
+    /// Whether somebody accepted all of it.
+    pub(super) fn accepts(&self, partition: &PartitionKey, missing: Range) -> bool {
+        self.accepted.of(partition).missing_in(missing).is_empty()
+    }
+}
+
+impl Pipeline {
+    /// A run that takes in what Capture has of `gaps`, and nothing else. It asks no hub and takes no lock:
+    /// it may run beside the live pipeline.
+    ///
+    /// # Errors
+    /// [`PipelineError::NoCapture`]; captures that can't be listed; errors of storage.
+    pub async fn heal(
+        project: &ProjectSpec,
+        spec: &PipelineSpec,
+        gaps: &BTreeMap<PartitionKey, RangeSet>,
+        options: PipelineOptions,
+        status: PipelineStatus,
+        shutdown: Shutdown,
+    ) -> Result<Self, PipelineError> {
+        let parts = Parts::of(project, spec)?;
+        let Some(captures) = parts.captures.clone() else {
+            return Err(PipelineError::NoCapture { pipeline: spec.name.clone() });
+        };
+        let writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
+        let from = enqueued_from(writer.ledger(), gaps);
+        let listing = Arc::new(captures.list(from).await.map_err(SourceError::from)?);
+        let mut pipeline = Self::new(spec, parts, None, writer, options, status, shutdown);
+        pipeline.read_accepted().await;
+        pipeline.tell_torn(&listing);
+        // The generation before is named by rules that need not hold where nobody wants it.
+        let present = setup::source_of(project, spec)?;
+        let is_of_present = gaps.keys().all(|partition| partition.source == present);
+        let since = spec.source.generation.as_ref().map(|generation| generation.since);
+        let between = EnqueuedBetween { from: since.filter(|_| is_of_present), to: None };
+        for generation in generations(project, spec, between)? {
+            for (partition, wanted) in gaps.iter().filter(|(partition, _)| partition.source == generation.source) {
+                pipeline.read_capture(CaptureRead {
+                    partition: partition.clone(),
+                    listing: Arc::clone(&listing),
+                    wanted: wanted.clone(),
+                    generation: generation.lasts,
+                    enqueued: generation.lasts,
+                    missing: Missing::Wanted,
+                });
+            }
+        }
+        Ok(pipeline)
+    }
+
+    /// Reads what was accepted of the table.
+    pub(super) async fn read_accepted(&mut self) {
+        let Some(writer) = &self.writer else { return };
+        self.gaps.accepted = accepted_of(&self.gaps.lake, &self.table, writer.table_id()).await;
+    }
+
+    /// Tells what the table lacked before this run. Partitions that are read live tell it themselves, when
+    /// they know what the hub still has.
+    pub(super) async fn begin_gaps(&mut self) {
+        self.read_accepted().await;
+        let Some(writer) = &self.writer else { return };
+        let live = self.source.as_ref().map(|source| source.id());
+        for (partition, held) in writer.ledger().partitions().filter(|(key, _)| Some(&key.source) != live) {
+            for gap in held.gaps() {
+                self.gaps.known.entry(partition.clone()).or_default().insert(gap);
+            }
+        }
+        self.tell_gaps();
+        self.count_gaps();
+    }
+
+    /// Numbers that nothing that was asked has: an error for each stretch that nobody accepted.
+    pub(super) fn report_hole(&mut self, partition: &PartitionKey, missing: Range, cause: HoleCause) {
+        if cause == HoleCause::Compaction {
+            tracing::debug!(pipeline = self.spec.name, %partition, %missing, "the hub compacted these away");
+            return;
+        }
+        self.gaps.know(partition, missing);
+        let pieces = self.gaps.accepted.split(partition, missing);
+        let pieces: Vec<_> = pieces.into_iter().map(|(piece, accepted)| (piece, accepted.is_some())).collect();
+        for (missing, is_accepted) in pieces {
+            if is_accepted {
+                tracing::info!(pipeline = self.spec.name, %partition, %missing, "events are missing, as was accepted");
+                continue;
+            }
+            tracing::error!(
+                pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(), numbers = missing.len(),
+                "events are missing, and nothing that was asked has them"
+            );
+            self.gaps.told.entry(partition.clone()).or_default().insert(missing);
+            let new = self.captures.count(partition, missing);
+            self.summary.missing += new;
+            metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), new);
+        }
+        self.count_gaps();
+    }
+
+    /// When there is something to do that nothing else wakes. Nothing is done during a flush: its end wakes.
+    pub(super) fn gaps_due_at(&self) -> Option<Instant> {
+        let look_at = self.gaps.looking.is_empty().then_some(self.gaps.look_at);
+        let due_at = [Some(self.gaps.tell_at), look_at].into_iter().flatten().min();
+        due_at.filter(|_| self.gaps.has_open && self.writer.is_some() && !self.stop_reading.is_cancelled())
+    }
+
+    /// Looks at the log, and tells what is open, when it is time.
+    pub(super) fn look_at_gaps_if_due(&mut self) {
+        let now = Instant::now();
+        let Some(writer) = self.writer.as_ref().filter(|_| self.gaps.has_open && !self.stop_reading.is_cancelled())
+        else {
+            return;
+        };
+        if self.gaps.look_at <= now && self.gaps.looking.is_empty() {
+            self.gaps.look_at = now + LOOK_EVERY.min(self.gaps.tell_every);
+            let (lake, location) = (self.gaps.lake.clone(), self.gaps.location.clone());
+            let (table, id) = (self.table.clone(), writer.table_id().to_owned());
+            self.gaps.looking.spawn(async move {
+                Ok((read_ledger(&location, &table).await?, AcceptedGaps::read(&lake, &id).await?))
+            });
+        }
+        if self.gaps.tell_at <= now {
+            self.gaps.tell_at = now + self.gaps.tell_every;
+            self.tell_gaps();
+        }
+    }
+
+    pub(super) fn take_looked_at_table(&mut self, looked: LookedAtTable) {
+        match looked {
+            Ok((read, accepted)) => {
+                self.gaps.accepted = accepted;
+                for partition in self.gaps.known.keys() {
+                    let landed = read.as_ref().map(|read| read.ledger.coverage(partition)).unwrap_or_default();
+                    self.gaps.landed.insert(partition.clone(), landed);
+                }
+                self.count_gaps();
+            }
+            Err(error) => {
+                let error = report(&error);
+                tracing::warn!(pipeline = self.spec.name, error, "whether gaps were healed or accepted can't be read");
+            }
+        }
+    }
+
+    /// Sets the gauge of each partition, when the ledger is at hand: during a flush it isn't, and its end
+    /// comes back here.
+    pub(super) fn count_gaps(&mut self) {
+        let Some(writer) = &self.writer else { return };
+        // By the name of the partition, as the label has it, over all sources.
+        let names = writer.ledger().partitions().map(|(key, _)| key.partition.to_string());
+        let mut counts: BTreeMap<String, u64> = names.map(|name| (name, 0)).collect();
+        for (partition, open) in self.open_gaps() {
+            *counts.entry(partition.partition.to_string()).or_default() += open.len();
+        }
+        self.gaps.has_open = counts.values().any(|count| *count > 0);
+        for (partition, count) in &counts {
+            metrics::gaps(&self.spec.name, &self.table, partition, *count);
+        }
+        self.status.change(|snapshot| {
+            for (partition, count) in counts {
+                match snapshot.partitions.get_mut(&partition) {
+                    Some(held) => held.gap_events = count,
+                    // A partition that isn't read stands there only for what it lacks.
+                    None if count == 0 => {}
+                    None => snapshot.partitions.entry(partition).or_default().gap_events = count,
+                }
+            }
+        });
+    }
+
+    /// What is known to be missing, and neither landed nor accepted by now.
+    fn open_gaps(&self) -> BTreeMap<PartitionKey, RangeSet> {
+        let open = |(partition, known): (&PartitionKey, &RangeSet)| {
+            let ledger = self.writer.as_ref().map(TableWriter::ledger);
+            let mut there = ledger.map(|ledger| ledger.coverage(partition)).unwrap_or_default();
+            there.union(&self.gaps.accepted.of(partition));
+            self.gaps.landed.get(partition).into_iter().for_each(|landed| there.union(landed));
+            let open: RangeSet = known.iter().flat_map(|gap| there.missing_in(gap)).collect();
+            (partition.clone(), open)
+        };
+        self.gaps.known.iter().map(open).filter(|(_, open)| !open.is_empty()).collect()
+    }
+
+    /// Names what is open, but for what was named since the last time.
+    fn tell_gaps(&mut self) {
+        let told = std::mem::take(&mut self.gaps.told);
+        for (partition, open) in self.open_gaps() {
+            let told = told.get(&partition).cloned().unwrap_or_default();
+            let untold: RangeSet = open.iter().flat_map(|gap| told.missing_in(gap)).collect();
+            if untold.is_empty() {
+                continue;
+            }
+            let mut missing = untold.iter().take(MOST_NAMED).map(|gap| gap.to_string()).collect::<Vec<_>>().join(", ");
+            if untold.as_slice().len() > MOST_NAMED {
+                missing.push_str(", …");
+            }
+            tracing::error!(
+                pipeline = self.spec.name, %partition, missing, numbers = untold.len(),
+                "events are missing, and nobody has accepted that: `sluice gaps` lists, heals and accepts"
+            );
+        }
+    }
+}
+
+/// When the events of the gaps were enqueued, at the earliest: not before the covered event that precedes
+/// each. Nothing bounds a gap that follows none whose time is known.
+fn enqueued_from(ledger: &Ledger, gaps: &BTreeMap<PartitionKey, RangeSet>) -> Option<DateTime<Utc>> {
+    let mut earliest: Option<i64> = None;
+    for (partition, gap) in gaps.iter().flat_map(|(partition, gaps)| gaps.iter().map(move |gap| (partition, gap))) {
+        let before = ledger.partition(partition)?.last_covered(gap.from)?.enqueued_at;
+        earliest = Some(earliest.map_or(before, |earliest| earliest.min(before)));
+    }
+    DateTime::from_timestamp_millis(earliest?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{LedgerKey, SourceId};
+
+    #[test]
+    fn gaps_are_not_older_than_the_events_before_them() {
+        let key = |name: &str| PartitionKey::new(SourceId::new("emulator/leads"), name);
+        let mut ledger = Ledger::default();
+        for (name, from, to, time) in [("0", 0, 10, 5_000), ("0", 20, 30, 7_000), ("1", 0, 5, 3_000)] {
+            ledger.apply(LedgerKey::End { partition: key(name), from }, to);
+            ledger.apply(LedgerKey::Time { partition: key(name), from }, time);
+        }
+        let of = |gaps: &[(&str, i64, i64)]| {
+            let mut wanted: BTreeMap<PartitionKey, RangeSet> = BTreeMap::new();
+            for (name, from, to) in gaps {
+                wanted.entry(key(name)).or_default().insert(Range::new(*from, *to));
+            }
+            enqueued_from(&ledger, &wanted).map(|from| from.timestamp_millis())
+        };
+        assert_eq!(of(&[("0", 10, 20), ("0", 30, 40)]), Some(5_000));
+        assert_eq!(of(&[("0", 10, 20), ("1", 5, 9)]), Some(3_000));
+        assert_eq!(of(&[("0", 10, 20), ("1", 7, 9)]), None, "what precedes 7 isn't known");
+        assert_eq!(of(&[]), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! `sluice gaps` and what `audit` and `status` make of it, on tables that were written in this process.
+
+use std::sync::Arc;
+
+use arrow::array::new_null_array;
+use deltalake::protocol::SaveMode;
+use serde_json::{Value, json};
+use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
+use sluicebox::sink::delta::gaps::{Acceptance, AcceptedGap, AcceptedGaps, accept, schema};
+use sluicebox::sink::delta::staged::Staged;
+
+use crate::lakehouse::{Lakehouse, Said, partition, staged};
+
+/// Partition 1 lacks 10, 11 and 12; 15 and later are lag.
+async fn with_a_gap() -> Lakehouse {
+    let lake = Lakehouse::with_leads().await;
+    let mut writer = lake.writer("bronze.leads").await;
+    writer.flush(&[staged("1", 13..15, &[])]).await.expect("the flush lands");
+    lake
+}
+
+fn gaps(lake: &Lakehouse, arguments: &[&str], code: i32) -> Vec<Value> {
+    let said = lake.sluice(&[&["gaps"], arguments, &["--format", "json"]].concat());
+    assert_eq!(said.code, Some(code), "{}{}", said.stdout, said.stderr);
+    said.json()["gaps"].as_array().expect("a list").clone()
+}
+
+fn accepting(lake: &Lakehouse, from: &str, to: &str, more: &[&str]) -> Said {
+    let named = ["gaps", "accept", "leads", "--partition", "1", "--from", from, "--to", to];
+    lake.sluice(&[&named, more, &["--by", "ada", "--why", "retention, ticket 12"]].concat())
+}
+
+/// Times are those of the test.
+fn without_times(text: &str) -> String {
+    let is_time = |word: &&str| word.starts_with("20") && word.trim_end_matches(':').ends_with('Z');
+    let times: Vec<&str> = text.split_whitespace().filter(is_time).collect();
+    times.iter().fold(text.to_owned(), |text, time| text.replace(time.trim_end_matches(':'), "<a time>"))
+}
+
+#[tokio::test]
+async fn a_gap_is_listed_and_once_accepted_it_is_told_by_whom_and_why() {
+    let lake = with_a_gap().await;
+    let open = json!({
+        "pipeline": "leads", "table": "bronze.leads", "source": "emulator/leads", "partition": "1",
+        "from": 10, "to": 13, "count": 3, "known_by": "ledger", "state": "open", "accepted": null,
+    });
+    for named in [&["list"][..], &["list", "leads"], &["list", "leads", "bronze.leads"]] {
+        assert_eq!(gaps(&lake, named, 0), std::slice::from_ref(&open), "{named:?}");
+    }
+    gaps(&lake, &["list", "--exit-code"], 1);
+    let audit = lake.sluice(&["audit", "bronze.leads", "--offline"]);
+    assert_eq!(audit.code, Some(1));
+    assert!(audit.stdout.contains("the ledger has gaps: 10 to 12"), "{}", audit.stdout);
+
+    assert_eq!(accepting(&lake, "10", "12", &[]).code, Some(0));
+    let listed = gaps(&lake, &["list"], 0);
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert_eq!(
+        (&listed[0]["from"], &listed[0]["to"], &listed[0]["state"]),
+        (&json!(10), &json!(12), &json!("accepted"))
+    );
+    assert_eq!(
+        (&listed[0]["accepted"]["by"], &listed[0]["accepted"]["why"]),
+        (&json!("ada"), &json!("retention, ticket 12"))
+    );
+    assert_eq!((&listed[1]["from"], &listed[1]["to"], &listed[1]["state"]), (&json!(12), &json!(13), &json!("open")));
+    insta::assert_snapshot!(without_times(&lake.sluice(&["gaps", "list"]).stdout));
+    let status = lake.sluice(&["status", "--format", "json"]).json();
+    assert_eq!(
+        (&status["pipelines"][0]["gap_events"], &status["pipelines"][0]["accepted_gap_events"]),
+        (&json!(1), &json!(2))
+    );
+    let audit = lake.sluice(&["audit", "bronze.leads", "--offline", "--format", "json"]);
+    assert_eq!(audit.code, Some(1), "12 is missing still");
+    assert_eq!(audit.json()["partitions"][1]["missing"], json!([[12, 13]]));
+
+    assert_eq!(accepting(&lake, "10", "13", &[]).code, Some(0), "of which some was accepted before");
+    gaps(&lake, &["list", "--exit-code"], 0);
+    let audit = lake.sluice(&["audit", "bronze.leads", "--offline"]);
+    assert_eq!(audit.code, Some(0), "{}", audit.stdout);
+    insta::assert_snapshot!(without_times(&audit.stdout));
+    let rows =
+        lake.sluice(&["query", "SELECT * FROM sluice.gaps ORDER BY \"from\", \"to\"", "--format", "json"]).json();
+    assert_eq!(
+        (&rows[0]["partition"], &rows[1]["table"], &rows[1]["to"]),
+        (&json!("1"), &json!("bronze.leads"), &json!(13))
+    );
+}
+
+#[tokio::test]
+async fn only_what_is_missing_can_be_accepted() {
+    let lake = with_a_gap().await;
+    for (from, to, more, expected) in [
+        ("8", "13", &[][..], "the table accounts for [8, 10)"),
+        ("10", "14", &[], "the table accounts for [13, 14)"),
+        ("5", "6", &[], "the table accounts for [5, 6)"),
+        ("13", "20", &[], "[15, 20) lies past its end, where it is lag"),
+        ("2", "4", &[], "[2, 4) lies before its start"),
+        ("12", "12", &[], "`--from 12` and `--to 12` have no number between them"),
+        ("10", "13", &["--source", "emulator/other"], "no partition `emulator/other/1`"),
+    ] {
+        let said = accepting(&lake, from, to, more);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "[{from}, {to}): {}", said.stderr);
+        assert!(said.stderr.contains(expected), "[{from}, {to}): {}", said.stderr);
+    }
+    let said = accepting(&lake, "8", "13", &[]);
+    assert!(said.stderr.contains("hint: missing is [10, 13)"), "{}", said.stderr);
+    for (why, expected) in [(" ", "`--why` is blank"), ("a\u{1b}[2Jb", "`--why` holds characters that can't be shown")]
+    {
+        let named = ["gaps", "accept", "bronze.leads", "--partition", "1", "--from", "10", "--to", "13"];
+        let said = lake.sluice(&[&named[..], &["--by", "ada", "--why", why]].concat());
+        assert_eq!(said.code, Some(1));
+        assert!(said.stderr.contains(expected), "{}", said.stderr);
+    }
+    let unnamed = ["gaps", "accept", "leads", "--partition", "1", "--from", "10", "--to", "13", "--why", "x"];
+    let mut command = lake.command(&unnamed);
+    let said = command.env_remove("USER").env_remove("LOGNAME").env_remove("USERNAME").output().expect("sluice runs");
+    assert_eq!(said.status.code(), Some(1), "nobody is made up");
+    let said = command.env("USER", "grace").output().expect("sluice runs");
+    assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(gaps(&lake, &["list"], 0)[0]["accepted"]["by"], "grace");
+    let said = accepting(&lake, "10", "12", &[]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("[10, 12) of partition `emulator/leads/1` was accepted by grace"), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn what_was_accepted_still_lands() {
+    let lake = with_a_gap().await;
+    assert_eq!(accepting(&lake, "10", "13", &[]).code, Some(0));
+    let mut writer = lake.writer("bronze.leads").await;
+    let flushed = writer.flush(&[staged("1", 8..12, &[])]).await.expect("the flush lands");
+    assert_eq!(flushed.counts[&partition("1")].committed, 2, "acceptance covers nothing");
+    let listed = gaps(&lake, &["list"], 0);
+    assert_eq!((listed.len(), &listed[0]["from"], &listed[0]["to"]), (1, &json!(12), &json!(13)));
+    writer.flush(&[staged("1", 12..13, &[])]).await.expect("the flush lands");
+    assert_eq!(gaps(&lake, &["list"], 0), [] as [Value; 0]);
+    let audit = lake.sluice(&["audit", "bronze.leads", "--offline", "--format", "json"]).json();
+    assert_eq!(
+        (&audit["complete"], &audit["accepted"], &audit["missing"]),
+        (&json!(true), &json!(0), &json!(0)),
+        "{audit}"
+    );
+}
+
+#[tokio::test]
+async fn a_table_made_anew_has_gaps_of_its_own() {
+    let lake = with_a_gap().await;
+    assert_eq!(accepting(&lake, "10", "13", &[]).code, Some(0));
+    std::fs::remove_dir_all(lake.path().join("lake/bronze")).expect("the table is dropped");
+    let mut writer = lake.writer("bronze.leads").await;
+    writer.record_starts(None, &[(partition("1"), 5)]).await.expect("the start is committed");
+    writer.flush(&[staged("1", 5..10, &[]), staged("1", 13..15, &[])]).await.expect("the flush lands");
+    assert_eq!(gaps(&lake, &["list"], 0)[0]["state"], "open");
+}
+
+#[tokio::test]
+async fn a_partition_of_several_sources_has_to_be_named_with_its_source() {
+    let lake = with_a_gap().await;
+    let mut writer = lake.writer("bronze.leads").await;
+    let anew = PartitionKey::new(SourceId::new("emulator/leads@2"), "1");
+    writer.record_starts(None, &[(anew.clone(), 0)]).await.expect("the start is committed");
+    let of_it = |numbers: std::ops::Range<i64>| Staged { partition: anew.clone(), ..staged("1", numbers, &[]) };
+    writer.flush(&[of_it(0..10), of_it(13..15)]).await.expect("the flush lands");
+    assert_eq!(gaps(&lake, &["list"], 0).len(), 2);
+    let said = accepting(&lake, "10", "13", &[]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("`--source`: emulator/leads, emulator/leads@2"), "{}", said.stderr);
+    assert_eq!(accepting(&lake, "10", "13", &["--source", "emulator/leads@2"]).code, Some(0));
+    let states: Vec<_> = gaps(&lake, &["list"], 0).iter().map(|gap| gap["state"].clone()).collect();
+    assert_eq!(states, ["open", "accepted"]);
+}
+
+#[tokio::test]
+async fn healing_needs_captures() {
+    let lake = with_a_gap().await;
+    let said = lake.sluice(&["gaps", "heal", "leads"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("pipeline `leads` declares no captures"), "{}", said.stderr);
+    for (arguments, expected) in [
+        (["gaps", "list", "nobody"], "there is no pipeline `nobody`"),
+        (["gaps", "list", "bronze.nobody"], "there is no table `bronze.nobody`"),
+        (["gaps", "list", "Bronze.Leads"], "`Bronze.Leads` is not of the form"),
+        (["gaps", "heal", "nobody"], "there is no pipeline `nobody`"),
+    ] {
+        let said = lake.sluice(&arguments);
+        assert_eq!(said.code, Some(1), "{arguments:?}");
+        assert!(said.stderr.contains(expected), "{arguments:?}: {}", said.stderr);
+    }
+}
+
+#[tokio::test]
+async fn the_table_of_what_was_accepted_holds_no_events() {
+    let lake = with_a_gap().await;
+    assert_eq!(accepting(&lake, "10", "13", &[]).code, Some(0));
+    let said = lake.sluice(&["audit", "sluice.gaps"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("holds no events"), "{}", said.stderr);
+}
+
+fn accepted(from: i64) -> AcceptedGap {
+    AcceptedGap {
+        partition: partition("1"),
+        range: Range::new(from, from + 2),
+        table: "bronze.leads".to_owned(),
+        table_id: "an id".to_owned(),
+        accepted_at_us: from,
+        accepted_by: format!("rival {from}"),
+        why: "a race".to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_rivals_each_is_recorded_once() {
+    let lake = Arc::new(Lakehouse::new());
+    let location = lake.location();
+    let mut rivals = tokio::task::JoinSet::new();
+    for from in [0, 10, 20, 30, 0, 10] {
+        let location = location.clone();
+        rivals.spawn(async move { accept(&location, &accepted(from)).await.expect("it is recorded") });
+    }
+    while let Some(ended) = rivals.join_next().await {
+        // Twins are the same to a letter: each finds its own words.
+        assert!(matches!(ended.expect("no rival panics"), Acceptance::Recorded));
+    }
+    let rows = lake.sluice(&["query", "SELECT \"from\" FROM sluice.gaps ORDER BY \"from\"", "--format", "json"]).json();
+    assert_eq!(rows, json!([{"from": 0}, {"from": 10}, {"from": 20}, {"from": 30}]));
+}
+
+#[tokio::test]
+async fn rows_of_a_stranger_without_a_key_say_nothing() {
+    let lake = Lakehouse::new();
+    accept(&lake.location(), &accepted(10)).await.expect("it is recorded");
+    let nulls = schema().fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    let row = arrow::array::RecordBatch::try_new(schema(), nulls).expect("a row of nulls");
+    lake.opened("sluice.gaps").await.write([row]).with_save_mode(SaveMode::Append).await.expect("it lands");
+    let read = AcceptedGaps::read(&lake.location(), "an id").await.expect("the table is read");
+    assert_eq!(read, [accepted(10)].into_iter().collect());
+    assert!(AcceptedGaps::read(&lake.location(), "another id").await.expect("the table is read").is_empty());
+}
