@@ -134,7 +134,11 @@ impl RecordShape {
             match role {
                 Role::SequenceNumber => sequence_number = cursor.scalar(shape)?.long(),
                 Role::Offset => offset = cursor.scalar(shape)?.text(),
-                Role::EnqueuedTime => enqueued_text = Some(cursor.scalar(shape)?.text()),
+                Role::EnqueuedTime => {
+                    if let Scalar::Text(text) = cursor.scalar(shape)? {
+                        enqueued_text = Some(text);
+                    }
+                }
                 Role::SystemProperties => cursor.entries(shape, |name, value| system.take(name, &value))?,
                 Role::Properties => {
                     cursor.entries(shape, |name, value| properties.push((name.to_owned(), value.text())))?;
@@ -147,7 +151,7 @@ impl RecordShape {
                 Role::Other => cursor.skip(shape)?,
             }
         }
-        let enqueued_at = system.enqueued_at.or_else(|| us_time(enqueued_text.as_deref()?));
+        let enqueued_at = system.enqueued_at.or_else(|| us_time(enqueued_text?));
         Ok(Event {
             sequence_number: sequence_number.ok_or("its sequence number is no number")?,
             offset,
