@@ -273,7 +273,7 @@ impl Pipeline {
             self.drop_readers_if_due();
             self.flush_if_due();
             self.look_for_partitions();
-            self.heal_if_due();
+            self.heal_if_due().await;
             self.look_at_gaps_if_due();
             if self.is_done() {
                 break;

@@ -233,9 +233,13 @@ impl Pipeline {
         }
     }
 
-    /// Tells what no blob has and the table doesn't account for by now.
-    fn judge_missed(&mut self) {
-        let Some(writer) = &self.writer else { return };
+    /// Tells what no blob has and the table doesn't account for by now, whoever filled it.
+    async fn judge_missed(&mut self) {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.captures.missed.is_empty()) else { return };
+        if let Err(error) = writer.catch_up().await {
+            let (pipeline, error) = (&self.spec.name, report(&error));
+            tracing::warn!(pipeline, error, "the log can't be read: what others committed may be told as missing");
+        }
         let missed: Vec<_> = std::mem::take(&mut self.captures.missed)
             .into_iter()
             .flat_map(|(partition, missing)| {
@@ -279,9 +283,9 @@ impl Pipeline {
     }
 
     /// Looks at the captures when there is something to look for, and reads what was found.
-    pub(super) fn heal_if_due(&mut self) {
+    pub(super) async fn heal_if_due(&mut self) {
         self.settle_tickets();
-        self.judge_missed();
+        self.judge_missed().await;
         if self.stop_reading.is_cancelled() {
             self.captures.wants_all = false;
             self.captures.gaps.clear();

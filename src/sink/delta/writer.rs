@@ -126,6 +126,14 @@ impl TableWriter {
         &self.spec.name
     }
 
+    /// Reads what others committed since.
+    ///
+    /// # Errors
+    /// As of [`OpenTable::catch_up`].
+    pub async fn catch_up(&mut self) -> Result<(), SinkError> {
+        self.table.catch_up(&[]).await.map(drop)
+    }
+
     /// For encoding ahead of a flush; a newer one knows newer columns.
     pub fn encoder(&self) -> Encoder {
         Encoder { schema: self.table.schema.clone(), partition_columns: self.table.partition_columns.clone() }
