@@ -12,6 +12,7 @@
 //! | `PUT /retention` `{"max_events":100,"max_age":"1h"}` | other bounds; `null` for none |
 //! | `POST /registry/fail` `{"times":3,"status":503}` | the registry's next answers; `schema_id`, `delay` |
 //! | `GET /registry/served` | how often each of its operations was asked for |
+//! | `GET /announcements` | what became of the announcements of captures, by queue and by webhook |
 //! | `GET /token` | a token of a managed identity, as App Service hands it out |
 //!
 //! The token endpoint is what `IDENTITY_ENDPOINT` and `IDENTITY_HEADER` point the official clients'
@@ -30,6 +31,7 @@ use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::announce::Announcing;
 use super::http::HttpServer;
 use super::registry::{Registry, RegistryAction, RegistryFault};
 use super::{Broker, BrokerError, Fault, HubSpec, Retention};
@@ -44,6 +46,7 @@ pub(crate) struct ControlOptions {
     pub(crate) token: Secret,
     pub(crate) broker: Broker,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) announcing: Option<Arc<Announcing>>,
 }
 
 /// A running control API; dropped, it ends at once.
@@ -68,6 +71,7 @@ impl Control {
             .route("/retention", put(set_retention))
             .route("/registry/fail", post(fail_registry))
             .route("/registry/served", get(registry_served))
+            .route("/announcements", get(announcements))
             .route("/token", get(token))
             .with_state(Arc::new(options));
         let server =
@@ -179,6 +183,11 @@ async fn fail_registry(State(shared): Shared, Json(asked): Json<FailRegistry>) -
 
 async fn registry_served(State(shared): Shared) -> Json<Value> {
     Json(json!(shared.registry.served()))
+}
+
+async fn announcements(State(shared): Shared) -> Json<Value> {
+    let counts = shared.announcing.iter().flat_map(|announcing| announcing.counts());
+    Json(counts.map(|(listener, counts)| (listener.to_owned(), json!(counts))).collect())
 }
 
 fn registry_fault(fault: &RegistryFault) -> Value {

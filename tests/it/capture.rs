@@ -10,6 +10,7 @@ use sluicebox::batch::{Event, Origin};
 use sluicebox::checkpoint::{PartitionKey, Range, RangeSet, SourceId};
 use sluicebox::config::capture_name::NameTemplate;
 use sluicebox::config::spec::CaptureSpec;
+use sluicebox::emulator::announce::Announcer;
 use sluicebox::emulator::capture::{Capture, CaptureCodec, CaptureOptions, EmptyWindows};
 use sluicebox::emulator::{Broker, BrokerOptions, HubSpec, StoredMessageInput};
 use sluicebox::memory::MemoryBudget;
@@ -128,7 +129,7 @@ async fn captured(folder: &Path, codec: CaptureCodec, windows: &[usize]) {
         codec,
     };
     for (window, count) in windows.iter().enumerate() {
-        let capture = Capture::start(options.clone(), broker.clone()).expect("a folder");
+        let capture = Capture::start(options.clone(), broker.clone(), Announcer::default()).expect("a folder");
         let messages = (0..*count).map(|number| StoredMessageInput {
             body: format!("event {number} of window {window}: {}", "x".repeat(200)).into(),
             content_type: Some("text/plain".to_owned()),

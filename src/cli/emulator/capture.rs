@@ -1,0 +1,154 @@
+//! The flags of Capture and of its announcements.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use url::Url;
+
+use crate::config::address::is_loopback;
+use crate::config::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
+use crate::config::spec::{AzureStorageSpec, Secret};
+use crate::emulator::announce::{AnnounceOptions, AnnouncedAs, EventSchema};
+use crate::emulator::capture::{CaptureCodec, CaptureOptions, EmptyWindows};
+use crate::error::AnyError;
+use crate::source::capture::Queue;
+use crate::storage::{Location, StorageError};
+
+/// What Capture of a real namespace is told, too.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Capture")]
+pub(super) struct CaptureArgs {
+    /// Write what the hubs take in to this place, as Event Hubs Capture does: a folder, or `az://container/path`
+    #[arg(long, value_name = "PLACE")]
+    capture: Option<String>,
+    /// How long a window lasts; on Azure from a minute to 15
+    #[arg(long, requires = "capture", value_name = "DURATION", default_value = "1min", value_parser = humantime::parse_duration)]
+    capture_every: Duration,
+    /// With how much of events a window ends before its time
+    #[arg(long, requires = "capture", value_name = "SIZE", default_value = "300MiB")]
+    capture_bytes: ByteSize,
+    /// How blobs are named, with all nine tokens
+    #[arg(long, requires = "capture", value_name = "TEMPLATE", default_value = DEFAULT_TEMPLATE, value_parser = NameTemplate::parse)]
+    capture_template: NameTemplate,
+    /// Write blobs of windows without events, too
+    #[arg(long, requires = "capture")]
+    capture_empty: bool,
+    /// Compress blobs
+    #[arg(long, requires = "capture")]
+    capture_deflate: bool,
+    /// The storage account of `az://` places and queues
+    #[arg(long, value_name = "NAME", env = "AZURE_STORAGE_ACCOUNT")]
+    storage_account: Option<String>,
+    /// A key of that account; without one: sign-in with Entra
+    #[arg(long, value_name = "KEY", env = "AZURE_STORAGE_KEY", hide_env_values = true, value_parser = secret)]
+    storage_key: Option<Secret>,
+    /// Another blob endpoint than the public one, with the account as its path, as Azurite has it
+    #[arg(long, value_name = "URL", env = "AZURE_STORAGE_ENDPOINT", value_parser = address)]
+    storage_endpoint: Option<Url>,
+}
+
+/// What a subscription of Event Grid is told, too.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Announcements of captures")]
+pub(super) struct AnnounceArgs {
+    /// Announce blobs in this Storage Queue, with the key of `--storage-key`; made where it isn't there
+    #[arg(long, requires = "capture", value_name = "URL", value_parser = address)]
+    announce_queue: Option<Url>,
+    /// Announce blobs to this webhook, after the handshake; a secret may stand in its query
+    #[arg(long, requires = "capture", value_name = "URL", value_parser = address)]
+    announce_webhook: Option<Url>,
+    /// Which service's event announces a blob
+    #[arg(long, requires = "capture", value_enum, value_name = "EVENT", default_value_t = EventArg::CaptureFileCreated)]
+    announce_as: EventArg,
+    /// In which schema
+    #[arg(long, requires = "capture", value_enum, value_name = "SCHEMA", default_value_t = SchemaArg::Eventgrid)]
+    announce_schema: SchemaArg,
+    /// The pause before a webhook is tried again; later ones grow as on Azure, to 2160 times of it
+    #[arg(long, requires = "capture", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    announce_retry: Duration,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+enum EventArg {
+    CaptureFileCreated,
+    BlobCreated,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "lower")]
+enum SchemaArg {
+    Eventgrid,
+    Cloudevents,
+}
+
+impl CaptureArgs {
+    pub(super) fn options(&self, namespace: &str) -> Result<Option<CaptureOptions>, AnyError> {
+        let Some(place) = &self.capture else { return Ok(None) };
+        Ok(Some(CaptureOptions {
+            location: self.location(place)?,
+            template: self.capture_template.clone(),
+            namespace: namespace.to_owned(),
+            window: self.capture_every,
+            window_bytes: self.capture_bytes.as_u64().max(1),
+            empty: if self.capture_empty { EmptyWindows::Written } else { EmptyWindows::Skipped },
+            codec: if self.capture_deflate { CaptureCodec::Deflate } else { CaptureCodec::Null },
+        }))
+    }
+
+    fn location(&self, place: &str) -> Result<Location, StorageError> {
+        if place.contains("://") {
+            return Location::resolve(place, Some(&self.storage()));
+        }
+        let folder =
+            std::path::absolute(place).map_err(|source| StorageError::Folder { path: place.into(), source })?;
+        Location::resolve(&folder.to_string_lossy(), None)
+    }
+
+    fn storage(&self) -> AzureStorageSpec {
+        AzureStorageSpec {
+            account_name: self.storage_account.clone(),
+            account_key: self.storage_key.clone(),
+            sas_token: None,
+            endpoint: self.storage_endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        }
+    }
+}
+
+impl AnnounceArgs {
+    pub(super) fn options(self, capture: &CaptureArgs) -> Result<Option<AnnounceOptions>, AnyError> {
+        if self.announce_queue.is_none() && self.announce_webhook.is_none() {
+            return Ok(None);
+        }
+        let open = |url: Url| Queue::open(url.as_str(), Some(&capture.storage()));
+        Ok(Some(AnnounceOptions {
+            queue: self.announce_queue.map(open).transpose()?,
+            webhook: self.announce_webhook,
+            event: match self.announce_as {
+                EventArg::CaptureFileCreated => AnnouncedAs::CaptureFileCreated,
+                EventArg::BlobCreated => AnnouncedAs::BlobCreated,
+            },
+            schema: match self.announce_schema {
+                SchemaArg::Eventgrid => EventSchema::EventGrid,
+                SchemaArg::Cloudevents => EventSchema::CloudEvents,
+            },
+            retry: self.announce_retry,
+        }))
+    }
+}
+
+fn secret(text: &str) -> Result<Secret, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(Secret::new(text)) }
+}
+
+/// Plain `http` on loopback alone: keys and secrets must not cross a network in the clear.
+fn address(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    let is_local = url.host_str().is_some_and(is_loopback);
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if is_local => Ok(url),
+        "http" => Err("it is plaintext to another machine: write `https://`".to_owned()),
+        _ => Err("write `https://host/…`".to_owned()),
+    }
+}
