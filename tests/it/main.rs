@@ -19,3 +19,4 @@ mod sink;
 mod source;
 mod source_tls;
 mod tidy;
+mod webhook;
