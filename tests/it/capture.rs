@@ -161,6 +161,20 @@ async fn the_real_file_is_read_as_it_was_written() {
     assert_eq!((told.blobs, told.holes.len(), told.failed.len()), (vec![true], 0, 0));
 }
 
+#[tokio::test]
+async fn a_blob_that_is_announced_is_read_from_where_it_lies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = "p9--2022-12-09--16-50-12.avro";
+    put(folder.path(), name, REAL);
+    let source = source(folder.path());
+    let url = location(folder.path()).blob(&format!("emulator/{HUB}/{name}")).url;
+    let gone = source.blob_of(&url.replace("16-50-12", "16-50-13")).expect("one of this hub");
+    let listing = source.look(vec![source.blob_of(&url).expect("one of this hub"), gone]).await.expect("looked into");
+    assert_eq!(listing.torn.iter().filter_map(|torn| torn.path()).count(), 1, "the one that isn't there");
+    let told = read(&source, listing, "9", Range::new(0, i64::MAX), Missing::Between).await;
+    assert_eq!((told.numbers(), told.failed.len()), (vec![1], 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_emulator_captures_is_read_back_by_either_codec() {
     for codec in [CaptureCodec::Null, CaptureCodec::Deflate] {
