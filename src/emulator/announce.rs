@@ -5,6 +5,8 @@
 //!                  └─▶ outbox of the webhook ─▶ handshake, then one event a request ─▶ HTTP
 //! ```
 //!
+//! What it does on demand: loses a share of what is to be said, says it twice, late, or after what comes next.
+//!
 //! Each listener has an outbox of its own, as each has a subscription of its own on Azure, so faults and
 //! retries of one don't touch the other. Nothing here holds up Capture: what a listener is too slow
 //! to take is lost to it, and said.
@@ -25,11 +27,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use url::Url;
 
-use self::outbox::{Letter, Outbox};
+use self::outbox::{Letter, Outbox, Suffered};
 use self::webhook::{Answer, Webhook};
 use crate::source::capture::{Queue, QueueError};
 
 pub use self::event::{AnnouncedAs, CapturedBlob, EventSchema};
+pub use self::outbox::AnnounceFaults;
 
 /// Blobs that wait for a listener that is busy: more than a slow one needs, a bound all the same.
 const WAITING_MAX: usize = 10_000;
@@ -56,6 +59,9 @@ pub struct AnnounceOptions {
     pub schema: EventSchema,
     /// The pause before the second try of a webhook, 10 s on Azure; later ones grow as they do there.
     pub retry: Duration,
+    pub faults: AnnounceFaults,
+    /// Of one seed the n-th announcement of a listener suffers the same each time.
+    pub seed: u64,
 }
 
 /// What became of the announcements of one listener.
@@ -65,6 +71,10 @@ pub struct Told {
     sent: AtomicU64,
     retried: AtomicU64,
     dropped: AtomicU64,
+    lost: AtomicU64,
+    duplicated: AtomicU64,
+    delayed: AtomicU64,
+    reordered: AtomicU64,
 }
 
 /// As the control API has it.
@@ -78,6 +88,11 @@ pub struct Counts {
     pub retried: u64,
     /// Given up: refused for good, tried too often, or no room for them.
     pub dropped: u64,
+    /// By faults that were ordered.
+    pub lost: u64,
+    pub duplicated: u64,
+    pub delayed: u64,
+    pub reordered: u64,
 }
 
 impl Told {
@@ -88,6 +103,10 @@ impl Told {
             sent: of(&self.sent),
             retried: of(&self.retried),
             dropped: of(&self.dropped),
+            lost: of(&self.lost),
+            duplicated: of(&self.duplicated),
+            delayed: of(&self.delayed),
+            reordered: of(&self.reordered),
         }
     }
 
@@ -121,6 +140,7 @@ impl Announcer {
 pub struct Announcing {
     tasks: Mutex<JoinSet<()>>,
     counts: Vec<(&'static str, Arc<Told>)>,
+    faults: Arc<Mutex<AnnounceFaults>>,
 }
 
 impl Announcing {
@@ -130,23 +150,35 @@ impl Announcing {
         let mut announcer = Announcer::default();
         let mut tasks = JoinSet::new();
         let mut counts = Vec::new();
-        let AnnounceOptions { queue, webhook, event, schema, retry } = options;
+        let AnnounceOptions { queue, webhook, event, schema, retry, faults, seed } = options;
+        let faults = Arc::new(Mutex::new(faults));
         let webhook = webhook.map(|url| Webhook::new(url, schema)).transpose()?;
         let listeners = [queue.map(Listener::Queue), webhook.map(Listener::Webhook)];
-        for listener in listeners.into_iter().flatten() {
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let Some(listener) = listener else { continue };
             let (sender, blobs) = mpsc::channel(WAITING_MAX);
             let told = Arc::new(Told::default());
             counts.push((listener.name(), Arc::clone(&told)));
             announcer.listeners.push((sender, Arc::clone(&told)));
-            let outbox = Outbox::default();
-            let subscription = Subscription { listener, event, schema, retry, outbox, told };
+            let outbox = Outbox::new(seed.wrapping_add(index as u64));
+            let faults = Arc::clone(&faults);
+            let subscription = Subscription { listener, event, schema, retry, faults, outbox, told };
             tasks.spawn(subscription.attend(blobs));
         }
-        Ok((Self { tasks: Mutex::new(tasks), counts }, announcer))
+        Ok((Self { tasks: Mutex::new(tasks), counts, faults }, announcer))
     }
 
     pub fn counts(&self) -> Vec<(&'static str, Counts)> {
         self.counts.iter().map(|(name, told)| (*name, told.counts())).collect()
+    }
+
+    pub fn faults(&self) -> AnnounceFaults {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on these are ordered.
+    pub fn order(&self, faults: AnnounceFaults) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
     /// Sends what waits, once more each, and ends. Capture has ended before.
@@ -187,6 +219,7 @@ struct Subscription {
     event: AnnouncedAs,
     schema: EventSchema,
     retry: Duration,
+    faults: Arc<Mutex<AnnounceFaults>>,
     outbox: Outbox,
     told: Arc<Told>,
 }
@@ -237,9 +270,19 @@ impl Subscription {
 
     fn take(&mut self, blob: &CapturedBlob) {
         let text = self.event.of(blob, self.schema);
-        if !self.outbox.put(text, Instant::now()) {
-            tracing::warn!(listener = self.listener.name(), blob = blob.url, "an announcement is lost: too many wait");
-            Told::count(&self.told.dropped);
+        let faults = *self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        for suffered in self.outbox.put(text, &faults, Instant::now()) {
+            Told::count(match suffered {
+                Suffered::Loss => &self.told.lost,
+                Suffered::Duplication => &self.told.duplicated,
+                Suffered::Delay => &self.told.delayed,
+                Suffered::Reordering => &self.told.reordered,
+                Suffered::NoRoom => {
+                    let listener = self.listener.name();
+                    tracing::warn!(listener, blob = blob.url, "an announcement is lost: too many wait");
+                    &self.told.dropped
+                }
+            });
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `POST /registry/fail` `{"times":3,"status":503}` | the registry's next answers; `schema_id`, `delay` |
 //! | `GET /registry/served` | how often each of its operations was asked for |
 //! | `GET /announcements` | what became of the announcements of captures, by queue and by webhook |
+//! | `GET`, `PUT /announcements/faults` `{"lost":0.2}` | which share of those to come is to be `lost`, `duplicated`, `delayed`, `reordered`, within which `delay` |
 //! | `GET /token` | a token of a managed identity, as App Service hands it out |
 //!
 //! The token endpoint is what `IDENTITY_ENDPOINT` and `IDENTITY_HEADER` point the official clients'
@@ -31,7 +32,7 @@ use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::announce::Announcing;
+use super::announce::{AnnounceFaults, Announcing};
 use super::http::HttpServer;
 use super::registry::{Registry, RegistryAction, RegistryFault};
 use super::{Broker, BrokerError, Fault, HubSpec, Retention};
@@ -72,6 +73,7 @@ impl Control {
             .route("/registry/fail", post(fail_registry))
             .route("/registry/served", get(registry_served))
             .route("/announcements", get(announcements))
+            .route("/announcements/faults", get(announce_faults).put(order_announce_faults))
             .route("/token", get(token))
             .with_state(Arc::new(options));
         let server =
@@ -188,6 +190,28 @@ async fn registry_served(State(shared): Shared) -> Json<Value> {
 async fn announcements(State(shared): Shared) -> Json<Value> {
     let counts = shared.announcing.iter().flat_map(|announcing| announcing.counts());
     Json(counts.map(|(listener, counts)| (listener.to_owned(), json!(counts))).collect())
+}
+
+fn announcing(shared: &ControlOptions) -> Result<&Announcing, Refused> {
+    shared
+        .announcing
+        .as_deref()
+        .ok_or_else(|| Refused::bad("nothing is announced: start it with `--announce-queue` or `--announce-webhook`"))
+}
+
+async fn announce_faults(State(shared): Shared) -> Result<Json<Value>, Refused> {
+    Ok(Json(json!(announcing(&shared)?.faults())))
+}
+
+async fn order_announce_faults(
+    State(shared): Shared,
+    Json(faults): Json<AnnounceFaults>,
+) -> Result<StatusCode, Refused> {
+    if !faults.are_shares() {
+        return Err(Refused::bad("a share is a number from 0 to 1"));
+    }
+    announcing(&shared)?.order(faults);
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn registry_fault(fault: &RegistryFault) -> Value {

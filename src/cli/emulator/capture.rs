@@ -8,7 +8,7 @@ use url::Url;
 use crate::config::address::is_loopback;
 use crate::config::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
 use crate::config::spec::{AzureStorageSpec, Secret};
-use crate::emulator::announce::{AnnounceOptions, AnnouncedAs, EventSchema};
+use crate::emulator::announce::{AnnounceFaults, AnnounceOptions, AnnouncedAs, EventSchema};
 use crate::emulator::capture::{CaptureCodec, CaptureOptions, EmptyWindows};
 use crate::error::AnyError;
 use crate::source::capture::Queue;
@@ -66,6 +66,24 @@ pub(super) struct AnnounceArgs {
     /// The pause before a webhook is tried again; later ones grow as on Azure, to 2160 times of it
     #[arg(long, requires = "capture", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     announce_retry: Duration,
+    /// The share of announcements that is lost, from 0 to 1
+    #[arg(long, requires = "capture", value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    announce_lost: f64,
+    /// The share that comes twice
+    #[arg(long, requires = "capture", value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    announce_duplicated: f64,
+    /// The share that comes late
+    #[arg(long, requires = "capture", value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    announce_delayed: f64,
+    /// The share that comes after the one that follows
+    #[arg(long, requires = "capture", value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    announce_reordered: f64,
+    /// How late the late ones are at most
+    #[arg(long, requires = "capture", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
+    announce_delay: Duration,
+    /// What the faults are drawn from: with the same seed they are the same
+    #[arg(long, requires = "capture", value_name = "N", default_value_t = 0)]
+    announce_seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -133,7 +151,22 @@ impl AnnounceArgs {
                 SchemaArg::Cloudevents => EventSchema::CloudEvents,
             },
             retry: self.announce_retry,
+            faults: AnnounceFaults {
+                lost: self.announce_lost,
+                duplicated: self.announce_duplicated,
+                delayed: self.announce_delayed,
+                reordered: self.announce_reordered,
+                delay: self.announce_delay,
+            },
+            seed: self.announce_seed,
         }))
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share is a number from 0 to 1".to_owned()),
     }
 }
 
