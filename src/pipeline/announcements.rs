@@ -124,7 +124,7 @@ pub fn listen<'a>(
         }
         let Some(captures) = setup::captures(project, pipeline)? else { continue };
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        let listener = Listener { captures, sender };
+        let listener = Listener::new(captures, sender);
         if hears_webhook {
             of_webhook.push(listener.clone());
         }
@@ -152,6 +152,12 @@ pub fn listen<'a>(
 pub(super) struct Listener {
     captures: Arc<CaptureSource>,
     pub(super) sender: mpsc::Sender<Announcement>,
+}
+
+impl Listener {
+    pub(super) fn new(captures: Arc<CaptureSource>, sender: mpsc::Sender<Announcement>) -> Self {
+        Self { captures, sender }
+    }
 }
 
 struct Attendant {

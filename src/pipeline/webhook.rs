@@ -73,6 +73,7 @@ pub(super) struct SpoolAttendant {
     held: HashMap<String, Held>,
     /// By when they are handed on again.
     again: BTreeMap<(Instant, String), u32>,
+    again_after: Duration,
 }
 
 struct Held {
@@ -85,7 +86,8 @@ impl SpoolAttendant {
     pub(super) fn new(spool: Arc<Spool>, listeners: Vec<Listener>) -> Self {
         // Room for all that may be held: a settled one always finds some.
         let (settled, to_remove) = mpsc::channel(HELD_MAX);
-        Self { spool, listeners, settled, to_remove, held: HashMap::new(), again: BTreeMap::new() }
+        let (held, again) = (HashMap::new(), BTreeMap::new());
+        Self { spool, listeners, settled, to_remove, held, again, again_after: AGAIN_AFTER }
     }
 
     /// What is held in the end waits for the next start.
@@ -138,7 +140,7 @@ impl SpoolAttendant {
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(id, error = report(&error), "an announcement of the spool can't be read now");
-                self.again.insert((Instant::now() + AGAIN_AFTER, id), tries);
+                self.again.insert((Instant::now() + self.again_after, id), tries);
                 return;
             }
         };
@@ -177,7 +179,7 @@ impl SpoolAttendant {
         self.remove_settled().await;
         for id in let_go {
             if let Some(held) = self.held.remove(&id) {
-                self.again.insert((Instant::now() + AGAIN_AFTER, id), held.tries + 1);
+                self.again.insert((Instant::now() + self.again_after, id), held.tries + 1);
             }
         }
     }
@@ -192,5 +194,128 @@ impl SpoolAttendant {
         if self.held.remove(id).is_some() {
             self.spool.remove(id).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
+    use crate::config::spec::CaptureSpec;
+    use crate::source::capture::CaptureSource;
+    use crate::storage::Location;
+
+    struct Place {
+        attendant: SpoolAttendant,
+        receiver: mpsc::Receiver<Announcement>,
+        folder: tempfile::TempDir,
+    }
+
+    impl Place {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let at = |name: &str| {
+                let path = folder.path().join(name);
+                std::fs::create_dir_all(&path).expect("made");
+                Location::resolve(&path.to_string_lossy(), None).expect("an absolute folder")
+            };
+            let spec = CaptureSpec {
+                url: at("captures").url().to_string(),
+                template: NameTemplate::parse(DEFAULT_TEMPLATE).expect("a template"),
+                namespace: "emulator".to_owned(),
+                hub: "leads".to_owned(),
+                sweep_every: Duration::from_secs(1),
+                queue: None,
+            };
+            let captures = Arc::new(CaptureSource::open(&spec, &at("captures")).expect("a folder"));
+            let (sender, receiver) = mpsc::channel(100);
+            let spool = Arc::new(Spool::open(&at("state")).await.expect("a folder"));
+            let listeners = vec![Listener::new(captures, sender)];
+            let attendant = SpoolAttendant { again_after: Duration::ZERO, ..SpoolAttendant::new(spool, listeners) };
+            Self { attendant, receiver, folder }
+        }
+
+        async fn take(&self, blobs: &[&str]) {
+            let below = self.folder.path().join("captures").display().to_string();
+            let event = |blob: &&str| {
+                let url = format!("file://{below}/{blob}");
+                serde_json::json!({"type": "Microsoft.Storage.BlobCreated", "data": {"url": url}})
+            };
+            let events: Vec<_> = blobs.iter().map(event).collect();
+            let body = serde_json::Value::from(events).to_string();
+            Intake::new(Arc::clone(&self.attendant.spool)).take(Bytes::from(body)).await.expect("kept");
+        }
+
+        /// What one round does, without its pause.
+        async fn round(&mut self) {
+            self.attendant.sort_out().await;
+            while let Some((id, tries)) = self.attendant.next() {
+                self.attendant.hand_on(id, tries).await;
+            }
+        }
+
+        fn heard(&mut self) -> Vec<Announcement> {
+            std::iter::from_fn(|| self.receiver.try_recv().ok()).collect()
+        }
+
+        fn files(&self, below: &str) -> usize {
+            let files = std::fs::read_dir(self.folder.path().join("state/webhook").join(below));
+            files.map_or(0, |files| files.flatten().filter(|file| file.path().is_file()).count())
+        }
+    }
+
+    const FIRST: &str = "emulator/leads/0/2026/11/25/10/00/00.avro";
+    const SECOND: &str = "emulator/leads/1/2026/11/25/10/00/00.avro";
+    const FOREIGN: &str = "emulator/claims/0/2026/11/25/10/00/00.avro";
+
+    #[tokio::test]
+    async fn a_request_is_removed_when_each_of_its_blobs_is_settled() {
+        let mut place = Place::new().await;
+        place.take(&[FIRST, FOREIGN, SECOND]).await;
+        place.round().await;
+        let mut heard = place.heard();
+        let paths: Vec<_> = heard.iter().map(|heard| heard.path.as_ref()).collect();
+        assert_eq!(paths, [FIRST, SECOND]);
+        heard.remove(0).ticket.settle();
+        place.round().await;
+        assert_eq!(place.files(""), 1);
+        heard.remove(0).ticket.settle();
+        place.round().await;
+        assert_eq!((place.files(""), place.attendant.held.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_settles_comes_again_and_is_set_aside_at_last() {
+        let mut place = Place::new().await;
+        place.take(&[FIRST, SECOND]).await;
+        for _ in 0..TRIES_MAX {
+            place.round().await;
+            let mut heard = place.heard();
+            assert_eq!(heard.len(), 2);
+            // One half of it is not enough.
+            heard.remove(0).ticket.settle();
+        }
+        place.round().await;
+        assert_eq!((place.heard().len(), place.files(""), place.files("poison")), (0, 0, 1));
+    }
+
+    #[tokio::test]
+    async fn one_of_nobody_here_or_of_a_pipeline_that_ended_is_done_with() {
+        let mut place = Place::new().await;
+        place.take(&[FOREIGN]).await;
+        place.round().await;
+        assert_eq!((place.heard().len(), place.files("")), (0, 0));
+        place.receiver.close();
+        place.take(&[FIRST]).await;
+        place.round().await;
+        assert_eq!((place.files(""), place.files("poison")), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_became_unreadable_is_set_aside() {
+        let mut place = Place::new().await;
+        place.attendant.spool.keep(Bytes::from("torn")).await.expect("kept");
+        place.round().await;
+        assert_eq!((place.files(""), place.files("poison")), (0, 1));
     }
 }

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary: a module for each area.
 
+mod announce;
 mod audit;
 mod broker;
 mod capture;

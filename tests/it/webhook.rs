@@ -1,7 +1,9 @@
 //! The webhook of `sluice run`, over a real connection: who gets in, what is taken, what is kept.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -12,6 +14,11 @@ use sluicebox::pipeline::webhook::Intake;
 use sluicebox::serve::webhook::Webhook;
 use sluicebox::serve::{Server, start};
 use sluicebox::storage::Location;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::lakehouse::Lakehouse;
+use crate::live::logged;
 
 const SECRET: &str = "a secret of thirty-two bytes !&=";
 const BEFORE: &str = "the secret that was there before";
@@ -237,6 +244,81 @@ async fn there_is_no_webhook_unless_one_is_declared() {
     let server = start(loopback, Arc::default(), None).await.expect("a free port");
     let url = format!("http://{}/eventgrid?code={SECRET}", server.address());
     assert_eq!(Client::new().post(url).body("[]").send().await.expect("an answer").status(), 404);
+}
+
+/// A project that reads one captured blob, which isn't there yet when the run starts.
+fn project_of_captures() -> (Lakehouse, std::path::PathBuf, String) {
+    let lake = Lakehouse::new();
+    let toml = lake.path().join("sluice.toml");
+    let text = std::fs::read_to_string(&toml).expect("the project");
+    std::fs::write(&toml, format!("{text}\n[webhook]\nsecret = \"{SECRET}\"\n")).expect("written");
+    let pipeline = lake.path().join("pipelines/leads.toml");
+    let text = std::fs::read_to_string(&pipeline).expect("the pipeline");
+    let template = "{Namespace}/{EventHub}/p{PartitionId}--{Year}-{Month}-{Day}--{Hour}-{Minute}-{Second}";
+    let capture = format!(
+        "[source.capture]\nhub = \"leads\"\nurl = \"captures\"\nsweep_every = \"1h\"\nnamespace = \"emulator\"\ntemplate = \"{template}\"\n"
+    );
+    let text = text.replace("[source.event_hubs]\nhub       = \"leads\"\nretention = \"1h\"\n", &capture);
+    std::fs::write(&pipeline, text).expect("written");
+    let blob = lake.path().join("captures/emulator/leads/p9--2022-12-09--16-50-12.avro");
+    std::fs::create_dir_all(blob.parent().expect("a folder")).expect("made");
+    let url = format!("file://{}", blob.display());
+    (lake, blob, url)
+}
+
+/// `sluice run` at work, and where it listens.
+async fn running(lake: &Lakehouse, flags: &[&str]) -> (Child, Lines<BufReader<ChildStderr>>, String) {
+    let arguments = [&["run", "--log-format", "json", "-v"], flags].concat();
+    let mut run =
+        Command::from(lake.command(&arguments)).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("sluice runs");
+    let mut log = BufReader::new(run.stderr.take().expect("the log is piped")).lines();
+    let told = logged(&mut log, "serving the webhook").await;
+    let address = told["address"].as_str().expect("an address").to_owned();
+    let ready = async {
+        while reqwest::get(format!("http://{address}/readyz")).await.is_ok_and(|answer| answer.status() != 200) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ready).await.expect("it is ready in time");
+    (run, log, address)
+}
+
+async fn announce(address: &str, url: &str) -> u16 {
+    let event = json!([{"eventType": "Microsoft.Storage.BlobCreated", "data": {"api": "PutBlob", "url": url}}]);
+    let request = Client::new().post(format!("http://{address}/eventgrid")).query(&[("code", SECRET)]);
+    request.body(event.to_string()).send().await.expect("an answer").status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_for_before_a_kill_is_taken_up_by_the_next_start() {
+    let (lake, blob, url) = project_of_captures();
+    let spooled = || {
+        let files = std::fs::read_dir(lake.path().join("lake/_sluice/webhook")).expect("the spool");
+        files.filter(|file| file.as_ref().is_ok_and(|file| file.path().is_file())).count()
+    };
+    let (mut run, log, address) = running(&lake, &["--crash-at", "data-staged"]).await;
+    std::fs::write(&blob, include_bytes!("../data/capture/p9--2022-12-09--16-50-12.avro")).expect("written");
+    // Nobody's blob is done with; ours waits for its commit, before which the run kills itself.
+    assert_eq!(announce(&address, &url.replace("/leads/", "/claims/")).await, 200);
+    assert_eq!(announce(&address, &url).await, 200);
+    let ended = tokio::time::timeout(Duration::from_secs(60), run.wait()).await.expect("it kills itself");
+    assert!(!ended.expect("it ends").success());
+    drop(log);
+    assert_eq!(spooled(), 1);
+
+    let (mut run, mut log, _) = running(&lake, &[]).await;
+    logged(&mut log, "committed").await;
+    let settled = async {
+        while spooled() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("it is settled in time");
+    let id = run.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    assert_eq!(run.wait().await.expect("it ends").code(), Some(0));
+    let said = lake.sluice(&["query", "SELECT count(*) AS n FROM bronze.leads", "--format", "json"]);
+    assert_eq!(said.json(), json!([{"n": 1}]));
 }
 
 mod entra {
