@@ -139,7 +139,6 @@ impl Spool {
         if !kept.waiting.is_empty() {
             tracing::info!(place, requests = kept.waiting.len(), "taking up announcements of a run before");
         }
-        metrics::webhook_waiting(kept.bytes.len() as u64);
         Ok(Self { store, place, folder, kept: Mutex::new(kept), arrived: Notify::new() })
     }
 
@@ -177,6 +176,11 @@ impl Spool {
     /// Nothing is lost: what was kept stays waiting.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+
+    /// Says how much waits, to a recorder that wasn't there when it was opened.
+    pub(super) fn tell(&self) {
+        metrics::webhook_waiting(self.kept().bytes.len() as u64);
     }
 
     /// The next that nobody works on: it is the caller's now.

@@ -92,6 +92,7 @@ impl SpoolAttendant {
 
     /// What is held in the end waits for the next start.
     pub(super) async fn attend(mut self, shutdown: Shutdown, ended: CancellationToken) {
+        self.spool.tell();
         if self.listeners.is_empty() {
             tracing::warn!("no pipeline reads captures alone: nobody hears what the webhook is told");
         }

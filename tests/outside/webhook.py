@@ -1,5 +1,5 @@
 """Event Grid on this machine, from end to end: the emulator captures into Azurite and announces each blob to a queue
-and to the webhook of `sluice run`, in either schema, as either event; with every fifth announcement lost, others twice,
+and to the webhook of `sluice run`, in either schema, as either event, with its spool in a folder and in a container; with every fifth announcement lost, others twice,
 late and in another order, and a kill between the answer and the commit. Each event lands once, in the table that hears
 both and in the one that hears the webhook alone. Tokens are made by PyJWT.
 
@@ -12,7 +12,7 @@ import contextlib
 import http.server
 import io
 import json
-import signal
+import pathlib
 import socket
 import threading
 import time
@@ -47,8 +47,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def project(place, emulator, azurite, port, sweep_every, webhook):
+def project(place, emulator, azurite, port, state, sweep_every, webhook):
+    """`state` is where the spool lies: a folder or a container."""
     storage = f"""
+[state]
+url = "{state}"
+
 [storage.azure]
 account_name = "{AZURITE_ACCOUNT}"
 account_key  = "{AZURITE_KEY}"
@@ -94,8 +98,22 @@ def rows_of(made, table):
     return 0
 
 
-def spooled(made):
-    return sorted((made / "lake" / "_sluice" / "webhook").glob("*.json"))
+class Spool:
+    """What `sluice run` answered for and didn't settle yet: the texts, in a folder or in a container."""
+
+    def __init__(self, place, azurite):
+        self.folder = None if place.startswith("az://") else pathlib.Path(place) / "webhook"
+        self.container = None
+        if self.folder is None:
+            service = BlobServiceClient(azurite.endpoint, credential=AZURITE_KEY)
+            self.container = service.create_container(place.removeprefix("az://"))
+
+    def texts(self, poison=False):
+        kind = "poison/" if poison else ""
+        if self.folder:
+            return [file.read_text() for file in self.folder.glob(f"{kind}*.json")]
+        names = [name for name in self.container.list_blob_names(name_starts_with=f"webhook/{kind}") if "poison/" not in name or poison]
+        return [self.container.download_blob(name).readall().decode() for name in names]
 
 
 def ask(url, body=b"[]", method="POST", headers=None):
@@ -159,8 +177,9 @@ def captured(container):
     return set(found)
 
 
-def end_to_end(place, options, schema, event):
-    say(f"  {event} as {schema}")
+def end_to_end(place, options, schema, event, in_container):
+    state = "az://state" if in_container else str(place / "state")
+    say(f"  {event} as {schema}, the state in {'a container' if in_container else 'a folder'}")
     port = free_port()
     url = f"http://127.0.0.1:{port}/eventgrid?code={urllib.parse.quote(SECRET, safe='')}"
     with Azurite() as azurite:
@@ -176,15 +195,16 @@ def end_to_end(place, options, schema, event):
         queues.create_queue("captures")
         with Emulator({HUB: options.partitions}, *flags) as emulator:
             webhook = f'[webhook]\nsecret = "{SECRET}"'
-            settings = [place, emulator, azurite, port]
+            settings = [place, emulator, azurite, port, state]
+            spool = Spool(state, azurite)
             made = project(*settings, "1h", webhook)
             sender = Sender(emulator, options.partitions, seed=5)
             running = Running(made, port)
             try:
-                told_whole(made, emulator, sender, options)
-                killed(made, emulator, sender, options, settings, webhook, running)
+                told_whole(made, emulator, sender, options, spool)
+                killed(made, emulator, sender, options, settings, webhook, running, spool)
                 running = Running(made, port)
-                told_badly(made, emulator, sender, options, running)
+                told_badly(made, emulator, sender, options, running, spool)
                 strangers(port)
                 same(running.process.stop(), 0, "the exit code after SIGTERM")
                 running.silent_of(SECRET)
@@ -209,16 +229,16 @@ def end_to_end(place, options, schema, event):
         say(f"  {len(keys)} events in {len(list(container.list_blob_names()))} blobs, once each in both tables")
 
 
-def told_whole(made, emulator, sender, options):
+def told_whole(made, emulator, sender, options, spool):
     """Nothing is lost, and nobody sweeps for an hour: what lands was announced."""
     sender.send(options.events // 4)
     wait_until(lambda: all(rows_of(made, table) == sender.sent for table in TABLES), 90, "what was announced in both tables")
-    wait_until(lambda: not spooled(made), 30, "an empty spool")
+    wait_until(lambda: not spool.texts(), 30, "an empty spool")
     told = emulator.ask("GET", "/announcements")
     check(told["webhook"]["sent"] == told["webhook"]["announced"] > 0, f"each blob was announced: {told}")
 
 
-def killed(made, emulator, sender, options, settings, webhook, running):
+def killed(made, emulator, sender, options, settings, webhook, running, spool):
     """Killed between its answers and its commit, it has the announcements on the disk, and takes them up again."""
     same(running.process.stop(), 0, "the exit code after SIGTERM")
     running = Running(made, settings[3], "--crash-at", "data-staged:2")
@@ -227,25 +247,25 @@ def killed(made, emulator, sender, options, settings, webhook, running):
         check(running.process.ended(60) != 0, "it kills itself")
     finally:
         running.process.end()
-    kept = spooled(made)
+    kept = spool.texts()
     check(kept, "announcements outlive the kill")
-    for file in kept:
-        json.loads(file.read_text())
+    for text in kept:
+        json.loads(text)
     say(f"  killed with {len(kept)} announcements in the spool")
     project(*settings, "5s", webhook)
 
 
-def told_badly(made, emulator, sender, options, running):
+def told_badly(made, emulator, sender, options, running, spool):
     wait_until(lambda: all(rows_of(made, table) == sender.sent for table in TABLES), 90, "what the killed run left")
     emulator.ask("PUT", "/announcements/faults", FAULTS)
     sender.send(options.events // 2, bursts=60)
     wait_until(lambda: all(rows_of(made, table) == sender.sent for table in TABLES), 120, "every event in both tables")
-    wait_until(lambda: not spooled(made), 90, "an empty spool")
+    wait_until(lambda: not spool.texts(), 90, "an empty spool")
     told = emulator.ask("GET", "/announcements")
     for listener in ("queue", "webhook"):
         for fault in ("lost", "duplicated", "delayed", "reordered"):
             check(told[listener][fault] > 0, f"some are {fault}: {told}")
-    same(list((made / "lake" / "_sluice" / "webhook").glob("poison/*")), [], "what could not be settled")
+    same(spool.texts(poison=True), [], "what could not be settled")
     counted = running.metrics()
     check(counted['sluice_source_webhook_requests_total{outcome="taken"}'] > 0, f"requests are counted: {counted}")
     same(counted["sluice_source_webhook_waiting_requests"], 0, "requests that wait")
@@ -296,7 +316,7 @@ def entra(place):
     with Azurite() as azurite, Emulator({HUB: 1}) as emulator:
         azurite.container(CONTAINER)
         QueueServiceClient(azurite.queue_endpoint, credential=AZURITE_KEY).create_queue("captures")
-        running = Running(project(place, emulator, azurite, port, "1h", webhook), port)
+        running = Running(project(place, emulator, azurite, port, "state", "1h", webhook), port)
         try:
             same(answer(), 200, "the answer to a token of Event Grid")
             same(answer(iss=f"https://sts.windows.net/{tenant}/", azp=None, appid=app), 200, "the answer to one of version 1")
@@ -322,7 +342,7 @@ def run():
     with folder() as place:
         entra(place / "entra")
         for index, (schema, event) in enumerate(FORMS):
-            end_to_end(place / str(index), options, schema, event)
+            end_to_end(place / str(index), options, schema, event, in_container=index == 1)
 
 
 if __name__ == "__main__":
