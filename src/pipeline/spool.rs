@@ -151,7 +151,7 @@ impl Spool {
     /// Dropped, it may be kept or not; whoever sent it sends it again, and twice is as good as once.
     pub async fn keep(&self, body: Bytes) -> Result<(), SpoolError> {
         let id = format!("{:013}-{}", Utc::now().timestamp_millis(), Uuid::new_v4());
-        let reserved = Reserved::of(self, &id, body.len() as u64)?;
+        let _place = Place::reserve(self, id.clone(), body.len() as u64)?;
         let at = path(&id);
         self.store.put(&at, PutPayload::from_bytes(body)).await.map_err(|source| self.failed(source))?;
         if let Some(folder) = self.folder.clone() {
@@ -164,9 +164,6 @@ impl Spool {
             let synced = synced.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
             synced.map_err(|source| SpoolError::Sync { place: self.place.clone(), source })?;
         }
-        reserved.done();
-        self.kept().waiting.push_back(id);
-        self.arrived.notify_one();
         Ok(())
     }
 
@@ -243,35 +240,30 @@ fn path(id: &str) -> Path {
     Path::from(format!("{id}.json"))
 }
 
-/// Room for a request that is being written; given back unless it is done.
-struct Reserved<'a> {
+/// Room for a request that is being written. However that ends, the request waits then: whoever asked may have gone
+/// before the answer, and the file be there all the same. One that isn't there is forgotten when it is to be read.
+struct Place<'a> {
     spool: &'a Spool,
-    id: &'a str,
-    is_done: bool,
+    id: String,
 }
 
-impl<'a> Reserved<'a> {
-    fn of(spool: &'a Spool, id: &'a str, bytes: u64) -> Result<Self, SpoolError> {
+impl<'a> Place<'a> {
+    fn reserve(spool: &'a Spool, id: String, bytes: u64) -> Result<Self, SpoolError> {
         let mut kept = spool.kept();
         if kept.bytes.len() >= REQUESTS_MAX || kept.total + bytes > BYTES_MAX {
             return Err(SpoolError::Full { requests: kept.bytes.len(), bytes: kept.total });
         }
-        kept.bytes.insert(id.to_owned(), bytes);
+        kept.bytes.insert(id.clone(), bytes);
         kept.total += bytes;
         metrics::webhook_waiting(kept.bytes.len() as u64);
-        Ok(Self { spool, id, is_done: false })
-    }
-
-    fn done(mut self) {
-        self.is_done = true;
+        Ok(Self { spool, id })
     }
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if !self.is_done {
-            self.spool.kept().forget(self.id);
-        }
+        self.spool.kept().waiting.push_back(std::mem::take(&mut self.id));
+        self.spool.arrived.notify_one();
     }
 }
 
@@ -313,10 +305,23 @@ mod tests {
         spool.kept().total = BYTES_MAX - 1;
         let refused = spool.keep(Bytes::from("two")).await;
         assert!(matches!(refused, Err(SpoolError::Full { requests: 1, .. })), "{refused:?}");
-        assert_eq!(spool.kept().bytes.len(), 1, "the place that it had is given back");
+        assert_eq!(spool.kept().bytes.len(), 1, "it takes no place");
         let id = spool.take().expect("one waits");
         spool.remove(&id).await;
         spool.keep(Bytes::from("two")).await.expect("there is room");
+    }
+
+    #[tokio::test]
+    async fn one_that_could_not_be_written_takes_no_place_for_long() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let spool = Spool::open(&state(folder.path())).await.expect("a folder");
+        std::fs::remove_dir_all(folder.path().join(FOLDER)).expect("removed");
+        std::fs::write(folder.path().join(FOLDER), "in the way").expect("written");
+        spool.keep(Bytes::from("one")).await.expect_err("a file is in the way");
+        std::fs::remove_file(folder.path().join(FOLDER)).expect("removed");
+        let id = spool.take().expect("it waits");
+        assert_eq!(spool.read(&id).await.expect("read"), None);
+        assert_eq!(spool.kept().total, 0);
     }
 
     #[tokio::test]

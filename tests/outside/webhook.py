@@ -130,7 +130,7 @@ class Running:
 
     def __init__(self, made, port, *flags):
         self.port = port
-        self.process = Process([sluice(), "--project", made, "-vv", "run", *flags])
+        self.process = Process([sluice(), "--project", made, "-vvv", "run", *flags])
         wait_until(self.is_ready, 60, "the run is ready")
 
     def is_ready(self):
@@ -190,7 +190,7 @@ def end_to_end(place, options, schema, event, in_container):
             "--capture", f"az://{CONTAINER}/of/{HUB}", "--capture-every", "500ms", "--storage-account", AZURITE_ACCOUNT,
             "--storage-key", AZURITE_KEY, "--storage-endpoint", azurite.endpoint, "--announce-webhook", url,
             "--announce-queue", f"{azurite.queue_endpoint}/captures", "--announce-as", event, "--announce-schema", schema,
-            "--announce-retry", "200ms", "--announce-seed", "11",
+            "--announce-retry", "200ms", "--announce-seed", "11", "-vvv",
         ]
         queues.create_queue("captures")
         with Emulator({HUB: options.partitions}, *flags) as emulator:
