@@ -40,11 +40,11 @@ pub(super) struct CaptureArgs {
     #[arg(long, value_name = "NAME", env = "AZURE_STORAGE_ACCOUNT")]
     storage_account: Option<String>,
     /// A key of that account; without one: sign-in with Entra
-    #[arg(long, value_name = "KEY", env = "AZURE_STORAGE_KEY", hide_env_values = true, value_parser = secret)]
+    #[arg(long, value_name = "KEY", env = "AZURE_STORAGE_KEY", hide_env_values = true, value_parser = |key: &str| Ok::<_, String>(Secret::new(key)))]
     storage_key: Option<Secret>,
     /// Another blob endpoint than the public one, with the account as its path, as Azurite has it
-    #[arg(long, value_name = "URL", env = "AZURE_STORAGE_ENDPOINT", value_parser = address)]
-    storage_endpoint: Option<Url>,
+    #[arg(long, value_name = "URL", env = "AZURE_STORAGE_ENDPOINT")]
+    storage_endpoint: Option<String>,
 }
 
 /// What a subscription of Event Grid is told, too.
@@ -116,20 +116,26 @@ impl CaptureArgs {
 
     fn location(&self, place: &str) -> Result<Location, StorageError> {
         if place.contains("://") {
-            return Location::resolve(place, Some(&self.storage()));
+            return Location::resolve(place, Some(&self.storage()?));
         }
         let folder =
             std::path::absolute(place).map_err(|source| StorageError::Folder { path: place.into(), source })?;
         Location::resolve(&folder.to_string_lossy(), None)
     }
 
-    fn storage(&self) -> AzureStorageSpec {
-        AzureStorageSpec {
-            account_name: self.storage_account.clone(),
-            account_key: self.storage_key.clone(),
+    /// Looked at only where it is needed: the environment may be meant for another program. An empty
+    /// variable counts as unset.
+    fn storage(&self) -> Result<AzureStorageSpec, StorageError> {
+        let endpoint = self.storage_endpoint.as_deref().filter(|url| !url.is_empty()).map(|url| {
+            let wrong = |reason| StorageError::Url { url: url.to_owned(), reason };
+            address(url).map(|url| url.as_str().trim_end_matches('/').to_owned()).map_err(wrong)
+        });
+        Ok(AzureStorageSpec {
+            account_name: self.storage_account.clone().filter(|name| !name.is_empty()),
+            account_key: self.storage_key.clone().filter(|key| !key.reveal().is_empty()),
             sas_token: None,
-            endpoint: self.storage_endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
-        }
+            endpoint: endpoint.transpose()?,
+        })
     }
 }
 
@@ -138,9 +144,12 @@ impl AnnounceArgs {
         if self.announce_queue.is_none() && self.announce_webhook.is_none() {
             return Ok(None);
         }
-        let open = |url: Url| Queue::open(url.as_str(), Some(&capture.storage()));
+        let queue = match self.announce_queue {
+            Some(url) => Some(Queue::open(url.as_str(), Some(&capture.storage()?))?),
+            None => None,
+        };
         Ok(Some(AnnounceOptions {
-            queue: self.announce_queue.map(open).transpose()?,
+            queue,
             webhook: self.announce_webhook,
             event: match self.announce_as {
                 EventArg::CaptureFileCreated => AnnouncedAs::CaptureFileCreated,
@@ -168,10 +177,6 @@ fn share(text: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share is a number from 0 to 1".to_owned()),
     }
-}
-
-fn secret(text: &str) -> Result<Secret, String> {
-    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(Secret::new(text)) }
 }
 
 /// Plain `http` on loopback alone: keys and secrets must not cross a network in the clear.
