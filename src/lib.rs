@@ -9,7 +9,7 @@
 //! | floor | module | is |
 //! |---|---|---|
 //! | 6 | [`cli`] | the commands: the only code that prints or picks an exit code |
-//! | 6 | [`serve`] | health, metrics and a status page over HTTP |
+//! | 6 | [`serve`] | health, metrics, a status page and the webhook over HTTP |
 //! | 5 | [`pipeline`] | the only place that knows all stages: setup, event loop, audit, demo |
 //! | 5 | [`emulator`] | Azure on this machine: Event Hubs and its registry |
 //! | 4 | [`source`], [`decode`], [`sink`] | the stages; none knows another |

@@ -1,23 +1,22 @@
 //! `sluice emulator`: Azure on this machine, until it is told to stop.
 
+mod capture;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use serde::Serialize;
 
+use self::capture::{AnnounceArgs, CaptureArgs};
 use super::signals::StopSignals;
 use super::{Exit, Format, Global};
-use crate::config::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
 use crate::config::spec::{ProjectSpec, Secret};
 use crate::config::{self, ConfigErrors};
-use crate::emulator::capture::{CaptureCodec, CaptureOptions, EmptyWindows};
 use crate::emulator::hubs_file::{HubsFile, parse_hub};
 use crate::emulator::together::{Addresses, Emulator, EmulatorOptions, Transport};
 use crate::emulator::{HubSpec, Retention};
 use crate::error::{AnyError, Classify, Kind};
-use crate::storage::{Location, StorageError};
 
 /// The ports that the official clients take where an address names none.
 const AMQP_PORT: u16 = 5672;
@@ -62,50 +61,12 @@ pub struct Args {
     #[arg(long = "key", value_name = "NAME=KEY", value_parser = parse_key)]
     keys: Vec<SharedKey>,
     #[command(flatten)]
-    capture: CaptureArgs,
+    capture: Box<CaptureArgs>,
+    #[command(flatten)]
+    announce: Box<AnnounceArgs>,
     /// `json` writes one line when all is ready
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
-}
-
-/// What Capture of a real namespace is told, too.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Capture")]
-struct CaptureArgs {
-    /// Write what the hubs take in to this folder, as Event Hubs Capture does
-    #[arg(long, value_name = "DIR")]
-    capture: Option<PathBuf>,
-    /// How long a window lasts; on Azure from a minute to 15
-    #[arg(long, requires = "capture", value_name = "DURATION", default_value = "1min", value_parser = humantime::parse_duration)]
-    capture_every: Duration,
-    /// With how much of events a window ends before its time
-    #[arg(long, requires = "capture", value_name = "SIZE", default_value = "300MiB")]
-    capture_bytes: ByteSize,
-    /// How blobs are named, with all nine tokens
-    #[arg(long, requires = "capture", value_name = "TEMPLATE", default_value = DEFAULT_TEMPLATE, value_parser = NameTemplate::parse)]
-    capture_template: NameTemplate,
-    /// Write blobs of windows without events, too
-    #[arg(long, requires = "capture")]
-    capture_empty: bool,
-    /// Compress blobs
-    #[arg(long, requires = "capture")]
-    capture_deflate: bool,
-}
-
-impl CaptureArgs {
-    fn options(self, namespace: &str) -> Result<Option<CaptureOptions>, AnyError> {
-        let Some(folder) = self.capture else { return Ok(None) };
-        let folder = std::path::absolute(&folder).map_err(|source| StorageError::Folder { path: folder, source })?;
-        Ok(Some(CaptureOptions {
-            location: Location::resolve(&folder.to_string_lossy(), None)?,
-            template: self.capture_template,
-            namespace: namespace.to_owned(),
-            window: self.capture_every,
-            window_bytes: self.capture_bytes.as_u64().max(1),
-            empty: if self.capture_empty { EmptyWindows::Written } else { EmptyWindows::Skipped },
-            codec: if self.capture_deflate { CaptureCodec::Deflate } else { CaptureCodec::Null },
-        }))
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -164,6 +125,7 @@ fn options(args: Args, global: &Global) -> Result<EmulatorOptions, AnyError> {
     let namespace = namespace.unwrap_or_else(|| EmulatorOptions::default().namespace);
     Ok(EmulatorOptions {
         capture: args.capture.options(&namespace)?,
+        announce: args.announce.options(&args.capture)?,
         namespace,
         hubs,
         port: args.port.unwrap_or(default_port),

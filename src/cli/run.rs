@@ -6,10 +6,14 @@ use std::sync::Arc;
 use super::progress::Progress;
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
+use crate::pipeline::setup::Places;
+use crate::pipeline::spool::Spool;
 use crate::pipeline::status::headway;
 use crate::pipeline::supervise::{RunSummary, run_selected, select};
+use crate::pipeline::webhook::Intake;
 use crate::pipeline::{PipelineError, RunOptions};
-use crate::serve;
+use crate::serve::webhook::Webhook;
+use crate::serve::{self, ServeError};
 use crate::shutdown::Shutdown;
 use crate::sink::delta::fault_points::FaultPoints;
 
@@ -37,10 +41,16 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     if args.crash_at.is_some() {
         tracing::warn!("a fault point is armed: this process will kill itself");
     }
+    let webhook = project.webhook.as_ref().filter(|_| !args.until_caught_up);
+    let spool = match webhook {
+        Some(_) => Some(Arc::new(Spool::open(&Places::of(&project)?.state).await.map_err(PipelineError::from)?)),
+        None => None,
+    };
     let options = RunOptions {
         until_caught_up: args.until_caught_up,
         pipelines: args.pipelines,
         fault_points: args.crash_at.unwrap_or_default(),
+        spool: spool.clone(),
     };
     let shutdown = Shutdown::new();
     let selected = select(&project, &options)?;
@@ -53,7 +63,9 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         progress.count("catching up", "events");
         (None, progress.follow(running, || headway(&statuses)).await)
     } else {
-        let server = serve::start(project.serve.address, Arc::new(statuses.clone())).await?;
+        let webhook = webhook.zip(spool).map(|(spec, spool)| Webhook::new(spec, Intake::new(spool)));
+        let webhook = webhook.transpose().map_err(ServeError::from)?;
+        let server = serve::start(project.serve.address, Arc::new(statuses.clone()), webhook).await?;
         (Some(server), progress.watch(running, &statuses).await)
     };
     progress.clear();

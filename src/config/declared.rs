@@ -18,6 +18,9 @@ pub(super) const MAX_IN_FLIGHT_BYTES: &str = "128MiB";
 pub(super) const COVERAGE_EVERY: &str = "5min";
 pub(super) const SWEEP_EVERY: &str = "1h";
 pub(super) const SERVE_ADDRESS: &str = "127.0.0.1:8080";
+/// The app that Event Grid signs in as, in every tenant of the public cloud.
+pub(super) const EVENT_GRID_APP: &str = "4962773b-9cdb-44cf-a8bf-237846a00ab7";
+pub(super) const ENTRA_AUTHORITY: &str = "https://login.microsoftonline.com";
 pub(super) const SHUTDOWN_DEADLINE: &str = "30s";
 
 /// `sluice.toml` at the root of a project: what all of its pipelines share.
@@ -33,6 +36,7 @@ pub(super) struct ProjectFile {
     pub event_hubs: Option<EventHubsTable>,
     pub registry: Option<RegistryTable>,
     pub serve: Option<ServeTable>,
+    pub webhook: Option<WebhookTable>,
     pub shutdown: Option<ShutdownTable>,
 }
 
@@ -187,13 +191,46 @@ pub(super) struct AzureRegistryTable {
     pub credential: Option<Credential>,
 }
 
-/// The HTTP server of `sluice run`: health, metrics.
+/// The HTTP server of `sluice run`: health, metrics, and the webhook where there is one.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServeTable {
     /// Address and port to listen on; port 0 picks a free one.
     #[schemars(extend("default" = SERVE_ADDRESS))]
     pub address: Option<AddressText>,
+}
+
+/// The webhook of `sluice run`, at `/eventgrid` on the address of `[serve]`: Event Grid says there what Capture wrote,
+/// and pipelines that read captures alone read it at once. It is plain HTTP: whatever stands before it must speak
+/// TLS, as Event Grid demands. Without a secret or a token nobody gets in, so at least one of `secret` and
+/// `[webhook.entra]` must be there; where both are, either will do.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebhookTable {
+    /// What a request must bring, 16 bytes or more: as `code` in the query of the subscription's URL,
+    /// `https://host/eventgrid?code=…`, or as `Authorization: Bearer …`.
+    pub secret: Option<String>,
+    /// The secret before, taken as well, until every subscription has the new one.
+    pub previous_secret: Option<String>,
+    pub entra: Option<WebhookEntraTable>,
+}
+
+/// Event Grid signs in with Entra: the app registration of the webhook, as the subscription names it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebhookEntraTable {
+    /// The Entra tenant's id.
+    #[schemars(required)]
+    pub tenant_id: Option<String>,
+    /// For whom tokens must be: the app's id, or its URI (`api://…`), as the subscription names it.
+    #[schemars(required)]
+    pub audience: Option<String>,
+    /// Who may send: the client id in the token.
+    #[schemars(extend("default" = EVENT_GRID_APP))]
+    pub client_id: Option<String>,
+    /// Where the tenant's keys are told; another one in sovereign clouds. Plain `http` on loopback alone.
+    #[schemars(extend("default" = ENTRA_AUTHORITY))]
+    pub authority: Option<UrlText>,
 }
 
 /// How the program stops.

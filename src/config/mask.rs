@@ -10,7 +10,8 @@
 const SUSPECTS: [&str; 8] = ["key", "secret", "token", "password", "connection", "string", "signature", "sas"];
 
 /// The keys that hold secrets: a slip of the fingers in one of them must not show it.
-const SECRET_KEYS: [&str; 4] = ["account_key", "sas_token", "connection_string", "client_secret"];
+const SECRET_KEYS: [&str; 6] =
+    ["account_key", "sas_token", "connection_string", "client_secret", "secret", "previous_secret"];
 
 /// The text with each byte of a secret replaced by `*`: as long as before, line by line.
 pub(super) fn mask(text: &str) -> String {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::address::{endpoint, host_and_port, is_loopback, location};
 use super::connection_string::{ConnectionString, ConnectionStringError};
 use super::declared::{
-    AzureStorageTable, Credential, CredentialWord, EventHubsTable, ProjectFile, RegistryTable, SERVE_ADDRESS,
-    SHUTDOWN_DEADLINE,
+    AzureStorageTable, Credential, CredentialWord, ENTRA_AUTHORITY, EVENT_GRID_APP, EventHubsTable, ProjectFile,
+    RegistryTable, SERVE_ADDRESS, SHUTDOWN_DEADLINE, WebhookEntraTable, WebhookTable,
 };
 use super::document::Node;
 use super::problem::{Problem, quoted};
@@ -16,7 +16,7 @@ use super::reading::Reading;
 use super::source_id::{host_of, id_of_host};
 use super::spec::{
     AzureStorageSpec, CredentialSpec, EventHubsAccess, EventHubsSpec, LakeSpec, ProjectSpec, RegistrySpec, Secret,
-    ServeSpec, ShutdownSpec, StateSpec,
+    ServeSpec, ShutdownSpec, StateSpec, WebhookEntraSpec, WebhookSpec,
 };
 use super::{schema, shape, text};
 
@@ -94,6 +94,7 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
         "an address",
         |text| text.parse::<SocketAddr>().map_err(|_| "write IP address and port: `127.0.0.1:8080`".to_owned()),
     );
+    let webhook = declared.webhook.map(|table| webhook(table, &mut reading));
     let deadline = declared.shutdown.and_then(|shutdown| shutdown.deadline);
     let deadline = reading.parse(
         &["shutdown", "deadline"],
@@ -108,6 +109,11 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
     };
     let spec = (|| {
         let lake = lake?;
+        // A webhook that is wrong must not become none.
+        let webhook = match webhook {
+            Some(webhook) => Some(webhook?),
+            None => None,
+        };
         Some(ProjectSpec {
             dir: dir.to_owned(),
             name: name?,
@@ -121,6 +127,7 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
                 Declared::Absent | Declared::Wrong => None,
             },
             serve: ServeSpec { address: address? },
+            webhook,
             shutdown: ShutdownSpec { deadline: deadline? },
             pipelines: Vec::new(),
         })
@@ -250,6 +257,53 @@ fn registry(table: RegistryTable, hubs: &Declared<EventHubsSpec>, reading: &mut 
         (None, _) => CredentialSpec::Default,
     };
     Some(RegistrySpec::Azure { endpoint: address?, credential })
+}
+
+/// Shorter, and it can be guessed by asking.
+const SHORTEST_SECRET_BYTES: usize = 16;
+
+/// None where the declaration is wrong.
+fn webhook(table: WebhookTable, reading: &mut Reading<'_>) -> Option<WebhookSpec> {
+    let has = |key: &str| reading.root.at(&["webhook", key]).is_some();
+    if !has("secret") && !has("entra") {
+        let hint = "set `secret = \"${EVENT_GRID_SECRET}\"`, or declare `[webhook.entra]`";
+        reading.wrong(&["webhook"], "`[webhook]` would let anybody in", hint);
+        return None;
+    }
+    let mut secrets = Vec::new();
+    let mut is_wrong = false;
+    for (key, secret) in [("secret", table.secret), ("previous_secret", table.previous_secret)] {
+        let Some(secret) = secret else { continue };
+        if secret.len() < SHORTEST_SECRET_BYTES {
+            let hint = "make one: `openssl rand -hex 32`";
+            let message = format!("`{key}` is shorter than {SHORTEST_SECRET_BYTES} bytes");
+            reading.wrong(&["webhook", key], message, hint);
+            is_wrong = true;
+        }
+        secrets.push(Secret::new(secret));
+    }
+    let entra = match table.entra {
+        Some(table) => Some(webhook_entra(table, reading)?),
+        None => None,
+    };
+    (!is_wrong).then_some(WebhookSpec { secrets, entra })
+}
+
+fn webhook_entra(table: WebhookEntraTable, reading: &mut Reading<'_>) -> Option<WebhookEntraSpec> {
+    let at = |key: &'static str| ["webhook", "entra", key];
+    let id = |text: &str| {
+        let parsed = uuid::Uuid::parse_str(text).map(|id| id.to_string());
+        parsed.map_err(|_| "write its id, as the portal shows it: `4962773b-…`".to_owned())
+    };
+    let tenant_id = reading.parse(&at("tenant_id"), table.tenant_id.as_deref(), "the id of a tenant", id);
+    let audience = reading.parse(&at("audience"), table.audience.as_deref(), "an audience", |text| {
+        if text.trim().is_empty() { Err("write the app's id, or its URI".to_owned()) } else { Ok(text.to_owned()) }
+    });
+    let client_id = table.client_id.as_deref().unwrap_or(EVENT_GRID_APP);
+    let client_id = reading.parse(&at("client_id"), Some(client_id), "the id of a client", id);
+    let authority = table.authority.as_ref().map_or(ENTRA_AUTHORITY, |authority| authority.0.as_str());
+    let authority = reading.address(&at("authority"), Some(authority), |text| endpoint(text, "https", "http"));
+    Some(WebhookEntraSpec { tenant_id: tenant_id?, audience: audience?, client_id: client_id?, authority: authority? })
 }
 
 /// None where the declaration is wrong.

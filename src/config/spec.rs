@@ -44,6 +44,7 @@ pub struct ProjectSpec {
     pub event_hubs: Option<EventHubsSpec>,
     pub registry: Option<RegistrySpec>,
     pub serve: ServeSpec,
+    pub webhook: Option<WebhookSpec>,
     pub shutdown: ShutdownSpec,
     /// In the order of their files.
     pub pipelines: Vec<PipelineSpec>,
@@ -66,6 +67,25 @@ pub struct StateSpec {
 pub struct ServeSpec {
     /// Default `127.0.0.1:8080`; port 0 picks a free one.
     pub address: SocketAddr,
+}
+
+/// Who may announce captures to `sluice run`; one of the two at least.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookSpec {
+    /// Each will do; of 16 bytes or more.
+    pub secrets: Vec<Secret>,
+    pub entra: Option<WebhookEntraSpec>,
+}
+
+/// What a token of Event Grid must say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookEntraSpec {
+    pub tenant_id: String,
+    pub audience: String,
+    /// Default: that of Event Grid.
+    pub client_id: String,
+    /// Default: that of the public cloud; plain `http` on loopback alone.
+    pub authority: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

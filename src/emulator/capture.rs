@@ -25,6 +25,7 @@ use serde_amqp::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::announce::{Announcer, CapturedBlob};
 use super::broker::Broker;
 use super::hub::{Hub, Partition};
 use super::log::StoredEvent;
@@ -84,13 +85,13 @@ pub struct Capture {
 impl Capture {
     /// # Errors
     /// When the place can't be used.
-    pub fn start(options: CaptureOptions, broker: Broker) -> Result<Self, StorageError> {
+    pub fn start(options: CaptureOptions, broker: Broker, announcer: Announcer) -> Result<Self, StorageError> {
         let store = options.location.object_store()?;
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
         let stopping = stop.clone();
         task.spawn(async move {
-            let mut capturing = Capturing { options, store, windows: HashMap::new() };
+            let mut capturing = Capturing { options, store, announcer, windows: HashMap::new() };
             while stopping.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
                 capturing.look(&broker, Closing::WhatIsDue).await;
             }
@@ -115,6 +116,7 @@ enum Closing {
 struct Capturing {
     options: CaptureOptions,
     store: Arc<dyn ObjectStore>,
+    announcer: Announcer,
     windows: HashMap<WindowKey, Window>,
 }
 
@@ -186,9 +188,10 @@ impl Capturing {
             return true;
         }
         let container = PutPayload::from(container(&window.events, self.options.codec));
+        let bytes = container.content_length() as u64;
         let second = began.with_nanosecond(0).unwrap_or(began);
         let mut named = second.max(window.named + TimeDelta::seconds(1));
-        loop {
+        let (name, written) = loop {
             let name = self.options.template.name(&BlobName {
                 namespace: self.options.namespace.clone(),
                 hub: key.hub.clone(),
@@ -198,7 +201,7 @@ impl Capturing {
             let written =
                 self.store.put_opts(&Path::from(name.as_str()), container.clone(), PutMode::Create.into()).await;
             match written {
-                Ok(_) => break,
+                Ok(written) => break (name, written),
                 // Of a run before this one, or of the hub before it was made anew.
                 Err(object_store::Error::AlreadyExists { .. }) => named += TimeDelta::seconds(1),
                 Err(error) => {
@@ -206,7 +209,26 @@ impl Capturing {
                     return false;
                 }
             }
-        }
+        };
+        let (first, last) = (window.events.first(), window.events.last());
+        let at = self.options.location.blob(&name);
+        self.announcer.announce(CapturedBlob {
+            url: at.url,
+            account: at.account,
+            container: at.container,
+            path: at.path,
+            namespace: self.options.namespace.clone(),
+            hub: key.hub.clone(),
+            partition: key.partition.clone(),
+            bytes,
+            events: window.events.len() as u64,
+            first: first.map_or(-1, |event| event.sequence_number),
+            last: last.map_or(-1, |event| event.sequence_number),
+            first_enqueued_at: first.map(|event| event.enqueued_at),
+            last_enqueued_at: last.map(|event| event.enqueued_at),
+            e_tag: written.e_tag,
+            written_at: Utc::now(),
+        });
         window.named = named;
         window.events.clear();
         window.bytes = 0;

@@ -12,6 +12,8 @@
 //! | `PUT /retention` `{"max_events":100,"max_age":"1h"}` | other bounds; `null` for none |
 //! | `POST /registry/fail` `{"times":3,"status":503}` | the registry's next answers; `schema_id`, `delay` |
 //! | `GET /registry/served` | how often each of its operations was asked for |
+//! | `GET /announcements` | what became of the announcements of captures, by queue and by webhook |
+//! | `GET`, `PUT /announcements/faults` `{"lost":0.2}` | which share of those to come is to be `lost`, `duplicated`, `delayed`, `reordered`, within which `delay` |
 //! | `GET /token` | a token of a managed identity, as App Service hands it out |
 //!
 //! The token endpoint is what `IDENTITY_ENDPOINT` and `IDENTITY_HEADER` point the official clients'
@@ -30,6 +32,7 @@ use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::announce::{AnnounceFaults, Announcing};
 use super::http::HttpServer;
 use super::registry::{Registry, RegistryAction, RegistryFault};
 use super::{Broker, BrokerError, Fault, HubSpec, Retention};
@@ -44,6 +47,7 @@ pub(crate) struct ControlOptions {
     pub(crate) token: Secret,
     pub(crate) broker: Broker,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) announcing: Option<Arc<Announcing>>,
 }
 
 /// A running control API; dropped, it ends at once.
@@ -68,6 +72,8 @@ impl Control {
             .route("/retention", put(set_retention))
             .route("/registry/fail", post(fail_registry))
             .route("/registry/served", get(registry_served))
+            .route("/announcements", get(announcements))
+            .route("/announcements/faults", get(announce_faults).put(order_announce_faults))
             .route("/token", get(token))
             .with_state(Arc::new(options));
         let server =
@@ -179,6 +185,33 @@ async fn fail_registry(State(shared): Shared, Json(asked): Json<FailRegistry>) -
 
 async fn registry_served(State(shared): Shared) -> Json<Value> {
     Json(json!(shared.registry.served()))
+}
+
+async fn announcements(State(shared): Shared) -> Json<Value> {
+    let counts = shared.announcing.iter().flat_map(|announcing| announcing.counts());
+    Json(counts.map(|(listener, counts)| (listener.to_owned(), json!(counts))).collect())
+}
+
+fn announcing(shared: &ControlOptions) -> Result<&Announcing, Refused> {
+    shared
+        .announcing
+        .as_deref()
+        .ok_or_else(|| Refused::bad("nothing is announced: start it with `--announce-queue` or `--announce-webhook`"))
+}
+
+async fn announce_faults(State(shared): Shared) -> Result<Json<Value>, Refused> {
+    Ok(Json(json!(announcing(&shared)?.faults())))
+}
+
+async fn order_announce_faults(
+    State(shared): Shared,
+    Json(faults): Json<AnnounceFaults>,
+) -> Result<StatusCode, Refused> {
+    if !faults.are_shares() {
+        return Err(Refused::bad("a share is a number from 0 to 1"));
+    }
+    announcing(&shared)?.order(faults);
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn registry_fault(fault: &RegistryFault) -> Value {

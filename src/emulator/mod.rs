@@ -16,7 +16,7 @@
 //! TCP (TLS) ─▶ shim ─▶ connection ─┬─▶ cbs         tokens
 //!                                  ├─▶ management  properties of hubs and partitions
 //!                                  ├─▶ senders     events in  ─▶ hub ─▶ log (─▶ journal)
-//!                                  └─▶ receivers   events out ◀─ hub ◀─ log ─▶ capture blobs
+//!                                  └─▶ receivers   events out ◀─ hub ◀─ log ─▶ capture ─▶ announce
 //! ```
 //!
 //! Memory is bounded by [`BrokerOptions::max_bytes`]. [`Fault`]s make links and connections
@@ -29,6 +29,7 @@
 //! known to do for offsets.
 
 mod access;
+pub mod announce;
 mod broker;
 pub mod capture;
 mod cbs;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::announce::{AnnounceOptions, Announcer, Announcing};
 use super::capture::{Capture, CaptureOptions};
 use super::certificates::{CertificateError, Certificates};
 use super::control::{Control, ControlError, ControlOptions};
@@ -47,6 +48,8 @@ pub struct EmulatorOptions {
     pub keys: Vec<(String, Secret)>,
     /// Where Capture writes, where it is on.
     pub capture: Option<CaptureOptions>,
+    /// Who is told of its blobs.
+    pub announce: Option<AnnounceOptions>,
 }
 
 impl Default for EmulatorOptions {
@@ -62,6 +65,7 @@ impl Default for EmulatorOptions {
             retention: Retention::default(),
             keys: Vec::new(),
             capture: None,
+            announce: None,
         }
     }
 }
@@ -86,6 +90,7 @@ pub struct Emulator {
     registry: Arc<Registry>,
     control: Control,
     capture: Option<Capture>,
+    announcing: Option<Arc<Announcing>>,
     addresses: Addresses,
     hubs: Vec<HubSpec>,
     /// Where the authority's file lies when there is no folder to keep it.
@@ -122,11 +127,17 @@ impl Emulator {
         })
         .await
         .map(Arc::new)?;
+        let announcing = options.announce.map(Announcing::start).transpose().map_err(EmulatorError::Announce)?;
+        let (announcing, announcer) = match announcing {
+            Some((announcing, announcer)) => (Some(Arc::new(announcing)), announcer),
+            None => (None, Announcer::default()),
+        };
         let control = Control::start(ControlOptions {
             port: options.control_port,
             token,
             broker: broker.clone(),
             registry: Arc::clone(&registry),
+            announcing: announcing.clone(),
         })
         .await?;
         let port = broker.address().port();
@@ -135,14 +146,14 @@ impl Emulator {
                 Transport::Plain => format!("amqp://127.0.0.1:{port}"),
                 Transport::Tls => format!("amqps://localhost:{port}"),
             },
-            connection_string: connection_string(&options, port),
+            connection_string: connection_string(&options.keys, options.transport, port),
             schema_registry: registry.url(),
             control: control.url(),
             identity_endpoint: format!("{}/token", control.url()),
             ca_file,
         };
-        let capture = options.capture.map(|capture| Capture::start(capture, broker.clone())).transpose()?;
-        Ok(Self { broker, registry, control, capture, addresses, hubs: options.hubs, passing })
+        let capture = options.capture.map(|capture| Capture::start(capture, broker.clone(), announcer)).transpose()?;
+        Ok(Self { broker, registry, control, capture, announcing, addresses, hubs: options.hubs, passing })
     }
 
     pub fn addresses(&self) -> &Addresses {
@@ -164,11 +175,14 @@ impl Emulator {
 
     /// Answers what is under way, writes what is kept, and ends.
     pub async fn stop(self) {
-        let Self { broker, registry, control, capture, passing, .. } = self;
+        let Self { broker, registry, control, capture, announcing, passing, .. } = self;
         control.stop().await;
         broker.stop().await;
         if let Some(capture) = capture {
             capture.stop().await;
+        }
+        if let Some(announcing) = announcing {
+            announcing.stop().await;
         }
         registry.stop().await;
         drop(passing);
@@ -220,12 +234,12 @@ fn absolute(path: &Path) -> Result<PathBuf, EmulatorError> {
 }
 
 /// The form of Azure's own; `UseDevelopmentEmulator=true` tells every official client to speak plain AMQP.
-fn connection_string(options: &EmulatorOptions, port: u16) -> Secret {
-    let (name, key) = match options.keys.first() {
+fn connection_string(keys: &[(String, Secret)], transport: Transport, port: u16) -> Secret {
+    let (name, key) = match keys.first() {
         Some((name, key)) => (name.as_str(), key.reveal()),
         None => ANY_KEY,
     };
-    let plain = match options.transport {
+    let plain = match transport {
         Transport::Plain => "UseDevelopmentEmulator=true;",
         Transport::Tls => "",
     };
@@ -262,6 +276,8 @@ pub enum EmulatorError {
     Control(#[from] ControlError),
     #[error("the emulator can't capture")]
     Capture(#[from] StorageError),
+    #[error("the emulator can't announce captures")]
+    Announce(#[source] reqwest::Error),
     #[error("the emulator can't speak TLS")]
     Certificates(#[from] CertificateError),
     #[error("the emulator can't use `{}`", path.display())]
@@ -280,7 +296,7 @@ impl EmulatorError {
             Self::Control(error) => Some(error),
             Self::Capture(error) => Some(error),
             Self::Certificates(error) => Some(error),
-            Self::Folder { .. } => None,
+            Self::Announce(_) | Self::Folder { .. } => None,
         }
     }
 }

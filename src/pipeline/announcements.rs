@@ -1,4 +1,5 @@
-//! What Event Grid announces through Storage Queues, handed to the pipelines whose blobs it names.
+//! What Event Grid announces, handed to the pipelines whose blobs it names: here by Storage Queues, in
+//! [`webhook`](super::webhook) by requests.
 //!
 //! ```text
 //! queue ─▶ message ─▶ notices ─┬─▶ pipeline: reads the blob, commits ─▶ ticket settled ─┐
@@ -21,6 +22,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::partition::report;
+use super::spool::Spool;
+use super::webhook::SpoolAttendant;
 use super::{PipelineError, setup};
 use crate::config::capture_name::BlobName;
 use crate::config::spec::{PipelineSpec, ProjectSpec};
@@ -36,13 +39,13 @@ const INVISIBLE: Duration = Duration::from_secs(60);
 const DELIVERIES_MAX: u32 = 5;
 
 /// Messages that are held at a time: each announces a blob or a few.
-const HELD_MAX: usize = 256;
+pub(super) const HELD_MAX: usize = 256;
 
 /// How long an empty queue is left alone.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// What deleting the last settled messages may take: a queue that hangs doesn't hold the end.
-const LAST_DELETES: Duration = Duration::from_secs(5);
+pub(super) const LAST_DELETES: Duration = Duration::from_secs(5);
 
 /// Announcements that wait for a pipeline: room for all that may be held. One that finds none comes again.
 const WAITING_MAX: usize = 2 * HELD_MAX;
@@ -62,14 +65,19 @@ pub struct Announcement {
 #[derive(Debug)]
 pub struct Ticket(Arc<Open>);
 
+/// A message whose tickets are out.
 #[derive(Debug)]
-struct Open {
-    id: String,
-    unsettled: AtomicUsize,
-    settled: mpsc::Sender<String>,
+pub(super) struct Open {
+    pub(super) id: String,
+    pub(super) unsettled: AtomicUsize,
+    pub(super) settled: mpsc::Sender<String>,
 }
 
 impl Ticket {
+    pub(super) fn of(open: &Arc<Open>) -> Self {
+        Self(Arc::clone(open))
+    }
+
     /// What the blob holds is accounted for.
     pub fn settle(self) {
         if self.0.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -93,39 +101,63 @@ impl Listening {
     }
 }
 
-/// Listens to the queues of `pipelines`, in tasks of their own; gives each pipeline what concerns it.
-/// With a stop they receive no more, and settle what their pipelines still commit.
+/// Listens to the queues of `pipelines` and to the spool of the webhook, in tasks of their own; gives each
+/// pipeline what concerns it. With a stop they receive no more, and settle what their pipelines still commit.
 ///
 /// # Errors
 /// When a queue or the place of the captures can't be used.
 pub fn listen<'a>(
     project: &ProjectSpec,
     pipelines: impl Iterator<Item = &'a PipelineSpec>,
+    spool: Option<Arc<Spool>>,
     shutdown: &Shutdown,
 ) -> Result<(Listening, BTreeMap<String, mpsc::Receiver<Announcement>>), PipelineError> {
-    let mut listeners: BTreeMap<&str, Vec<Listener>> = BTreeMap::new();
+    let mut of_queues: BTreeMap<&str, Vec<Listener>> = BTreeMap::new();
+    let mut of_webhook = Vec::new();
     let mut receivers = BTreeMap::new();
     for pipeline in pipelines {
-        let Some(queue) = pipeline.capture.as_ref().and_then(|capture| capture.queue.as_deref()) else { continue };
+        let queue = pipeline.capture.as_ref().and_then(|capture| capture.queue.as_deref());
+        // What is read live has the events before their blob is written; its sweeps heal what it lacks.
+        let hears_webhook = spool.is_some() && !pipeline.is_live;
+        if queue.is_none() && !hears_webhook {
+            continue;
+        }
         let Some(captures) = setup::captures(project, pipeline)? else { continue };
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        listeners.entry(queue).or_default().push(Listener { captures, sender });
+        let listener = Listener::new(captures, sender);
+        if hears_webhook {
+            of_webhook.push(listener.clone());
+        }
+        if let Some(queue) = queue {
+            of_queues.entry(queue).or_default().push(listener);
+        }
         receivers.insert(pipeline.name.clone(), receiver);
     }
     let mut tasks = JoinSet::new();
     let ended = CancellationToken::new();
-    for (url, listeners) in listeners {
+    for (url, listeners) in of_queues {
         let queue = Queue::open(url, project.storage_azure.as_ref())?;
         let (settled, to_delete) = mpsc::channel(HELD_MAX * 2);
         let attendant = Attendant { queue, listeners, settled, to_delete, held: HashMap::new(), may_renew: true };
         tasks.spawn(attendant.attend(shutdown.clone(), ended.clone()));
     }
+    if let Some(spool) = spool {
+        tasks.spawn(SpoolAttendant::new(spool, of_webhook).attend(shutdown.clone(), ended.clone()));
+    }
     Ok((Listening { tasks, ended }, receivers))
 }
 
-struct Listener {
+/// A pipeline that hears of blobs.
+#[derive(Clone)]
+pub(super) struct Listener {
     captures: Arc<CaptureSource>,
-    sender: mpsc::Sender<Announcement>,
+    pub(super) sender: mpsc::Sender<Announcement>,
+}
+
+impl Listener {
+    pub(super) fn new(captures: Arc<CaptureSource>, sender: mpsc::Sender<Announcement>) -> Self {
+        Self { captures, sender }
+    }
 }
 
 struct Attendant {
@@ -138,11 +170,20 @@ struct Attendant {
 }
 
 /// A notice, as it concerns one pipeline.
-struct Heard {
-    listener: usize,
-    path: Path,
-    name: BlobName,
-    holds: Option<Announced>,
+pub(super) struct Heard {
+    pub(super) listener: usize,
+    pub(super) path: Path,
+    pub(super) name: BlobName,
+    pub(super) holds: Option<Announced>,
+}
+
+/// Every pipeline that reads the blob of a notice.
+pub(super) fn heard_by(listeners: &[Listener], notice: &Notice) -> Vec<Heard> {
+    let heard = listeners.iter().enumerate().filter_map(|(listener, other)| {
+        let (path, name) = other.captures.blob_of(&notice.url)?;
+        Some(Heard { listener, path, name, holds: notice.holds.clone() })
+    });
+    heard.collect()
 }
 
 struct Held {
@@ -214,7 +255,7 @@ impl Attendant {
                 return;
             }
         };
-        let ours: Vec<_> = announced.iter().map(|notice| self.heard_by(notice)).collect();
+        let ours: Vec<_> = announced.iter().map(|notice| heard_by(&self.listeners, notice)).collect();
         let nobodys = ours.iter().filter(|listeners| listeners.is_empty()).count();
         if nobodys > 0 && message.deliveries >= DELIVERIES_MAX {
             self.give_up(&message, "it names a blob that no pipeline of this process reads").await;
@@ -240,22 +281,12 @@ impl Attendant {
             settled: self.settled.clone(),
         });
         for Heard { listener, path, name, holds } in ours {
-            let announcement = Announcement { path, name, holds, ticket: Ticket(Arc::clone(&open)) };
+            let announcement = Announcement { path, name, holds, ticket: Ticket::of(&open) };
             // Without room it is dropped with its ticket, and the message comes again.
             let _ = self.listeners[listener].sender.try_send(announcement);
         }
         let held = Held { message, open: Arc::downgrade(&open), renew_at: Instant::now() + INVISIBLE / 2 };
         self.held.insert(held.message.id.clone(), held);
-    }
-
-    /// Every pipeline that reads the blob of a notice.
-    fn heard_by(&self, notice: &Notice) -> Vec<Heard> {
-        let listeners = self.listeners.iter().enumerate();
-        let heard = listeners.filter_map(|(listener, other)| {
-            let (path, name) = other.captures.blob_of(&notice.url)?;
-            Some(Heard { listener, path, name, holds: notice.holds.clone() })
-        });
-        heard.collect()
     }
 
     /// What can't be settled is kept where somebody may look at it.

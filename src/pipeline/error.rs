@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::spool::SpoolError;
 use crate::decode::{DecodeError, RegistryError};
 use crate::error::{Classify, Kind, Retry};
 use crate::sink::delta::SinkError;
@@ -38,6 +39,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
     Checkpoint(#[from] CheckpointBlobError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -57,6 +60,7 @@ impl PipelineError {
             Self::Stopped { source, .. } => Some(source.as_ref()),
             Self::Source(error) => Some(error),
             Self::Queue(error) => Some(error),
+            Self::Spool(error) => Some(error),
             Self::Checkpoint(error) => Some(error),
             Self::Decode(error) => Some(error),
             Self::Registry(error) => Some(error),

@@ -21,9 +21,11 @@ pub mod lock;
 pub mod partition;
 pub mod run;
 pub mod setup;
+pub mod spool;
 pub mod standing;
 pub mod status;
 pub mod supervise;
+pub mod webhook;
 
 pub use error::PipelineError;
 pub use run::PipelineSummary;

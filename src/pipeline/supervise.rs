@@ -1,11 +1,14 @@
 //! All pipelines of a project at once: one that fails doesn't stop the others.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::PipelineError;
 use super::announcements::{self, Announcement};
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
+use super::spool::Spool;
 use super::status::{PipelineStatus, State};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
 use crate::shutdown::Shutdown;
@@ -20,6 +23,8 @@ pub struct RunOptions {
     /// Names of pipelines; empty means all.
     pub pipelines: Vec<String>,
     pub fault_points: FaultPoints,
+    /// What the webhook took in, where one is served.
+    pub spool: Option<Arc<Spool>>,
 }
 
 /// What a run did, a pipeline at a time.
@@ -74,7 +79,7 @@ pub async fn run_selected(
     // A run that is to end by itself lists what there is, and leaves announcements to who comes next.
     let listens = |pipeline: &&PipelineSpec| !options.until_caught_up && pipeline.capture.is_some();
     let specs = selected.iter().map(|(spec, _)| *spec).filter(listens);
-    let (listening, mut announcements) = announcements::listen(project, specs, &shutdown)?;
+    let (listening, mut announcements) = announcements::listen(project, specs, options.spool.clone(), &shutdown)?;
     let mut running = JoinSet::new();
     for (spec, status) in selected {
         let announcements = announcements.remove(&spec.name);

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::page;
+use super::webhook::Webhook;
 use crate::error::{Classify, Kind};
 use crate::pipeline::status::{PipelineSnapshot, PipelineStatus, State};
 use crate::telemetry::metrics::{self, MetricsHandle};
@@ -30,6 +31,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 pub enum ServeError {
     #[error("can't listen on `{address}`")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the webhook can't have an HTTP client")]
+    Webhook(#[from] reqwest::Error),
 }
 
 impl Classify for ServeError {
@@ -38,8 +41,10 @@ impl Classify for ServeError {
     }
 
     fn hint(&self) -> Option<String> {
-        let Self::Listen { .. } = self;
-        Some("set `[serve] address` in sluice.toml; port 0 picks a free one".to_owned())
+        match self {
+            Self::Listen { .. } => Some("set `[serve] address` in sluice.toml; port 0 picks a free one".to_owned()),
+            Self::Webhook(_) => None,
+        }
     }
 }
 
@@ -51,26 +56,35 @@ pub struct Server {
     tasks: JoinSet<()>,
 }
 
-/// Starts to serve; port 0 picks a free one.
+/// Starts to serve, with a webhook where one is declared; port 0 picks a free one.
 ///
 /// # Errors
 /// [`ServeError::Listen`] where the address is taken or isn't this machine's.
-pub async fn start(address: SocketAddr, pipelines: Arc<Vec<PipelineStatus>>) -> Result<Server, ServeError> {
+pub async fn start(
+    address: SocketAddr,
+    pipelines: Arc<Vec<PipelineStatus>>,
+    webhook: Option<Webhook>,
+) -> Result<Server, ServeError> {
     let failed = |source| ServeError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
+    let has_webhook = webhook.is_some();
+    let webhook = webhook.map_or_else(Router::new, Webhook::router);
     let told = Told { pipelines, metrics: recorder().clone() };
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_up(told.metrics.clone(), stop.clone()));
     let asked_to_stop = stop.clone().cancelled_owned();
     tasks.spawn(async move {
-        let serving = axum::serve(listener, router(told)).with_graceful_shutdown(asked_to_stop);
+        let serving = axum::serve(listener, router(told).merge(webhook)).with_graceful_shutdown(asked_to_stop);
         if let Err(error) = serving.await {
             tracing::warn!(%error, "the HTTP server ended");
         }
     });
     tracing::info!(%address, "serving `/`, `/healthz`, `/readyz` and `/metrics`");
+    if has_webhook {
+        tracing::info!(%address, "serving the webhook of Event Grid at `{}`", super::webhook::PATH);
+    }
     Ok(Server { address, stop, tasks })
 }
 

@@ -101,6 +101,29 @@ impl Location {
         &self.options
     }
 
+    /// What the blob service, and so Event Grid, calls a blob that lies at `name` in here.
+    pub fn blob(&self, name: &str) -> BlobAddress {
+        let option = |key: &str| self.options.get(key).map(String::as_str);
+        let below = format!("{}{}", self.url.path(), encoded(name));
+        let host = self.url.host_str().unwrap_or_default();
+        let (account, container) = match (self.url.scheme(), self.url.username()) {
+            ("file", _) => {
+                let url = format!("file://{below}");
+                return BlobAddress { url, account: String::new(), container: String::new(), path: name.to_owned() };
+            }
+            (_, "") => (option("azure_storage_account_name").unwrap_or_default(), host),
+            (_, container) => (host.split('.').next().unwrap_or_default(), container),
+        };
+        let public = || format!("https://{account}.blob.core.windows.net");
+        let endpoint = option("azure_storage_endpoint").map_or_else(public, |own| own.trim_end_matches('/').to_owned());
+        BlobAddress {
+            url: format!("{endpoint}/{container}{below}"),
+            account: account.to_owned(),
+            container: container.to_owned(),
+            path: format!("{}{name}", self.url.path().trim_start_matches('/')),
+        }
+    }
+
     /// The folder, when this is one on this machine.
     pub fn folder(&self) -> Option<PathBuf> {
         (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
@@ -127,6 +150,24 @@ impl Location {
             .map_err(|source| StorageError::Open { url: self.url.to_string(), source })?;
         Ok(Arc::new(PrefixStore::new(store, path)))
     }
+}
+
+/// A blob by the names that the blob service has for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobAddress {
+    /// Percent-encoded; of a folder on this machine a `file://` URL.
+    pub url: String,
+    pub account: String,
+    pub container: String,
+    /// Below its container, as it is.
+    pub path: String,
+}
+
+/// What stands in a path as it is by the rules of the web, slashes included.
+fn encoded(name: &str) -> String {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(name, KEPT).to_string()
 }
 
 /// What `object_store` and delta-rs take to sign in; holds secrets.
@@ -174,6 +215,29 @@ mod tests {
         let lake = Location::resolve("/tmp/la ke", None).expect("an absolute folder");
         assert_eq!(lake.join("bronze/leads").url().as_str(), "file:///tmp/la%20ke/bronze/leads/");
         assert_eq!(lake.folder(), Some(PathBuf::from("/tmp/la ke")));
+    }
+
+    #[test]
+    fn a_blob_has_the_name_that_its_service_gives_it() {
+        let azure = AzureStorageSpec {
+            account_name: Some("devstoreaccount1".to_owned()),
+            account_key: Some(crate::config::spec::Secret::new("a2V5")),
+            sas_token: None,
+            endpoint: Some("http://127.0.0.1:10000/devstoreaccount1".to_owned()),
+        };
+        let at = |url: &str, azure: Option<&AzureStorageSpec>| {
+            let blob = Location::resolve(url, azure).expect("a place").blob("leads/a b.avro");
+            (blob.url, blob.container)
+        };
+        assert_eq!(
+            at("az://capture/x", Some(&azure)),
+            ("http://127.0.0.1:10000/devstoreaccount1/capture/x/leads/a%20b.avro".to_owned(), "capture".to_owned())
+        );
+        assert_eq!(
+            at("abfss://capture@insurer.dfs.core.windows.net", None),
+            ("https://insurer.blob.core.windows.net/capture/leads/a%20b.avro".to_owned(), "capture".to_owned())
+        );
+        assert_eq!(at("/tmp/la ke", None).0, "file:///tmp/la%20ke/leads/a%20b.avro");
     }
 
     #[test]

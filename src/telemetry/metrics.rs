@@ -57,6 +57,10 @@ metrics_of_the_program! {
         "Numbers that the source did not deliver";
     PARTITION_FAILURES = "sluice_source_partition_failures_total", Counter, ["pipeline", "table", "partition"],
         "Failures of a partition, after each of which it was tried again: a broken link, a schema that was not told";
+    WEBHOOK_REQUESTS = "sluice_source_webhook_requests_total", Counter, ["outcome"],
+        "Requests to the webhook: `taken`, `handshake`, `denied` (401), `torn` (400), `too_large` (413), `busy` (503)";
+    WEBHOOK_WAITING = "sluice_source_webhook_waiting_requests", Gauge, [],
+        "Requests that were taken and whose blobs aren't accounted for yet";
     LAG = "sluice_source_lag_events", Gauge, ["pipeline", "table", "partition"],
         "Events that the source holds and the table does not account for yet";
     DATA_LOSS = "sluice_source_data_loss_in_seconds", Gauge, ["pipeline", "table", "partition"],
@@ -173,6 +177,16 @@ pub fn partition_failure(pipeline: &str, table: &str, partition: &str) {
     count(PARTITION_FAILURES, pipeline, table, partition, 1);
 }
 
+/// A request to the webhook, by what came of it.
+pub fn webhook_request(outcome: &'static str) {
+    metrics::counter!(WEBHOOK_REQUESTS, "outcome" => outcome).increment(1);
+}
+
+/// Requests in the spool: the number itself, not a change of it.
+pub fn webhook_waiting(requests: u64) {
+    metrics::gauge!(WEBHOOK_WAITING).set(requests as f64);
+}
+
 pub fn lag(pipeline: &str, table: &str, partition: &str, events: u64) {
     set(LAG, pipeline, table, partition, events as f64);
 }
@@ -243,6 +257,8 @@ mod tests {
             received("leads", "bronze.leads", "0", 5, 100);
             hole("leads", "bronze.leads", "0", "retention", 3);
             partition_failure("leads", "bronze.leads", "0");
+            webhook_request("taken");
+            webhook_waiting(2);
             lag("leads", "bronze.leads", "0", 7);
             seconds_to_data_loss("leads", "bronze.leads", "0", 60.5);
             in_flight("leads", "bronze.leads", "0", 1);

@@ -10,6 +10,7 @@ use sluicebox::batch::{Event, Origin};
 use sluicebox::checkpoint::{PartitionKey, Range, RangeSet, SourceId};
 use sluicebox::config::capture_name::NameTemplate;
 use sluicebox::config::spec::CaptureSpec;
+use sluicebox::emulator::announce::Announcer;
 use sluicebox::emulator::capture::{Capture, CaptureCodec, CaptureOptions, EmptyWindows};
 use sluicebox::emulator::{Broker, BrokerOptions, HubSpec, StoredMessageInput};
 use sluicebox::memory::MemoryBudget;
@@ -128,7 +129,7 @@ async fn captured(folder: &Path, codec: CaptureCodec, windows: &[usize]) {
         codec,
     };
     for (window, count) in windows.iter().enumerate() {
-        let capture = Capture::start(options.clone(), broker.clone()).expect("a folder");
+        let capture = Capture::start(options.clone(), broker.clone(), Announcer::default()).expect("a folder");
         let messages = (0..*count).map(|number| StoredMessageInput {
             body: format!("event {number} of window {window}: {}", "x".repeat(200)).into(),
             content_type: Some("text/plain".to_owned()),
@@ -158,6 +159,20 @@ async fn the_real_file_is_read_as_it_was_written() {
     assert_eq!((event.content_type.as_ref(), event.properties.len()), (None, 0));
     assert!(told.origins[0].as_str().ends_with("emulator/leads/p9--2022-12-09--16-50-12.avro"));
     assert_eq!((told.blobs, told.holes.len(), told.failed.len()), (vec![true], 0, 0));
+}
+
+#[tokio::test]
+async fn a_blob_that_is_announced_is_read_from_where_it_lies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = "p9--2022-12-09--16-50-12.avro";
+    put(folder.path(), name, REAL);
+    let source = source(folder.path());
+    let url = location(folder.path()).blob(&format!("emulator/{HUB}/{name}")).url;
+    let gone = source.blob_of(&url.replace("16-50-12", "16-50-13")).expect("one of this hub");
+    let listing = source.look(vec![source.blob_of(&url).expect("one of this hub"), gone]).await.expect("looked into");
+    assert_eq!(listing.torn.iter().filter_map(|torn| torn.path()).count(), 1, "the one that isn't there");
+    let told = read(&source, listing, "9", Range::new(0, i64::MAX), Missing::Between).await;
+    assert_eq!((told.numbers(), told.failed.len()), (vec![1], 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,7 +108,7 @@ async fn a_pipeline_that_never_ran_is_new() {
 }
 
 /// The next line of the log whose message is this one.
-async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
+pub async fn logged(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
     let found = async {
         loop {
             let line = log.next_line().await.expect("the log can be read").expect("the run goes on");

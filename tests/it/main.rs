@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: a module for each area.
 
 mod ahead;
+mod announce;
 mod audit;
 mod broker;
 mod capture;
@@ -21,3 +22,4 @@ mod sink;
 mod source;
 mod source_tls;
 mod tidy;
+mod webhook;

@@ -9,7 +9,7 @@ use sluicebox::telemetry::metrics;
 
 async fn serving(statuses: &[PipelineStatus]) -> Server {
     let loopback = "127.0.0.1:0".parse().expect("an address");
-    start(loopback, Arc::new(statuses.to_vec())).await.expect("a free port")
+    start(loopback, Arc::new(statuses.to_vec()), None).await.expect("a free port")
 }
 
 async fn get(server: &Server, path: &str, accept: &str) -> (u16, String) {
@@ -86,7 +86,7 @@ async fn a_stop_ends_it_although_a_connection_is_open() {
 async fn a_port_that_is_taken_is_named_with_a_way_out() {
     use sluicebox::error::Classify as _;
     let first = serving(&[]).await;
-    let error = start(first.address(), Arc::default()).await.expect_err("the port is taken");
+    let error = start(first.address(), Arc::default(), None).await.expect_err("the port is taken");
     assert_eq!(error.to_string(), format!("can't listen on `{}`", first.address()));
     assert!(error.hint().is_some_and(|hint| hint.contains("[serve] address")));
 }

@@ -180,7 +180,8 @@ impl CaptureSource {
         let mut torn = Vec::new();
         for (path, name) in announced {
             match self.store.head(&path).await {
-                Ok(blob) => found.push((blob, name)),
+                // The store below a prefix answers with the whole path.
+                Ok(blob) => found.push((ObjectMeta { location: path, ..blob }, name)),
                 Err(source @ object_store::Error::NotFound { .. }) => {
                     torn.push(CaptureError::Read { path: path.to_string(), source });
                 }
