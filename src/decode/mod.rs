@@ -22,7 +22,7 @@ mod framing;
 mod names;
 mod registry;
 
-pub use avro::SCHEMA_NODES_MAX;
+pub use avro::{Rows, SCHEMA_NODES_MAX, Set, WriterSchema};
 pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
 pub use error::DecodeError;
 pub use names::{column_name, field_name};

@@ -14,45 +14,50 @@ const COLUMN_BYTES_MAX: usize = 512 << 20;
 
 /// A schema that events were written with. Shared by all partitions.
 #[derive(Debug)]
-pub(in crate::decode) struct WriterSchema {
+pub struct WriterSchema {
     plan: Plan,
 }
 
 /// What datums became.
 #[derive(Debug, Default)]
-pub(in crate::decode) struct Rows {
+pub struct Rows {
     /// Sets of columns, in the order of the datums; more than one only past [`COLUMN_BYTES_MAX`].
-    pub(in crate::decode) sets: Vec<Set>,
+    pub sets: Vec<Set>,
     /// Datums without a row, and why, in order.
-    pub(in crate::decode) rejected: Vec<(usize, String)>,
+    pub rejected: Vec<(usize, String)>,
 }
 
 #[derive(Debug)]
-pub(in crate::decode) struct Set {
+pub struct Set {
     /// The datum of each row.
-    pub(in crate::decode) datums: Vec<usize>,
-    pub(in crate::decode) columns: Vec<ArrayRef>,
+    pub datums: Vec<usize>,
+    pub columns: Vec<ArrayRef>,
 }
 
 impl WriterSchema {
+    /// Reads a schema (JSON).
+    ///
     /// # Errors
     /// Words that name what in the schema can't be used.
-    pub(in crate::decode) fn parse(avsc: &str) -> Result<Self, String> {
+    pub fn parse(avsc: &str) -> Result<Self, String> {
         Ok(Self { plan: Plan::parse(avsc)? })
     }
 
     /// The payload's columns.
-    pub(in crate::decode) fn columns(&self) -> &Fields {
+    pub fn columns(&self) -> &Fields {
         &self.plan.columns
     }
 
     /// What a user should know of the columns.
-    pub(in crate::decode) fn notes(&self) -> &[String] {
+    pub fn notes(&self) -> &[String] {
         &self.plan.notes
     }
 
     /// Each datum ends in a row or among the rejected.
-    pub(in crate::decode) fn decode(&self, datums: &[&[u8]]) -> Result<Rows, ArrowError> {
+    ///
+    /// # Errors
+    /// Only for a defect of ours.
+    pub fn decode(&self, datums: &[&[u8]]) -> Result<Rows, ArrowError> {
         // Should a text not be one, the second walk finds out whose.
         self.walk(datums, Texts::Together).or_else(|_| self.walk(datums, Texts::Each))
     }
