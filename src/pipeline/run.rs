@@ -223,7 +223,7 @@ impl Pipeline {
     ) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let budget = MemoryBudget::new(usize::try_from(spec.sink.max_in_flight_bytes.as_u64()).unwrap_or(usize::MAX));
-        let pending = Ahead::new(writer.encoder());
+        let pending = Ahead::new(writer.encoder(), budget.clone());
         status.change(|snapshot| {
             snapshot.state = State::Running;
             snapshot.error = None;

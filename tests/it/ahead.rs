@@ -174,3 +174,39 @@ fn nested(from: i64, to: i64) -> Staged {
     part.batches = vec![decoder.flush().expect("decoded").expect("some rows")];
     part
 }
+
+/// What a rival lands between two tries of a flush.
+async fn between_tries(dir: &Path, mine: Vec<Staged>, rivals: &[Staged]) -> TableWriter {
+    let mut writer = open(dir).await;
+    // The rival commits after the flush has looked at the ledger, as the writer's next version.
+    let mut rival = open(dir).await;
+    rival.flush(rivals).await.expect("a flush lands");
+    writer.flush(&mine).await.expect("a flush lands");
+    writer
+}
+
+#[tokio::test]
+async fn as_many_rows_are_not_the_same_rows() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let writer = with_columns(dir.path(), &[]).await;
+    // Of one day and of one length: an encoded chunk of two parts, and a part beside it.
+    let mut mine = encoded(&writer, vec![staged("0", 0, 40), staged("1", 0, 40)]).await;
+    mine.push(staged("2", 0, 40));
+    // After the first try has stored both files, the rival has one part of the chunk and the part beside it.
+    between_tries(dir.path(), mine, &[staged("0", 0, 40), staged("2", 0, 40)]).await;
+    for partition in ["0", "1", "2"] {
+        assert_eq!(numbers(dir.path(), "leads", partition).await, once(0, 40), "{partition}");
+    }
+}
+
+#[tokio::test]
+async fn an_own_reject_takes_no_file_apart() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let writer = with_columns(dir.path(), &[]).await;
+    let mut mine = encoded(&writer, vec![staged("0", 0, 40)]).await;
+    mine.push(rejected("0", 40));
+    // The rival takes the version, and nothing of ours: the second try meets the letter of the first.
+    between_tries(dir.path(), mine, &[staged("1", 0, 40)]).await;
+    assert_eq!(numbers(dir.path(), "leads", "0").await, once(0, 40));
+    assert_eq!(numbers(dir.path(), "leads__dead_letters", "0").await, BTreeMap::from([(40, 1)]));
+}

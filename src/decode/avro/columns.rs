@@ -24,7 +24,8 @@ use super::walk::{DatumError, Step, Texts, Walk};
 
 /// The memory that one datum may take in columns beyond its own bytes. A null record of a thousand columns
 /// is one byte in the datum, and so is a symbol of a kilobyte; larger would let a megabyte of such bytes take
-/// the process's memory.
+/// the process's memory. It bounds a datum, and not what many such take together: a schema of the kind is
+/// needed for that, and whoever registers schemas is trusted so far.
 const EXTRA_BYTES_MAX: usize = 64 << 20;
 
 /// Columns that grow by a row for each sound datum.
@@ -468,7 +469,7 @@ impl<'p> Column<'p> {
 
     /// The column, of the type that the plan gave its node; `None` where the plan gave none.
     fn finish(self, node: &Node) -> Result<Option<ArrayRef>, ArrowError> {
-        let Some(data_type) = &node.data_type else { return Ok(None) };
+        let Some(data_type) = &node.data_type else { return self.check(node).map(|()| None) };
         let column: ArrayRef = match (self, &node.kind) {
             (Self::Boolean(mut values, nulls), _) => Arc::new(BooleanArray::new(values.finish(), nulls.build())),
             (Self::Int(values) | Self::Long(values), _) => {
@@ -526,6 +527,27 @@ impl<'p> Column<'p> {
             _ => return Err(unexpected(node)),
         };
         Ok(Some(column))
+    }
+}
+
+impl Column<'_> {
+    /// The texts of what has no column: keys of maps.
+    fn check(self, node: &Node) -> Result<(), ArrowError> {
+        match (self, &node.kind) {
+            (Self::List { items, .. }, Kind::Array(inner)) => items.finish(inner).map(drop),
+            (Self::Map { keys, values, .. }, Kind::Map(inner)) => {
+                keys.text()?;
+                values.finish(inner).map(drop)
+            }
+            (Self::Record { fields, .. }, Kind::Record(nodes)) => {
+                record_columns(fields, nodes.iter().map(|field| &field.node)).map(drop)
+            }
+            (Self::Optional { inner, .. }, Kind::Optional { inner: node, .. }) => inner.finish(node).map(drop),
+            (Self::Union { branches, .. }, Kind::Union(nodes)) => {
+                record_columns(branches, nodes.iter().map(|branch| &branch.node)).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -120,6 +120,16 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_a_map_without_a_column_are_texts_too() {
+        let avsc = r#"{"type": "record", "name": "R", "fields": [
+            {"name": "n", "type": "int"}, {"name": "m", "type": {"type": "map", "values": ["null"]}}]}"#;
+        let schema = WriterSchema::parse(avsc).expect("a schema");
+        let rows = schema.decode(&[&[2, 2, 2, b'k', 0, 0], &[2, 2, 2, 0xFF, 0, 0]]).expect("decoded");
+        assert_eq!(rows.sets[0].datums, [0]);
+        assert!(rows.rejected[0].1.contains("a string that isn't UTF-8"), "{:?}", rows.rejected);
+    }
+
+    #[test]
     fn a_schema_without_bytes_gives_rows_without_columns() {
         let schema = WriterSchema::parse(r#"{"type": "record", "name": "R", "fields": []}"#).expect("a schema");
         let rows = schema.decode(&[&[], &[0], &[]]).expect("decoded");

@@ -10,6 +10,7 @@
 use tokio::task::{JoinError, JoinSet};
 
 use crate::compute;
+use crate::memory::MemoryBudget;
 use crate::pipeline::partition::Part;
 use crate::sink::delta::files::FileError;
 use crate::sink::delta::staged::{Encoder, OpenChunk};
@@ -21,9 +22,9 @@ const PIECE_BYTES: usize = 8 << 20;
 /// When the budget is used up, so much is still worth encoding. Less is better committed.
 const PIECE_BYTES_MIN: usize = 1 << 20;
 
-/// What rows take once they are in a file in the making, as a share of what they took in memory: a
-/// fourth, where an eighth is usual. The truth is known when the file is closed.
-const ENCODED_SHARE: usize = 4;
+/// What rows take in a file in the making, in thousandths of what they took in memory, before any was closed:
+/// a fourth, where an eighth is usual. From then on the last closed one tells.
+const ENCODED_SHARE: u64 = 250;
 
 /// What came back from a thread that computes.
 pub(super) struct Encoded {
@@ -31,12 +32,16 @@ pub(super) struct Encoded {
     open: Option<OpenChunk<Part>>,
     /// Parts of closed files, and such as the table lacks columns for.
     parts: Vec<Part>,
-    /// What the budget got back.
-    freed: usize,
+    /// What the parts held of the budget before and hold now.
+    held: (usize, usize),
+    /// What the rows of closed files took in memory and take now.
+    share: Option<(usize, usize)>,
 }
 
 pub(super) struct Ahead {
     encoder: Encoder,
+    budget: MemoryBudget,
+    encoded_share: u64,
     /// Not more than cores: encoding does nothing but compute.
     chunks_max: usize,
     recent: Vec<Part>,
@@ -52,9 +57,11 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    pub(super) fn new(encoder: Encoder) -> Self {
+    pub(super) fn new(encoder: Encoder, budget: MemoryBudget) -> Self {
         Self {
             encoder,
+            budget,
+            encoded_share: ENCODED_SHARE,
             chunks_max: std::thread::available_parallelism().map_or(1, usize::from),
             recent: Vec::new(),
             recent_bytes: 0,
@@ -106,7 +113,8 @@ impl Ahead {
 
     /// Puts parts into a chunk, and closes it if that is wanted or if it is full.
     fn work(&mut self, open: OpenChunk<Part>, parts: Vec<Part>, close: bool) {
-        self.working.spawn_on(work(open, parts, close), &compute::handle());
+        let (budget, share) = (self.budget.clone(), self.encoded_share);
+        self.working.spawn_on(work(open, parts, close, share, budget), &compute::handle());
     }
 
     /// What comes back next; none when nothing is encoded.
@@ -118,7 +126,13 @@ impl Ahead {
     }
 
     pub(super) fn take_encoded(&mut self, encoded: Encoded) {
-        self.bytes -= encoded.freed;
+        let (before, now) = encoded.held;
+        self.bytes = self.bytes.saturating_sub(before) + now;
+        if let Some((rows, files)) = encoded.share {
+            let share = files.saturating_mul(1000) / rows.max(1);
+            // Somewhat more than the last: what is open is counted before it is known.
+            self.encoded_share = (share as u64 * 5 / 4).clamp(20, 1000);
+        }
         self.closed.extend(encoded.parts);
         match encoded.open {
             Some(open) if self.is_closing => self.work(open, Vec::new(), true),
@@ -169,6 +183,11 @@ impl Ahead {
         self.is_closing && !self.working.is_empty()
     }
 
+    /// Whether a flush was due, and all that it waited for is here.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closing && self.working.is_empty()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.recent.is_empty() && self.closed.is_empty() && self.idle.is_empty() && self.working.is_empty()
     }
@@ -200,32 +219,40 @@ impl Ahead {
     }
 }
 
-async fn work(mut open: OpenChunk<Part>, parts: Vec<Part>, close: bool) -> Result<Encoded, FileError> {
+async fn work(
+    mut open: OpenChunk<Part>,
+    parts: Vec<Part>,
+    close: bool,
+    share: u64,
+    budget: MemoryBudget,
+) -> Result<Encoded, FileError> {
     let before = bytes_of(&parts);
-    let (mut back, mut after) = (Vec::new(), 0);
+    let (mut back, mut now) = (Vec::new(), 0);
     for mut part in parts {
         if !part.staged.batches.is_empty() && open.fits(&part) {
             let rows = part.staged.row_bytes();
-            part.reservation.shrink_to(part.staged.memory_bytes() - rows + rows / ENCODED_SHARE);
-            after += part.reservation.bytes();
+            let beside = part.staged.memory_bytes() - rows;
+            part.reservation.shrink_to(beside + usize::try_from(rows as u64 * share / 1000).unwrap_or(rows));
+            now += part.reservation.bytes();
             open.push(part).await?;
         } else {
-            after += part.reservation.bytes();
+            now += part.reservation.bytes();
             back.push(part);
         }
     }
-    let mut freed = before - after;
     if !close && !open.is_full() {
-        return Ok(Encoded { open: Some(open), parts: back, freed });
+        return Ok(Encoded { open: Some(open), parts: back, held: (before, now), share: None });
     }
+    let rows = open.row_bytes();
     let mut closed = open.close().await?;
+    let open_held = bytes_of(&closed);
     for part in &mut closed {
-        let before = part.reservation.bytes();
-        part.reservation.shrink_to(part.staged.memory_bytes());
-        freed += before - part.reservation.bytes();
+        part.reservation.hold(part.staged.memory_bytes(), &budget);
     }
+    let held = (before + open_held, now + bytes_of(&closed));
+    let files = closed.iter().map(|part| part.staged.encoded_bytes()).sum();
     back.append(&mut closed);
-    Ok(Encoded { open: None, parts: back, freed })
+    Ok(Encoded { open: None, parts: back, held, share: (rows > 0).then_some((rows, files)) })
 }
 
 fn bytes_of(parts: &[Part]) -> usize {

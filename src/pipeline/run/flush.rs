@@ -34,7 +34,8 @@ impl Pipeline {
         let bytes = self.pending.bytes();
         // Half the budget, so that the other half can be read while this one is written.
         let enough = (self.spec.sink.commit_bytes.as_u64()).min(self.spec.sink.max_in_flight_bytes.as_u64() / 2);
-        let is_due = self.retry_at.is_some()
+        let is_due = self.pending.is_closed()
+            || self.retry_at.is_some()
             || bytes as u64 >= enough
             || self.pending_since.is_some_and(|since| since.elapsed() >= self.patience())
             || (self.reading.is_empty() && !self.captures.is_at_work());

@@ -5,7 +5,7 @@
 //! cover, an event that is there already stays a reject, and one that fails now is appended.
 //! The table has a base of its own; after a lost race its keys are read again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -25,7 +25,7 @@ use super::log::{CommitLog, Put, ReadAt};
 use super::table::OpenTable;
 use crate::batch::{Reject, bronze};
 use crate::catalog::scan::scan;
-use crate::checkpoint::{Ledger, PartitionKey, SourceId};
+use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
 
 /// How often a commit may lose the race for its version before the flush gives up and backs off.
 const TRIES: u32 = 50;
@@ -66,8 +66,8 @@ pub struct Writer {
 pub struct DeadLetters {
     log: CommitLog,
     table: Option<OpenTable>,
-    /// Keys in the table that the ledger of the rows doesn't cover.
-    uncovered: HashSet<EventKey>,
+    /// Events in the table that the ledger of the rows doesn't cover: (number, index of the record).
+    uncovered: BTreeMap<PartitionKey, BTreeSet<(i64, i32)>>,
 }
 
 impl DeadLetters {
@@ -77,24 +77,37 @@ impl DeadLetters {
     /// Errors of storage, and what makes a table unwritable.
     pub async fn open(log: CommitLog, ledger: &Ledger) -> Result<Self, SinkError> {
         let table = OpenTable::open(log.clone()).await?;
-        let mut letters = Self { log, table, uncovered: HashSet::new() };
+        let mut letters = Self { log, table, uncovered: BTreeMap::new() };
         letters.read_keys(ledger).await?;
         Ok(letters)
     }
 
     /// Whether an event that isn't covered lies here already.
     pub fn holds(&self, partition: &PartitionKey, sequence_number: i64, record_index: i32) -> bool {
-        !self.uncovered.is_empty()
-            && self.uncovered.contains(&EventKey { partition: partition.clone(), sequence_number, record_index })
+        self.uncovered.get(partition).is_some_and(|held| held.contains(&(sequence_number, record_index)))
     }
 
-    pub fn has_uncovered(&self) -> bool {
-        !self.uncovered.is_empty()
+    /// The events in `range` that lie here and aren't covered: (number, index of the record), ascending.
+    pub fn within(&self, partition: &PartitionKey, range: Range) -> impl Iterator<Item = (i64, i32)> {
+        let held = self.uncovered.get(partition).filter(|_| !range.is_empty());
+        held.into_iter().flat_map(move |held| held.range((range.from, i32::MIN)..(range.to, i32::MIN)).copied())
     }
 
-    /// Forgets the keys that the ledger has come to cover.
+    /// Forgets the events that the ledger has come to cover.
     pub fn forget_covered(&mut self, ledger: &Ledger) {
-        self.uncovered.retain(|key| !ledger.coverage(&key.partition).contains(key.sequence_number));
+        self.uncovered.retain(|partition, held| {
+            let covered = ledger.coverage(partition);
+            held.retain(|(number, _)| !covered.contains(*number));
+            !held.is_empty()
+        });
+    }
+
+    fn has(&self, key: &EventKey) -> bool {
+        self.holds(&key.partition, key.sequence_number, key.record_index)
+    }
+
+    fn remember(&mut self, key: EventKey) {
+        self.uncovered.entry(key.partition).or_default().insert((key.sequence_number, key.record_index));
     }
 
     /// Appends those letters that aren't here yet, in one commit.
@@ -109,8 +122,7 @@ impl DeadLetters {
         fault_points: &FaultPoints,
     ) -> Result<(), SinkError> {
         for attempt in 1..=TRIES {
-            let new: Vec<&Letter<'_>> =
-                letters.iter().filter(|letter| !self.uncovered.contains(&letter.key())).collect();
+            let new: Vec<&Letter<'_>> = letters.iter().filter(|letter| !self.has(&letter.key())).collect();
             if new.is_empty() {
                 return Ok(());
             }
@@ -120,7 +132,7 @@ impl DeadLetters {
                 continue;
             }
             if self.commit(&new, writer, attempt, fault_points).await? {
-                self.uncovered.extend(new.iter().map(|letter| letter.key()));
+                new.iter().for_each(|letter| self.remember(letter.key()));
                 return Ok(());
             }
             self.read_keys(ledger).await?;
@@ -182,7 +194,7 @@ impl DeadLetters {
         if self.table.is_none() {
             return Ok(());
         }
-        let mut uncovered = HashSet::new();
+        let mut found = Vec::new();
         let sql = format!(
             "SELECT {}, {}, {}, {} FROM t",
             bronze::SOURCE,
@@ -196,9 +208,10 @@ impl DeadLetters {
         };
         let mut batches = scan(self.log.store(), &sql).await?;
         while let Some(batch) = batches.try_next().await.map_err(failed)? {
-            uncovered.extend(keys(&batch).filter(|key| !ledger.coverage(&key.partition).contains(key.sequence_number)));
+            found.extend(keys(&batch).filter(|key| !ledger.coverage(&key.partition).contains(key.sequence_number)));
         }
-        self.uncovered = uncovered;
+        self.uncovered.clear();
+        found.into_iter().for_each(|key| self.remember(key));
         Ok(())
     }
 }

@@ -56,6 +56,8 @@ struct Kept<'a> {
     /// The events of `runs`.
     events: u64,
     is_whole: bool,
+    /// Whether a row of it is a dead letter of an earlier try: its own rejects are none.
+    has_dead: bool,
 }
 
 /// What a plan is made against.
@@ -84,7 +86,7 @@ impl Base<'_> {
         let kept = self.trim(staged, &mut plan.counts);
         let torn = self.torn(&kept);
         thaw(&kept, &torn, thawed).await?;
-        for Kept { part, runs, events, is_whole } in kept {
+        for Kept { part, runs, events, is_whole, has_dead } in kept {
             let wanted: RangeSet = runs.iter().map(|run| run.range).collect();
             let batches = match &part.encoded {
                 None => &part.batches,
@@ -98,7 +100,10 @@ impl Base<'_> {
             };
             let mut stayed = BTreeSet::new();
             for batch in batches {
-                let batch = self.keep(batch, &part.partition, (!is_whole).then_some(&wanted), &mut stayed)?;
+                let batch = match is_whole && !has_dead {
+                    true => batch.clone(),
+                    false => self.keep(batch, &part.partition, &wanted, &mut stayed)?,
+                };
                 plan.batches.extend((batch.num_rows() > 0).then_some(batch));
             }
             let letters = part.rejects.iter().filter(|reject| wanted.contains(reject.event.sequence_number));
@@ -131,22 +136,32 @@ impl Base<'_> {
             if !runs.is_empty() {
                 covered.insert(part.range);
                 let is_whole = runs.len() == 1 && runs[0].range == part.range;
-                kept.push(Kept { part, runs, events, is_whole });
+                let has_dead = self.has_dead(part);
+                kept.push(Kept { part, runs, events, is_whole, has_dead });
             }
         }
         kept
     }
 
+    fn has_dead(self, part: &Staged) -> bool {
+        let rejects = &part.rejects;
+        let is_own = |number: i64, index: i32| {
+            let at = rejects.partition_point(|reject| reject.event.sequence_number < number);
+            let same = rejects[at..].iter().take_while(|reject| reject.event.sequence_number == number);
+            same.into_iter().any(|reject| reject.record_index == index)
+        };
+        self.dead_letters.within(&part.partition, part.range).any(|(number, index)| !is_own(number, index))
+    }
+
     /// Chunks that can't be used as they are: a rival has some of their rows, the table's columns
-    /// changed, or some of their rows may be dead letters.
+    /// changed, or some of their rows are dead letters.
     fn torn(self, kept: &[Kept<'_>]) -> BTreeSet<ChunkId> {
         let mut whole: BTreeMap<ChunkId, (usize, &Chunk)> = BTreeMap::new();
         for (kept, rows) in encoded(kept) {
-            whole.entry(ChunkId::of(&rows.chunk)).or_insert((0, &rows.chunk)).0 += usize::from(kept.is_whole);
+            whole.entry(ChunkId::of(&rows.chunk)).or_insert((0, &rows.chunk)).0 +=
+                usize::from(kept.is_whole && !kept.has_dead);
         }
-        let may_be_dead = self.dead_letters.has_uncovered();
-        let is_torn =
-            |(parts, chunk): &(usize, &Chunk)| may_be_dead || *parts != chunk.parts || !chunk.fits(self.schema);
+        let is_torn = |(parts, chunk): &(usize, &Chunk)| *parts != chunk.parts || !chunk.fits(self.schema);
         whole.into_iter().filter(|(_, held)| is_torn(held)).map(|(id, _)| id).collect()
     }
 
@@ -155,18 +170,15 @@ impl Base<'_> {
         self,
         batch: &RecordBatch,
         partition: &PartitionKey,
-        wanted: Option<&RangeSet>,
+        wanted: &RangeSet,
         stayed: &mut BTreeSet<i64>,
     ) -> Result<RecordBatch, ArrowError> {
-        if wanted.is_none() && !self.dead_letters.has_uncovered() {
-            return Ok(batch.clone());
-        }
         let (numbers, indexes) = row_keys(batch)?;
         let mask: BooleanArray = numbers
             .iter()
             .zip(&indexes)
             .map(|(&number, &index)| {
-                let is_wanted = wanted.is_none_or(|wanted| wanted.contains(number));
+                let is_wanted = wanted.contains(number);
                 let is_dead = is_wanted && self.dead_letters.holds(partition, number, index);
                 if is_dead {
                     stayed.insert(number);

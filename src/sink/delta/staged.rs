@@ -43,11 +43,15 @@ impl Staged {
         self.batches.iter().map(RecordBatch::get_array_memory_size).sum()
     }
 
+    /// What its rows take in files that aren't stored yet.
+    pub fn encoded_bytes(&self) -> usize {
+        self.encoded.as_ref().map_or(0, |rows| rows.bytes)
+    }
+
     /// What it holds in memory.
     pub fn memory_bytes(&self) -> usize {
-        let encoded = self.encoded.as_ref().map_or(0, |rows| rows.bytes);
         let rejects: usize = self.rejects.iter().map(|reject| reject.event.memory_bytes() + reject.text.len()).sum();
-        self.row_bytes() + encoded + rejects + self.events.len() * size_of::<(i64, i64)>()
+        self.row_bytes() + self.encoded_bytes() + rejects + self.events.len() * size_of::<(i64, i64)>()
     }
 
     pub fn has_rows(&self) -> bool {
@@ -157,6 +161,7 @@ pub struct OpenChunk<S> {
     encoder: Encoder,
     parts: Vec<S>,
     rows: Vec<usize>,
+    row_bytes: usize,
     dates: BTreeMap<Option<i32>, OpenFile>,
 }
 
@@ -167,11 +172,12 @@ struct OpenFile {
 
 impl<S: BorrowMut<Staged>> OpenChunk<S> {
     pub fn new(encoder: Encoder) -> Self {
-        Self { encoder, parts: Vec::new(), rows: Vec::new(), dates: BTreeMap::new() }
+        Self { encoder, parts: Vec::new(), rows: Vec::new(), row_bytes: 0, dates: BTreeMap::new() }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+    /// What the rows took in memory before they went in.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
     }
 
     /// Whether it is better closed before more goes into it.
@@ -190,6 +196,7 @@ impl<S: BorrowMut<Staged>> OpenChunk<S> {
     pub async fn push(&mut self, mut part: S) -> Result<(), FileError> {
         let staged: &mut Staged = part.borrow_mut();
         let number = self.parts.len();
+        self.row_bytes += staged.row_bytes();
         let mut rows = 0;
         for (date, slice) in files::by_date(&std::mem::take(&mut staged.batches)).map_err(FileError::rows)? {
             let file = match self.dates.entry(date) {
@@ -216,7 +223,7 @@ impl<S: BorrowMut<Staged>> OpenChunk<S> {
     /// # Errors
     /// [`FileError::Encode`].
     pub async fn close(self) -> Result<Vec<S>, FileError> {
-        let Self { encoder, mut parts, rows, dates } = self;
+        let Self { encoder, mut parts, rows, dates, .. } = self;
         let mut files = BTreeMap::new();
         let mut bytes = 0;
         for (date, OpenFile { encoder, spans }) in dates {

@@ -191,8 +191,15 @@ impl TableWriter {
         self.put_ids.clear();
         self.may_still_land = false;
         for tries in 1..=TRIES {
+            let apart = thawed.len();
             let plan = self.plan(staged, &mut thawed).await?;
+            if thawed.len() > apart {
+                // Rows of a chunk lie among the others now: what was stored of these isn't theirs any more.
+                let of_dates = stored.split_off(&FilesOf::Date(None));
+                self.delete_orphans(of_dates).await;
+            }
             if plan.runs.is_empty() {
+                self.dead_letters.forget_covered(&self.table.ledger);
                 self.delete_orphans(stored).await;
                 return Ok(Flushed { tries, counts: plan.counts, ..Flushed::default() });
             }
