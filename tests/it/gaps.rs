@@ -200,6 +200,25 @@ async fn the_table_of_what_was_accepted_holds_no_events() {
     assert!(said.stderr.contains("holds no events"), "{}", said.stderr);
 }
 
+/// Adds to what the project's pipeline declares; captures are there, and hold nothing.
+fn declare(lake: &Lakehouse, of_source: &str) {
+    let pipeline = lake.path().join("pipelines/leads.toml");
+    let text = std::fs::read_to_string(&pipeline).expect("the pipeline");
+    let text = text.replace("[source.event_hubs]", &format!("{of_source}\n[source.event_hubs]"));
+    let capture = "[source.capture]\nurl = \"captures\"\nsweep_every = \"1s\"";
+    std::fs::write(&pipeline, format!("{text}\n{capture}\n")).expect("written");
+    std::fs::create_dir_all(lake.path().join("captures")).expect("made");
+}
+
+#[tokio::test]
+async fn where_there_is_no_table_yet_healing_says_so() {
+    let lake = Lakehouse::new();
+    declare(&lake, "");
+    let said = lake.sluice(&["gaps", "heal", "leads"]);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+    assert!(said.stderr.contains("there is no table `bronze.leads` yet"), "{}", said.stderr);
+}
+
 /// A project whose hub has 20 events in partition 0; 0 to 9 were read from it, and 13 and 14 are there, too.
 async fn with_a_hub() -> (Lakehouse, Emulator) {
     let (lake, emulator) = caught_up().await;
