@@ -219,6 +219,24 @@ async fn where_there_is_no_table_yet_healing_says_so() {
     assert!(said.stderr.contains("there is no table `bronze.leads` yet"), "{}", said.stderr);
 }
 
+#[tokio::test]
+async fn a_gap_of_a_source_that_nobody_knows_keeps_no_other_from_healing() {
+    let lake = with_a_gap().await;
+    declare(&lake, "[source]\ngeneration = { name = \"blue\", since = 2026-01-01T00:00:00Z }");
+    let mut writer = lake.writer("bronze.leads").await;
+    let blue = PartitionKey::new(SourceId::new("emulator/leads@blue"), "0");
+    writer.record_starts(None, &[(blue.clone(), 0)]).await.expect("the start is committed");
+    let of_blue = |numbers: std::ops::Range<i64>| Staged { partition: blue.clone(), ..staged("0", numbers, &[]) };
+    writer.flush(&[of_blue(0..4), of_blue(6..8)]).await.expect("the flush lands");
+    let said = lake.sluice(&["gaps", "heal", "leads", "--format", "json"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("gaps of this source can't be healed"), "{}", said.stderr);
+    assert!(said.stderr.contains("nothing that was asked has them"), "the other was looked for: {}", said.stderr);
+    let missing: Vec<_> =
+        said.json()["gaps"].as_array().expect("a list").iter().map(|gap| gap["source"].clone()).collect();
+    assert_eq!(missing, ["emulator/leads", "emulator/leads@blue"]);
+}
+
 /// A project whose hub has 20 events in partition 0; 0 to 9 were read from it, and 13 and 14 are there, too.
 async fn with_a_hub() -> (Lakehouse, Emulator) {
     let (lake, emulator) = caught_up().await;
