@@ -1,5 +1,6 @@
 //! `sluice gaps` and what `audit` and `status` make of it, on tables that were written in this process.
 
+use std::process::Stdio;
 use std::sync::Arc;
 
 use arrow::array::new_null_array;
@@ -9,9 +10,11 @@ use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::emulator::together::Emulator;
 use sluicebox::sink::delta::gaps::{Acceptance, AcceptedGap, AcceptedGaps, accept, schema};
 use sluicebox::sink::delta::staged::Staged;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 
 use crate::lakehouse::{Lakehouse, Said, partition, staged};
-use crate::live::caught_up;
+use crate::live::{caught_up, logged};
 
 /// Partition 1 lacks 10, 11 and 12; 15 and later are lag.
 async fn with_a_gap() -> Lakehouse {
@@ -287,6 +290,35 @@ async fn a_hub_made_anew_says_nothing_of_what_is_missing() {
         assert!(said.stderr.contains("generation = {"), "{}", said.stderr);
     }
     assert_eq!(gaps(&lake, &["list"], 0).len(), 1, "the ledger alone still says");
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_that_is_met_again_at_each_sweep_is_counted_once() {
+    let (lake, emulator) = caught_up().await;
+    declare(&lake, "");
+    emulator.broker().append("leads", "0", vec![Default::default(); 10]).expect("events");
+    emulator.broker().expire_before("leads", "0", 13).expect("retention bites");
+    let mut run = Command::from(lake.command(&["run", "--log-format", "json"]))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("sluice runs");
+    let mut log = BufReader::new(run.stderr.take().expect("the log is piped")).lines();
+    let address = logged(&mut log, "serving").await["address"].as_str().expect("an address").to_owned();
+    for _ in 0..3 {
+        logged(&mut log, "events are missing, and nothing").await;
+    }
+    let text =
+        reqwest::get(format!("http://{address}/metrics")).await.expect("an answer").text().await.expect("a text");
+    let count = |name: &str| {
+        let labels = "pipeline=\"leads\",table=\"bronze.leads\",partition=\"0\",cause=\"not_captured\"";
+        let labelled = format!("{name}{{{labels}}} ");
+        text.lines().find_map(|line| line.strip_prefix(&labelled)?.parse::<u64>().ok())
+    };
+    assert_eq!(count("sluice_source_missing_events_total"), Some(3), "{text}");
+    assert_eq!(count("sluice_source_holes_total"), Some(1), "{text}");
+    run.kill().await.expect("it ends");
     emulator.stop().await;
 }
 

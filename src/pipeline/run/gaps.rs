@@ -184,7 +184,10 @@ impl Pipeline {
             self.gaps.told.entry(partition.clone()).or_default().insert(missing);
             let new = self.captures.count(partition, missing);
             self.summary.missing += new;
-            metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), new);
+            // What is met again at a sweep is no other hole.
+            if new > 0 {
+                metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), new);
+            }
         }
         self.count_gaps();
     }
