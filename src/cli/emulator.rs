@@ -1,6 +1,7 @@
 //! `sluice emulator`: Azure on this machine, until it is told to stop.
 
 mod capture;
+mod hidden;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::capture::{AnnounceArgs, CaptureArgs};
+use self::hidden::Hidden;
 use super::signals::StopSignals;
 use super::{Exit, Format, Global};
 use crate::config::spec::{ProjectSpec, Secret};
@@ -58,7 +60,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     retention_age: Option<Duration>,
     /// Accept only this shared access key, and tokens of the token endpoint
-    #[arg(long = "key", value_name = "NAME=KEY", value_parser = parse_key)]
+    #[arg(long = "key", value_name = "NAME=KEY", value_parser = Hidden(parse_key))]
     keys: Vec<SharedKey>,
     #[command(flatten)]
     capture: Box<CaptureArgs>,
@@ -80,7 +82,6 @@ fn parse_key(text: &str) -> Result<SharedKey, String> {
         Some((name, key)) if !name.is_empty() && !key.is_empty() => {
             Ok(SharedKey { name: name.to_owned(), key: Secret::new(key) })
         }
-        // The text isn't repeated: it may be a key.
         _ => Err("a key is of the form `NAME=KEY`".to_owned()),
     }
 }

@@ -40,15 +40,15 @@ struct ListArgs {
     /// Pipelines, or tables as in `bronze.leads`; those of all pipelines when none is named
     #[arg(value_name = "PIPELINE|TABLE")]
     targets: Vec<String>,
-    /// Ask the hubs, too: what they have no more is missing also past the ledger's end, and what they
-    /// still have isn't
+    /// Ask the hubs, too: what they have no more is missing also past the ledger's end, and of gaps it is
+    /// told which they may still have
     #[arg(long)]
     hub: bool,
     /// End with 1 when a gap is open
     #[arg(long)]
     exit_code: bool,
     /// `json` writes `{"gaps": [{"pipeline", "table", "source", "partition", "from", "to", "count",
-    /// "known_by", "state", "accepted": {"by", "at", "why"}}]}`
+    /// "known_by", "hub_may_have", "state", "accepted": {"by", "at", "why"}}]}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
 }
@@ -234,9 +234,10 @@ fn table(gaps: &[Gap]) -> Table {
             gap.from.to_string(),
             gap.to.to_string(),
             gap.count.to_string(),
-            match gap.known_by {
-                KnownBy::Ledger => "ledger",
-                KnownBy::Hub => "hub",
+            match (gap.known_by, gap.hub_may_have) {
+                (KnownBy::Ledger, true) => "ledger; the hub may have it",
+                (KnownBy::Ledger, false) => "ledger",
+                (KnownBy::Hub, _) => "hub",
             }
             .to_owned(),
             match gap.state {

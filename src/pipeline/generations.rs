@@ -1,5 +1,7 @@
 //! Whose events may lie in the captures of a hub that was made anew.
 
+use std::collections::BTreeSet;
+
 use super::{PipelineError, setup};
 use crate::checkpoint::SourceId;
 use crate::config::source_id;
@@ -43,6 +45,26 @@ pub fn generations(
         let source = before(project, spec, generation)?;
         found.push(Generation { source, lasts, wanted: EnqueuedBetween { to, ..between } });
     }
+    Ok(found)
+}
+
+/// The generations that are one of `sources`. A generation before whose name doesn't follow is none of them.
+///
+/// # Errors
+/// When the project declares no `[event_hubs]`.
+pub fn generations_of(
+    project: &ProjectSpec,
+    spec: &PipelineSpec,
+    sources: &BTreeSet<&SourceId>,
+) -> Result<Vec<Generation>, PipelineError> {
+    let mut found = match generations(project, spec, EnqueuedBetween::default()) {
+        Err(PipelineError::GenerationBefore { .. }) => {
+            let since = spec.source.generation.as_ref().map(|generation| generation.since);
+            generations(project, spec, EnqueuedBetween { from: since, to: None })?
+        }
+        found => found?,
+    };
+    found.retain(|generation| sources.contains(&generation.source));
     Ok(found)
 }
 

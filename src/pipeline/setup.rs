@@ -202,7 +202,7 @@ pub async fn starts(
     for (key, properties) in looked_at {
         let Some(held) = writer.ledger().partition(&key) else { continue };
         let coverage = held.coverage();
-        let (Some(start), Some(position)) = (held.start(), held.position(properties.begin)) else { continue };
+        let (Some(start), Some(position)) = (held.start(), held.position(properties.first())) else { continue };
         let last = held
             .last_covered(position)
             .map(|last| LastSeen { sequence_number: last.sequence_number, enqueued_at_ms: last.enqueued_at });

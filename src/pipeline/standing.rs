@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures::StreamExt as _;
 use serde::Serialize;
 
-use super::gaps::accepted_of;
+use super::gaps::{Lacking, accepted_of, lacking};
 use super::{PipelineError, partition, setup};
 use crate::catalog::table_location;
 use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
@@ -89,9 +89,10 @@ pub struct PartitionStanding {
     /// How old the oldest event is that isn't accounted for: at most so much.
     pub lag_seconds: Option<f64>,
     /// Until retention takes that event: at least so much. Null where `retention` isn't
-    /// declared, or nothing waits.
+    /// declared, or nothing waits; 0 where it has taken events already.
     pub seconds_to_data_loss: Option<f64>,
-    /// Numbers that the table lacks and that aren't to be read from the hub any more; nobody accepted them.
+    /// Numbers that the table lacks between those that it accounts for, or that the hub has no more; nobody
+    /// accepted them.
     pub gap_events: u64,
     pub accepted_gap_events: u64,
 }
@@ -158,24 +159,28 @@ async fn last_commit(read: &ReadLedger) -> Result<Option<LastCommitAt>, Pipeline
     Ok(commit.map(|commit| LastCommitAt { version: commit.version, at: commit.at_ms.and_then(rfc3339) }))
 }
 
-/// What the hub holds of each partition.
-pub(super) async fn held_by_hub(
-    project: &ProjectSpec,
-    pipeline: &PipelineSpec,
-) -> Result<Vec<PartitionProperties>, PipelineError> {
+/// When the hub was made, epoch ms, and what it holds of each partition.
+#[derive(Debug)]
+pub(super) struct HeldByHub {
+    pub created_at_ms: i64,
+    pub partitions: Vec<PartitionProperties>,
+}
+
+pub(super) async fn held_by_hub(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<HeldByHub, PipelineError> {
     let source = setup::connect(project, pipeline).await?;
-    let mut held = Vec::new();
-    for name in source.hub().await?.partitions {
-        held.push(source.partition(&name).await?);
+    let hub = source.hub().await?;
+    let mut partitions = Vec::new();
+    for name in hub.partitions {
+        partitions.push(source.partition(&name).await?);
     }
     source.close().await;
-    Ok(held)
+    Ok(HeldByHub { created_at_ms: hub.created_at_ms, partitions })
 }
 
 /// What the hub holds of each partition, or in words why it doesn't say.
 async fn ask(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Vec<PartitionProperties>, String> {
     match tokio::time::timeout(HUB_ANSWERS_WITHIN, held_by_hub(project, pipeline)).await {
-        Ok(Ok(held)) => Ok(held),
+        Ok(Ok(held)) => Ok(held.partitions),
         Ok(Err(error)) => Err(partition::report(&error)),
         Err(_) => Err(format!("no answer within {}", humantime::format_duration(HUB_ANSWERS_WITHIN))),
     }
@@ -252,25 +257,24 @@ fn stand(
     now: DateTime<Utc>,
 ) -> PartitionStanding {
     let held = ledger.partition(key);
-    let position = held.and_then(|held| held.position(holds.map_or(i64::MIN, |holds| holds.begin)));
-    let coverage = held.map(|held| held.coverage()).unwrap_or_default();
-    let lag_events = position.zip(holds).map(|(position, holds)| {
-        let waiting = coverage.missing_in(Range::new(position, holds.last_enqueued.saturating_add(1)));
-        i64::try_from(waiting.iter().map(Range::len).sum::<u64>()).unwrap_or(i64::MAX)
+    let position = held.and_then(|held| held.position(holds.map_or(i64::MIN, PartitionProperties::first)));
+    // What lies before the ledger's end is a gap, though the hub may have it: it may as well have skipped it.
+    let waits_from = position.map(|position| position.max(held.and_then(|held| held.end()).unwrap_or(position)));
+    let lag_events = waits_from.zip(holds).map(|(from, holds)| {
+        let waiting = Range::new(from, holds.last_enqueued.saturating_add(1));
+        i64::try_from(waiting.len()).unwrap_or(i64::MAX)
     });
-    let missing = match (held, holds) {
-        // What the hub still has will be read: it is lag.
-        (Some(held), Some(holds)) => coverage.missing_in(Range::new(held.start().unwrap_or(holds.begin), holds.begin)),
-        (Some(held), None) => held.gaps(),
-        (None, _) => Vec::new(),
-    };
+    let lacking = held.map(|held| lacking(held, holds)).unwrap_or_default();
+    let missing: Vec<Range> = lacking.iter().map(|lacking| lacking.range).collect();
     let mut gaps = Gaps::default();
     gaps.add(accepted, key, &missing);
+    let is_lost = |lacking: &Lacking| !lacking.hub_may_have && !accepted.of(key).missing_in(lacking.range).is_empty();
+    let has_lost = holds.is_some() && lacking.iter().any(is_lost);
     // The time of the oldest event that waits isn't known without reading it. It is not older
     // than the last event accounted for, and with one event waiting it is the hub's last.
     let oldest_ms = match (lag_events, holds) {
         (Some(1), Some(holds)) => Some(holds.last_enqueued_at_ms),
-        (Some(2..), _) => position.and_then(|position| held?.last_covered(position)).map(|covered| covered.enqueued_at),
+        (Some(2..), _) => waits_from.and_then(|from| held?.last_covered(from)).map(|covered| covered.enqueued_at),
         _ => None,
     };
     let age = oldest_ms.map(|oldest| (now.timestamp_millis() - oldest).max(0) as f64 / 1000.0);
@@ -281,7 +285,7 @@ fn stand(
         lag_events,
         lag_seconds: if lag_events == Some(0) { Some(0.0) } else { age },
         seconds_to_data_loss: match (retention, age) {
-            (Some(_), _) if holds.is_some() && gaps.open > 0 => Some(0.0),
+            (Some(_), _) if has_lost => Some(0.0),
             (Some(retention), Some(age)) => Some((retention.as_secs_f64() - age).max(0.0)),
             _ => None,
         },
@@ -356,8 +360,8 @@ mod tests {
             why: "why".to_owned(),
         };
         for (name, accepted, begin, expected) in [
-            ("the hub has them still", vec![], 10, (5, 0, 0, Some(3_540.0))),
-            ("two of them", vec![], 12, (3, 2, 0, Some(0.0))),
+            ("the hub may have them", vec![], 10, (0, 5, 0, None)),
+            ("two of them are lost", vec![], 12, (0, 5, 0, Some(0.0))),
             ("all of them", vec![], 15, (0, 5, 0, Some(0.0))),
             ("partly accepted", vec![accepted(10, 13)], 15, (0, 2, 3, Some(0.0))),
             ("accepted", vec![accepted(10, 15)], 15, (0, 0, 5, None)),
@@ -369,6 +373,14 @@ mod tests {
             assert_eq!((stood.gap_events, stood.accepted_gap_events), (open, accepted), "{name}");
             assert_eq!(stood.seconds_to_data_loss, loss, "{name}");
         }
+    }
+
+    #[test]
+    fn what_retention_took_of_an_emptied_partition_is_no_lag() {
+        let now = DateTime::from_timestamp(1_000, 0).expect("a time");
+        let emptied = PartitionProperties { is_empty: true, ..holds(0, 41, 5) };
+        let stood = stand(&ledger(10, 60), &AcceptedGaps::default(), &key(), Some(&emptied), None, now);
+        assert_eq!((stood.position, stood.lag_events, stood.gap_events), (Some(42), Some(0), 32));
     }
 
     #[test]

@@ -108,11 +108,37 @@ pub struct HubProperties {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionProperties {
     pub partition: String,
-    /// The first number that it still has, or would have.
+    /// The first number that it still has; of an empty one it means nothing: see [`Self::first`].
     pub begin: i64,
     /// -1 where there never was an event.
     pub last_enqueued: i64,
     /// Epoch milliseconds.
     pub last_enqueued_at_ms: i64,
     pub is_empty: bool,
+}
+
+impl PartitionProperties {
+    /// The first number that it still has. An empty partition begins at what comes next.
+    pub fn first(&self) -> i64 {
+        if self.is_empty { self.last_enqueued.saturating_add(1) } else { self.begin }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_partition_begins_at_what_comes_next() {
+        let holds = |begin, last_enqueued, is_empty| PartitionProperties {
+            partition: "0".into(),
+            begin,
+            last_enqueued,
+            last_enqueued_at_ms: 0,
+            is_empty,
+        };
+        assert_eq!(holds(0, -1, true).first(), 0);
+        assert_eq!(holds(0, 41, true).first(), 42);
+        assert_eq!(holds(7, 41, false).first(), 7);
+    }
 }

@@ -20,6 +20,23 @@ async fn ask(emulator: &Emulator, method: &str, path: &str, body: Option<Value>)
     (response.status(), response.json().await.unwrap_or(Value::Null))
 }
 
+#[test]
+fn a_secret_in_a_flag_that_can_not_be_used_is_not_shown() {
+    for (flag, value, reason) in [
+        ("--announce-webhook", "https://:80/hook?code=s3cret", "empty host"),
+        ("--announce-webhook", "http://example.com/hook?code=s3cret", "plaintext to another machine"),
+        ("--announce-queue", "ftp://example.com/queue?sig=s3cret", "write `https://host/…`"),
+        ("--key", "s3cret", "a key is of the form `NAME=KEY`"),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"));
+        let said = command.args(["emulator", "--capture", "captures", flag, value]).output().expect("sluice runs");
+        let words = String::from_utf8_lossy(&said.stderr);
+        assert_eq!(said.status.code(), Some(2), "{flag}: {words}");
+        assert!(words.contains(flag) && words.contains(reason), "{words}");
+        assert!(!words.contains("s3cret"), "{words}");
+    }
+}
+
 #[tokio::test]
 async fn hubs_are_listed_made_and_watched() {
     let emulator = start(EmulatorOptions::default()).await;

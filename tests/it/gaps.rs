@@ -1,15 +1,20 @@
 //! `sluice gaps` and what `audit` and `status` make of it, on tables that were written in this process.
 
+use std::process::Stdio;
 use std::sync::Arc;
 
 use arrow::array::new_null_array;
 use deltalake::protocol::SaveMode;
 use serde_json::{Value, json};
 use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
+use sluicebox::emulator::together::Emulator;
 use sluicebox::sink::delta::gaps::{Acceptance, AcceptedGap, AcceptedGaps, accept, schema};
 use sluicebox::sink::delta::staged::Staged;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 
 use crate::lakehouse::{Lakehouse, Said, partition, staged};
+use crate::live::{caught_up, logged};
 
 /// Partition 1 lacks 10, 11 and 12; 15 and later are lag.
 async fn with_a_gap() -> Lakehouse {
@@ -42,7 +47,7 @@ async fn a_gap_is_listed_and_once_accepted_it_is_told_by_whom_and_why() {
     let lake = with_a_gap().await;
     let open = json!({
         "pipeline": "leads", "table": "bronze.leads", "source": "emulator/leads", "partition": "1",
-        "from": 10, "to": 13, "count": 3, "known_by": "ledger", "state": "open", "accepted": null,
+        "from": 10, "to": 13, "count": 3, "known_by": "ledger", "hub_may_have": false, "state": "open", "accepted": null,
     });
     for named in [&["list"][..], &["list", "leads"], &["list", "leads", "bronze.leads"]] {
         assert_eq!(gaps(&lake, named, 0), std::slice::from_ref(&open), "{named:?}");
@@ -196,6 +201,125 @@ async fn the_table_of_what_was_accepted_holds_no_events() {
     let said = lake.sluice(&["audit", "sluice.gaps"]);
     assert_eq!(said.code, Some(1));
     assert!(said.stderr.contains("holds no events"), "{}", said.stderr);
+}
+
+/// Adds to what the project's pipeline declares; captures are there, and hold nothing.
+fn declare(lake: &Lakehouse, of_source: &str) {
+    let pipeline = lake.path().join("pipelines/leads.toml");
+    let text = std::fs::read_to_string(&pipeline).expect("the pipeline");
+    let text = text.replace("[source.event_hubs]", &format!("{of_source}\n[source.event_hubs]"));
+    let capture = "[source.capture]\nurl = \"captures\"\nsweep_every = \"1s\"";
+    std::fs::write(&pipeline, format!("{text}\n{capture}\n")).expect("written");
+    std::fs::create_dir_all(lake.path().join("captures")).expect("made");
+}
+
+#[tokio::test]
+async fn where_there_is_no_table_yet_healing_says_so() {
+    let lake = Lakehouse::new();
+    declare(&lake, "");
+    let said = lake.sluice(&["gaps", "heal", "leads"]);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+    assert!(said.stderr.contains("there is no table `bronze.leads` yet"), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn a_gap_of_a_source_that_nobody_knows_keeps_no_other_from_healing() {
+    let lake = with_a_gap().await;
+    declare(&lake, "[source]\ngeneration = { name = \"blue\", since = 2026-01-01T00:00:00Z }");
+    let mut writer = lake.writer("bronze.leads").await;
+    let blue = PartitionKey::new(SourceId::new("emulator/leads@blue"), "0");
+    writer.record_starts(None, &[(blue.clone(), 0)]).await.expect("the start is committed");
+    let of_blue = |numbers: std::ops::Range<i64>| Staged { partition: blue.clone(), ..staged("0", numbers, &[]) };
+    writer.flush(&[of_blue(0..4), of_blue(6..8)]).await.expect("the flush lands");
+    let said = lake.sluice(&["gaps", "heal", "leads", "--format", "json"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("gaps of this source can't be healed"), "{}", said.stderr);
+    assert!(said.stderr.contains("nothing that was asked has them"), "the other was looked for: {}", said.stderr);
+    let missing: Vec<_> =
+        said.json()["gaps"].as_array().expect("a list").iter().map(|gap| gap["source"].clone()).collect();
+    assert_eq!(missing, ["emulator/leads", "emulator/leads@blue"]);
+}
+
+/// A project whose hub has 20 events in partition 0; 0 to 9 were read from it, and 13 and 14 are there, too.
+async fn with_a_hub() -> (Lakehouse, Emulator) {
+    let (lake, emulator) = caught_up().await;
+    let mut writer = lake.writer("bronze.leads").await;
+    writer.flush(&[staged("0", 13..15, &[])]).await.expect("the flush lands");
+    emulator.broker().append("leads", "0", vec![Default::default(); 10]).expect("events");
+    (lake, emulator)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_the_hub_may_have_is_listed_and_accepted_and_is_no_lag() {
+    let (lake, emulator) = with_a_hub().await;
+    let [gap] = &gaps(&lake, &["list", "--hub", "--exit-code"], 1)[..] else { panic!("one gap") };
+    assert_eq!((&gap["from"], &gap["to"], &gap["known_by"]), (&json!(10), &json!(13), &json!("ledger")));
+    assert_eq!(gap["hub_may_have"], true);
+    let words = lake.sluice(&["gaps", "list", "--hub"]).stdout;
+    assert!(words.contains("ledger; the hub may have it"), "{words}");
+    emulator.broker().expire_before("leads", "0", 11).expect("retention bites");
+    let listed = gaps(&lake, &["list", "--hub"], 0);
+    let pieces: Vec<_> = listed.iter().map(|gap| (&gap["from"], &gap["to"], &gap["hub_may_have"])).collect();
+    assert_eq!(pieces, [(&json!(10), &json!(11), &json!(false)), (&json!(11), &json!(13), &json!(true))]);
+
+    let standing = |lake: &Lakehouse| lake.sluice(&["status", "--format", "json"]).json()["pipelines"][0].clone();
+    let partition = &standing(&lake)["partitions"][0];
+    assert_eq!((&partition["gap_events"], &partition["lag_events"]), (&json!(3), &json!(5)), "{partition}");
+    let named =
+        ["gaps", "accept", "leads", "--partition", "0", "--from", "10", "--to", "13", "--why", "x", "--by", "y"];
+    let said = lake.sluice(&[&named[..], &["--hub", "--format", "json"]].concat());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let listed = gaps(&lake, &["list", "--hub", "--exit-code"], 0);
+    assert_eq!(said.json()["gaps"], json!(listed), "accepting tells what is listed from then on");
+    let partition = &standing(&lake)["partitions"][0];
+    assert_eq!((&partition["gap_events"], &partition["accepted_gap_events"]), (&json!(0), &json!(3)), "{partition}");
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_made_anew_says_nothing_of_what_is_missing() {
+    let (lake, emulator) = with_a_hub().await;
+    emulator.broker().remake_hub("leads").expect("the hub is made anew");
+    for arguments in [
+        &["list", "--hub"][..],
+        &["accept", "leads", "--partition", "0", "--from", "10", "--to", "13", "--why", "x", "--by", "y", "--hub"],
+    ] {
+        let said = lake.sluice(&[&["gaps"], arguments].concat());
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{arguments:?}: {}", said.stderr);
+        assert!(said.stderr.contains("hub `emulator/leads` was made at"), "{}", said.stderr);
+        assert!(said.stderr.contains("generation = {"), "{}", said.stderr);
+    }
+    assert_eq!(gaps(&lake, &["list"], 0).len(), 1, "the ledger alone still says");
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_that_is_met_again_at_each_sweep_is_counted_once() {
+    let (lake, emulator) = caught_up().await;
+    declare(&lake, "");
+    emulator.broker().append("leads", "0", vec![Default::default(); 10]).expect("events");
+    emulator.broker().expire_before("leads", "0", 13).expect("retention bites");
+    let mut run = Command::from(lake.command(&["run", "--log-format", "json"]))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("sluice runs");
+    let mut log = BufReader::new(run.stderr.take().expect("the log is piped")).lines();
+    let address = logged(&mut log, "serving").await["address"].as_str().expect("an address").to_owned();
+    for _ in 0..3 {
+        logged(&mut log, "events are missing, and nothing").await;
+    }
+    let text =
+        reqwest::get(format!("http://{address}/metrics")).await.expect("an answer").text().await.expect("a text");
+    let count = |name: &str| {
+        let labels = "pipeline=\"leads\",table=\"bronze.leads\",partition=\"0\",cause=\"not_captured\"";
+        let labelled = format!("{name}{{{labels}}} ");
+        text.lines().find_map(|line| line.strip_prefix(&labelled)?.parse::<u64>().ok())
+    };
+    assert_eq!(count("sluice_source_missing_events_total"), Some(3), "{text}");
+    assert_eq!(count("sluice_source_holes_total"), Some(1), "{text}");
+    run.kill().await.expect("it ends");
+    emulator.stop().await;
 }
 
 fn accepted(from: i64) -> AcceptedGap {

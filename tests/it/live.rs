@@ -13,7 +13,7 @@ use tokio::process::{ChildStderr, Command};
 use crate::lakehouse::Lakehouse;
 
 /// A project whose hub has ten events in partition 0, all of them in the table, and none in 1.
-async fn caught_up() -> (Lakehouse, Emulator) {
+pub async fn caught_up() -> (Lakehouse, Emulator) {
     let options = EmulatorOptions { hubs: vec![HubSpec::new("leads", 2)], ..EmulatorOptions::default() };
     let emulator = Emulator::start(options).await.expect("an emulator");
     emulator.broker().append("leads", "0", vec![Default::default(); 10]).expect("events");

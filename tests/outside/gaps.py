@@ -169,7 +169,7 @@ def a_hole_that_a_blob_would_heal(place):
         check(any(f"{start} to {end - 1}" in problem for problem in proof["problems"]), f"the audit doesn't name [{start}, {end}): {proof['problems']}")
         lacking = [{
             "pipeline": HUB, "table": TABLE, "source": SOURCE, "partition": "1", "from": start, "to": end, "count": count,
-            "known_by": "ledger", "state": "open", "accepted": None,
+            "known_by": "ledger", "hub_may_have": False, "state": "open", "accepted": None,
         }]
         for named in ([], [HUB], [TABLE], [TABLE, "--hub"]):
             same(ask(made, "gaps", "list", *named), {"gaps": lacking}, f"the gaps of {named}")

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use url::Url;
 
+use super::hidden::Hidden;
 use crate::config::address::is_loopback;
 use crate::config::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
 use crate::config::spec::{AzureStorageSpec, Secret};
@@ -52,10 +53,10 @@ pub(super) struct CaptureArgs {
 #[command(next_help_heading = "Announcements of captures")]
 pub(super) struct AnnounceArgs {
     /// Announce blobs in this Storage Queue, with the key of `--storage-key`; made where it isn't there
-    #[arg(long, requires = "capture", value_name = "URL", value_parser = address)]
+    #[arg(long, requires = "capture", value_name = "URL", value_parser = Hidden(address))]
     announce_queue: Option<Url>,
     /// Announce blobs to this webhook, after the handshake; a secret may stand in its query
-    #[arg(long, requires = "capture", value_name = "URL", value_parser = address)]
+    #[arg(long, requires = "capture", value_name = "URL", value_parser = Hidden(address))]
     announce_webhook: Option<Url>,
     /// Which service's event announces a blob
     #[arg(long, requires = "capture", value_enum, value_name = "EVENT", default_value_t = EventArg::CaptureFileCreated)]

@@ -41,7 +41,7 @@ pub async fn accept(
         return Err(GapError::Empty(wanted.range));
     }
     let lake = setup::Places::of(project)?.lake;
-    let Some(missing) = Missing::find(project, target, ask).await? else {
+    let Some(mut missing) = Missing::find(project, target, ask).await? else {
         return Err(unknown_table(&lake, &target.table).await?);
     };
     let partition = partition(&missing, target, &wanted)?;
@@ -59,7 +59,8 @@ pub async fn accept(
         let Accepted { by, at, .. } = Accepted::from(before.as_ref());
         return Err(GapError::Before { partition: partition.to_string(), range: wanted.range, by, at });
     }
-    let Some(missing) = Missing::find(project, target, ask).await? else { return Ok(Vec::new()) };
+    // Nothing is read again: it stands, whatever fails from here on.
+    missing.accepted.add(gap);
     let is_named = |gap: &Gap| {
         gap.source == partition.source.as_str()
             && gap.partition == *partition.partition
@@ -129,12 +130,8 @@ fn refuse_what_is_there(
         for uncovered in coverage.missing_in(other) {
             let before = Range::new(uncovered.from, uncovered.to.min(start));
             let past = Range::new(uncovered.from.max(end), uncovered.to);
-            let between = Range::new(uncovered.from.max(start), uncovered.to.min(end));
             if !before.is_empty() {
                 why.push(format!("{before} lies before its start"));
-            }
-            if !between.is_empty() {
-                why.push(format!("the hub still has {between}, which `sluice run` reads"));
             }
             if !past.is_empty() {
                 why.push(format!("{past} lies past its end, where it is lag"));

@@ -17,6 +17,8 @@ pub enum GapError {
     Hub { hub: String, source: Box<PipelineError> },
     #[error("hub `{hub}` didn't say within {} what it still has", humantime::format_duration(*after))]
     HubSilent { hub: String, after: Duration },
+    #[error("there is no table `{table}` yet, so nothing can be missing in it")]
+    NoTable { table: String },
     #[error("table `{table}` accounts for no partition `{partition}`")]
     UnknownPartition { table: String, partition: String, known: Vec<String> },
     #[error("table `{table}` accounts for partition `{partition}` of several sources")]
@@ -51,6 +53,7 @@ impl Classify for GapError {
     fn kind(&self) -> Kind {
         match self {
             Self::Name(_)
+            | Self::NoTable { .. }
             | Self::UnknownPartition { .. }
             | Self::SeveralSources { .. }
             | Self::Empty(_)
@@ -69,6 +72,9 @@ impl Classify for GapError {
         match self {
             Self::Hub { .. } | Self::HubSilent { .. } => {
                 Some("without `--hub` the ledger alone says what is missing".to_owned())
+            }
+            Self::NoTable { .. } => {
+                Some("`sluice run` makes it, and `sluice backfill` takes in what the captures hold".to_owned())
             }
             Self::UnknownPartition { known, .. } => Some(format!("it accounts for {}", listed(known))),
             Self::SeveralSources { sources, .. } => Some(format!("say which one with `--source`: {}", listed(sources))),

@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use super::GapError;
 use crate::catalog::{Catalog, CatalogError, table_location};
-use crate::checkpoint::{Ledger, PartitionKey, Range, RangeSet};
+use crate::checkpoint::{PartitionKey, PartitionLedger, Range, RangeSet};
 use crate::config::spec::{PipelineSpec, ProjectSpec, TableName};
-use crate::pipeline::{PipelineError, setup, standing};
+use crate::pipeline::standing::{self, HeldByHub};
+use crate::pipeline::{PipelineError, setup};
+use crate::sink::delta::SinkError;
 use crate::sink::delta::gaps::{AcceptedGap, AcceptedGaps};
 use crate::sink::delta::ledger::{ReadLedger, read_ledger};
 use crate::source::PartitionProperties;
@@ -25,7 +27,7 @@ pub enum AskHub {
     /// The ledger alone.
     No,
     /// The hub of a live pipeline, too: what it has no more is missing also past the ledger's end, and
-    /// what it still has isn't, since it will be read.
+    /// of the ledger's gaps it is known which it may still have.
     Yes,
 }
 
@@ -68,6 +70,8 @@ pub struct Gap {
     pub to: i64,
     pub count: u64,
     pub known_by: KnownBy,
+    /// The hub was asked, and says that it keeps what lies there; a reader may have passed it and found none.
+    pub hub_may_have: bool,
     pub state: GapState,
     pub accepted: Option<Accepted>,
 }
@@ -142,19 +146,29 @@ pub async fn accepted_of(lake: &Location, table: &str, table_id: &str) -> Accept
     }
 }
 
+/// Numbers that a table lacks, and what is known of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lacking {
+    pub range: Range,
+    pub known_by: KnownBy,
+    /// The hub was asked, and says that it keeps what lies there. Whether it has these numbers only reading
+    /// them tells: a reader may have passed them and found none.
+    pub hub_may_have: bool,
+}
+
 /// What one table lacks, of each partition.
 #[derive(Debug)]
 pub struct Missing {
     pub read: ReadLedger,
     pub accepted: AcceptedGaps,
-    pub ranges: BTreeMap<PartitionKey, Vec<(Range, KnownBy)>>,
+    pub ranges: BTreeMap<PartitionKey, Vec<Lacking>>,
 }
 
 impl Missing {
     /// Reads the ledger, what was accepted, and what the hub has; none where there is no table.
     ///
     /// # Errors
-    /// A hub that can't be asked, errors of storage.
+    /// A hub that can't be asked, or that isn't the one that the ledger knows; errors of storage.
     pub async fn find(project: &ProjectSpec, target: &Target<'_>, ask: AskHub) -> Result<Option<Self>, GapError> {
         let places = setup::Places::of(project)?;
         let name = target.table.to_string();
@@ -167,13 +181,20 @@ impl Missing {
             return Ok(None);
         };
         let accepted = AcceptedGaps::read(&places.lake, &read.table_id).await?;
-        let mut ranges = of_ledger(&read.ledger);
-        if let (Some(held), Some(pipeline)) = (held, target.pipeline) {
+        let of_ledger = read.ledger.partitions().map(|(key, held)| (key.clone(), lacking(held, None)));
+        let mut ranges: BTreeMap<_, _> = of_ledger.collect();
+        if let (Some(HeldByHub { created_at_ms: is, partitions }), Some(pipeline)) = (held, target.pipeline) {
             let source = setup::source_of(project, pipeline)?;
-            for holds in held {
+            // The numbers of another hub say nothing of these.
+            if let Some(was) = read.ledger.created(&source).filter(|was| *was != is) {
+                return Err(SinkError::Generation { table: name, origin: source.to_string(), was, is }.into());
+            }
+            for holds in partitions {
                 let partition = PartitionKey::new(source.clone(), holds.partition.as_str());
-                let missing = beside_hub(&read.ledger, &partition, holds.begin);
-                ranges.insert(partition, missing);
+                // One that the ledger doesn't know lacks nothing: it has no start yet.
+                if let Some(held) = read.ledger.partition(&partition) {
+                    ranges.insert(partition, lacking(held, Some(&holds)));
+                }
             }
         }
         ranges.retain(|_, missing| !missing.is_empty());
@@ -186,10 +207,10 @@ impl Missing {
         partitions.sort_by_key(|(key, _)| (key.source.as_str(), key.partition.len(), &key.partition));
         let mut gaps = Vec::new();
         for (key, missing) in partitions {
-            for (range, known_by) in missing {
-                let pieces = self.accepted.split(key, *range);
+            for lacking in missing {
+                let pieces = self.accepted.split(key, lacking.range).into_iter();
                 gaps.extend(
-                    pieces.into_iter().map(|(piece, accepted)| Gap::of(target, key, piece, *known_by, accepted)),
+                    pieces.map(|(range, accepted)| Gap::of(target, key, Lacking { range, ..*lacking }, accepted)),
                 );
             }
         }
@@ -198,19 +219,14 @@ impl Missing {
 
     /// The numbers alone.
     pub fn numbers(&self) -> BTreeMap<PartitionKey, RangeSet> {
-        let numbers = |missing: &Vec<(Range, KnownBy)>| missing.iter().map(|(range, _)| *range).collect();
+        let numbers = |missing: &Vec<Lacking>| missing.iter().map(|lacking| lacking.range).collect();
         self.ranges.iter().map(|(key, missing)| (key.clone(), numbers(missing))).collect()
     }
 }
 
 impl Gap {
-    fn of(
-        target: &Target<'_>,
-        key: &PartitionKey,
-        range: Range,
-        known_by: KnownBy,
-        accepted: Option<&AcceptedGap>,
-    ) -> Self {
+    fn of(target: &Target<'_>, key: &PartitionKey, lacking: Lacking, accepted: Option<&AcceptedGap>) -> Self {
+        let Lacking { range, known_by, hub_may_have } = lacking;
         Self {
             pipeline: target.pipeline.map(|pipeline| pipeline.name.clone()),
             table: target.table.to_string(),
@@ -220,6 +236,7 @@ impl Gap {
             to: range.to,
             count: range.len(),
             known_by,
+            hub_may_have,
             state: if accepted.is_some() { GapState::Accepted } else { GapState::Open },
             accepted: accepted.map(Accepted::from),
         }
@@ -233,26 +250,25 @@ impl From<&AcceptedGap> for Accepted {
     }
 }
 
-fn of_ledger(ledger: &Ledger) -> BTreeMap<PartitionKey, Vec<(Range, KnownBy)>> {
-    let gaps =
-        |held: &crate::checkpoint::PartitionLedger| held.gaps().into_iter().map(|gap| (gap, KnownBy::Ledger)).collect();
-    ledger.partitions().map(|(key, held)| (key.clone(), gaps(held))).collect()
-}
-
-/// What is missing of a partition before `begin`, the first number that the hub has. A partition that
-/// the ledger doesn't know lacks nothing: it has no start yet.
-fn beside_hub(ledger: &Ledger, partition: &PartitionKey, begin: i64) -> Vec<(Range, KnownBy)> {
-    let Some(held) = ledger.partition(partition) else { return Vec::new() };
+/// What a partition lacks between its start and its end, in order; and past its end, where the hub was asked
+/// and has that no more.
+pub fn lacking(held: &PartitionLedger, holds: Option<&PartitionProperties>) -> Vec<Lacking> {
     let (Some(start), Some(end)) = (held.start(), held.end()) else { return Vec::new() };
-    let missing = held.coverage().missing_in(Range::new(start, begin));
-    let known_by = |range: Range| {
-        let (inside, past) = (Range::new(range.from, range.to.min(end)), Range::new(range.from.max(end), range.to));
-        [(inside, KnownBy::Ledger), (past, KnownBy::Hub)]
+    let coverage = held.coverage();
+    let within = |from, to, known_by, hub_may_have| {
+        let missing = coverage.missing_in(Range::new(from, to));
+        missing.into_iter().map(move |range| Lacking { range, known_by, hub_may_have })
     };
-    missing.into_iter().flat_map(known_by).filter(|(range, _)| !range.is_empty()).collect()
+    let Some(first) = holds.map(PartitionProperties::first) else {
+        return within(start, end, KnownBy::Ledger, false).collect();
+    };
+    let gone = within(start, end.min(first), KnownBy::Ledger, false);
+    let kept = within(start.max(first), end, KnownBy::Ledger, true);
+    let gone_past_end = within(end, first, KnownBy::Hub, false);
+    gone.chain(kept).chain(gone_past_end).collect()
 }
 
-async fn held_by_hub(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Vec<PartitionProperties>, GapError> {
+async fn held_by_hub(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<HeldByHub, GapError> {
     let hub = pipeline.source.hub.clone();
     match tokio::time::timeout(HUB_ANSWERS_WITHIN, standing::held_by_hub(project, pipeline)).await {
         Ok(Ok(held)) => Ok(held),
@@ -264,24 +280,40 @@ async fn held_by_hub(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{LedgerKey, SourceId};
+    use crate::checkpoint::{Ledger, LedgerKey, SourceId};
 
-    #[test]
-    fn what_the_hub_has_no_more_is_missing_and_what_it_has_is_not() {
+    fn missing(holds: Option<(i64, i64)>) -> Vec<(i64, i64, KnownBy, bool)> {
         let key = PartitionKey::new(SourceId::new("emulator/leads"), "0");
         let mut ledger = Ledger::default();
         for (from, to) in [(0, 10), (20, 30), (40, 50)] {
             ledger.apply(LedgerKey::End { partition: key.clone(), from }, to);
         }
-        let missing = |begin| -> Vec<(i64, i64, KnownBy)> {
-            let found = beside_hub(&ledger, &key, begin).into_iter();
-            found.map(|(range, known_by)| (range.from, range.to, known_by)).collect()
-        };
-        assert_eq!(missing(0), []);
-        assert_eq!(missing(15), [(10, 15, KnownBy::Ledger)]);
-        assert_eq!(missing(45), [(10, 20, KnownBy::Ledger), (30, 40, KnownBy::Ledger)]);
-        assert_eq!(missing(60)[2], (50, 60, KnownBy::Hub));
-        let other = PartitionKey::new(SourceId::new("emulator/leads"), "1");
-        assert_eq!(beside_hub(&ledger, &other, 60), []);
+        let holds = holds.map(|(begin, last_enqueued)| PartitionProperties {
+            partition: "0".to_owned(),
+            begin,
+            last_enqueued,
+            last_enqueued_at_ms: 0,
+            is_empty: begin == 0 && last_enqueued > 0,
+        });
+        let held = ledger.partition(&key).expect("the partition is in the ledger");
+        let found = lacking(held, holds.as_ref()).into_iter();
+        found.map(|lacking| (lacking.range.from, lacking.range.to, lacking.known_by, lacking.hub_may_have)).collect()
+    }
+
+    #[test]
+    fn what_the_hub_has_no_more_is_missing_and_of_what_it_keeps_it_is_told() {
+        let (ledger, hub) = (KnownBy::Ledger, KnownBy::Hub);
+        assert_eq!(missing(None), [(10, 20, ledger, false), (30, 40, ledger, false)]);
+        assert_eq!(missing(Some((1, 69))), [(10, 20, ledger, true), (30, 40, ledger, true)]);
+        assert_eq!(missing(Some((15, 69))), [(10, 15, ledger, false), (15, 20, ledger, true), (30, 40, ledger, true)]);
+        assert_eq!(missing(Some((45, 69))), [(10, 20, ledger, false), (30, 40, ledger, false)]);
+        assert_eq!(missing(Some((60, 69))), [(10, 20, ledger, false), (30, 40, ledger, false), (50, 60, hub, false)]);
+    }
+
+    #[test]
+    fn an_emptied_partition_has_nothing_whatever_it_says_of_its_begin() {
+        let (ledger, hub) = (KnownBy::Ledger, KnownBy::Hub);
+        assert_eq!(missing(Some((0, 49))), [(10, 20, ledger, false), (30, 40, ledger, false)]);
+        assert_eq!(missing(Some((0, 54)))[2], (50, 55, hub, false));
     }
 }

@@ -1,7 +1,5 @@
 //! Reading what a table lacks from the captures, and nothing else.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::GapError;
@@ -50,7 +48,7 @@ impl Healed {
 /// nothing but, where that is wanted, what it still has; it takes no lock and may run beside the live pipeline.
 ///
 /// # Errors
-/// What the captures or the table didn't allow; that gaps remain is an answer, not an error.
+/// [`GapError::NoTable`]; what the captures or the table didn't allow. That gaps remain is an answer, not an error.
 pub async fn heal(
     project: &ProjectSpec,
     selected: (&PipelineSpec, PipelineStatus),
@@ -63,10 +61,8 @@ pub async fn heal(
         return Err(PipelineError::NoCapture { pipeline: spec.name.clone() }.into());
     }
     let target = Target { table: spec.sink.table.clone(), pipeline: Some(spec) };
-    let before = match Missing::find(project, &target, ask).await? {
-        Some(missing) => missing.numbers(),
-        None => BTreeMap::new(),
-    };
+    let no_table = || GapError::NoTable { table: target.table.to_string() };
+    let before = Missing::find(project, &target, ask).await?.ok_or_else(no_table)?.numbers();
     if before.is_empty() {
         return Ok(Healed::of(spec, &PipelineSummary::default(), Vec::new(), Vec::new()));
     }
@@ -75,9 +71,7 @@ pub async fn heal(
     let stopped = |source| PipelineError::Stopped { pipeline: spec.name.clone(), source: Box::new(source) };
     let summary = run.await.map_err(stopped)?;
     // Whatever landed meanwhile by any path counts, so the table is asked, not the run.
-    let Some(after) = Missing::find(project, &target, ask).await? else {
-        return Ok(Healed::of(spec, &summary, Vec::new(), Vec::new()));
-    };
+    let after = Missing::find(project, &target, ask).await?.ok_or_else(no_table)?;
     let healed = before.iter().flat_map(|(partition, missing)| healed(&after, partition, missing)).collect();
     Ok(Healed::of(spec, &summary, healed, after.gaps(&target)))
 }

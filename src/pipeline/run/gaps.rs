@@ -1,7 +1,7 @@
 //! What the table of a running pipeline lacks: in the log at each sweep, and in a gauge, until it is
 //! healed or accepted. Other processes heal and accept, so the table's log is looked at from time to time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::checkpoint::{Ledger, PartitionKey, Range, RangeSet};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
 use crate::pipeline::PipelineError;
 use crate::pipeline::gaps::accepted_of;
-use crate::pipeline::generations::generations;
+use crate::pipeline::generations::generations_of;
 use crate::pipeline::partition::report;
 use crate::pipeline::setup::{self, Places};
 use crate::pipeline::status::PipelineStatus;
@@ -22,7 +22,7 @@ use crate::shutdown::Shutdown;
 use crate::sink::delta::gaps::AcceptedGaps;
 use crate::sink::delta::ledger::{ReadLedger, read_ledger};
 use crate::sink::delta::writer::TableWriter;
-use crate::source::capture::{CaptureRead, EnqueuedBetween, Missing};
+use crate::source::capture::{CaptureRead, Listing, Missing};
 use crate::source::{HoleCause, SourceError};
 use crate::storage::Location;
 use crate::telemetry::metrics;
@@ -90,7 +90,7 @@ impl Gaps {
 
 impl Pipeline {
     /// A run that takes in what Capture has of `gaps`, and nothing else. It asks no hub and takes no lock:
-    /// it may run beside the live pipeline.
+    /// it may run beside the live pipeline. Gaps of sources whose events the captures don't hold stay.
     ///
     /// # Errors
     /// [`PipelineError::NoCapture`]; captures that can't be listed; errors of storage.
@@ -107,17 +107,27 @@ impl Pipeline {
             return Err(PipelineError::NoCapture { pipeline: spec.name.clone() });
         };
         let writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
-        let from = enqueued_from(writer.ledger(), gaps);
-        let listing = Arc::new(captures.list(from).await.map_err(SourceError::from)?);
+        let sources: BTreeSet<_> = gaps.keys().map(|partition| &partition.source).collect();
+        let generations = generations_of(project, spec, &sources)?;
+        for source in sources.iter().filter(|source| generations.iter().all(|known| known.source != ***source)) {
+            tracing::warn!(
+                pipeline = spec.name, %source,
+                "gaps of this source can't be healed: it is neither the present generation nor known as the one before"
+            );
+        }
+        let is_known = |key: &PartitionKey| generations.iter().any(|known| known.source == key.source);
+        let gaps: BTreeMap<_, _> =
+            gaps.iter().filter(|(key, _)| is_known(key)).map(|(key, gap)| (key.clone(), gap.clone())).collect();
+        let from = enqueued_from(writer.ledger(), &gaps);
+        let listing = match gaps.is_empty() {
+            true => Listing::default(),
+            false => captures.list(from).await.map_err(SourceError::from)?,
+        };
+        let listing = Arc::new(listing);
         let mut pipeline = Self::new(spec, parts, None, writer, options, status, shutdown);
         pipeline.read_accepted().await;
         pipeline.tell_torn(&listing);
-        // The generation before is named by rules that need not hold where nobody wants it.
-        let present = setup::source_of(project, spec)?;
-        let is_of_present = gaps.keys().all(|partition| partition.source == present);
-        let since = spec.source.generation.as_ref().map(|generation| generation.since);
-        let between = EnqueuedBetween { from: since.filter(|_| is_of_present), to: None };
-        for generation in generations(project, spec, between)? {
+        for generation in generations {
             for (partition, wanted) in gaps.iter().filter(|(partition, _)| partition.source == generation.source) {
                 pipeline.read_capture(CaptureRead {
                     partition: partition.clone(),
@@ -174,7 +184,10 @@ impl Pipeline {
             self.gaps.told.entry(partition.clone()).or_default().insert(missing);
             let new = self.captures.count(partition, missing);
             self.summary.missing += new;
-            metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), new);
+            // What is met again at a sweep is no other hole.
+            if new > 0 {
+                metrics::hole(&self.spec.name, &self.table, &partition.partition, cause.as_str(), new);
+            }
         }
         self.count_gaps();
     }

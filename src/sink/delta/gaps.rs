@@ -109,6 +109,13 @@ impl AcceptedGaps {
         pieces
     }
 
+    /// One that was recorded just now.
+    pub fn add(&mut self, gap: AcceptedGap) {
+        if !self.0.contains(&gap) {
+            self.0.push(gap);
+        }
+    }
+
     fn accepts(&self, gap: &AcceptedGap) -> Option<&AcceptedGap> {
         let pieces = self.split(&gap.partition, gap.range);
         let is_whole = pieces.iter().all(|(_, accepted)| accepted.is_some());

@@ -107,7 +107,7 @@ impl EventHubsSource {
     pub async fn resolve_start(&self, partition: &str, start: Start) -> Result<i64, SourceError> {
         let position = match start {
             // What lies before comes from the blobs.
-            Start::Earliest | Start::Capture => first_of(&self.partition(partition).await?),
+            Start::Earliest | Start::Capture => self.partition(partition).await?.first(),
             Start::Latest => self.partition(partition).await?.last_enqueued + 1,
             Start::SequenceNumber(number) => number,
             Start::EnqueuedAt(time) => self.first_at_or_after(partition, time).await?,
@@ -260,31 +260,7 @@ fn call_backoff() -> Backoff {
     Backoff::new(Duration::from_millis(100), Duration::from_secs(2))
 }
 
-/// An empty partition begins at what comes next.
-pub(super) fn first_of(holds: &PartitionProperties) -> i64 {
-    if holds.is_empty { holds.last_enqueued + 1 } else { holds.begin }
-}
-
 /// Not before 1970, where no hub has events, and which the client can't express.
 fn system_time(time: DateTime<Utc>) -> SystemTime {
     SystemTime::from(time).max(UNIX_EPOCH)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_partition_begins_at_what_comes_next() {
-        let holds = |begin, last_enqueued, is_empty| PartitionProperties {
-            partition: "0".into(),
-            begin,
-            last_enqueued,
-            last_enqueued_at_ms: 0,
-            is_empty,
-        };
-        assert_eq!(first_of(&holds(0, -1, true)), 0);
-        assert_eq!(first_of(&holds(0, 41, true)), 42);
-        assert_eq!(first_of(&holds(7, 41, false)), 7);
-    }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-use super::hub::first_of;
 use super::pace::ENOUGH_TO_JUDGE;
 use super::read::{Heard, Reader};
 use super::tracker::Verdict;
@@ -208,7 +207,7 @@ impl<'a> Link<'a> {
         }
         let parts = if self.reader.source.dense {
             let holds = self.reader.source.partition(&self.reader.partition.partition).await?;
-            let kept_from = first_of(&holds).clamp(missing.from, missing.to);
+            let kept_from = holds.first().clamp(missing.from, missing.to);
             vec![
                 (Range::new(missing.from, kept_from), HoleCause::Retention),
                 (Range::new(kept_from, missing.to), HoleCause::Unexplained),

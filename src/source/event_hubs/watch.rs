@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::hub::first_of;
 use crate::source::PartitionProperties;
 
 /// How often a partition is looked at: for the lag, and for the table above. More often, and
@@ -115,7 +114,7 @@ impl Watch {
 }
 
 fn find(at: Standing, holds: &PartitionProperties) -> Finding {
-    let first = first_of(holds);
+    let first = holds.first();
     if at.received == 0 && holds.last_enqueued < at.position - 1 {
         return Finding::AnotherHub { last_enqueued: holds.last_enqueued };
     }
