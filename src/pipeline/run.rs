@@ -298,6 +298,11 @@ impl Pipeline {
         for partition in self.in_flight.keys().cloned().collect::<Vec<_>>() {
             self.move_in_flight(&partition, |_| 0);
         }
+        // Beside the end, not in its way: what isn't kept is looked into again.
+        tokio::select! {
+            () = self.captures.keep_index() => {}
+            () = self.shutdown.aborting() => {}
+        }
         if let Some(source) = &self.source
             && tokio::time::timeout(READERS_END_WITHIN, source.close()).await.is_err()
         {

@@ -4,6 +4,7 @@ mod ahead;
 mod audit;
 mod broker;
 mod capture;
+mod capture_index;
 mod config;
 mod decode;
 mod demo;
