@@ -36,6 +36,9 @@ use crate::telemetry::metrics;
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
+/// No consumer group has such a name, so the lock is never that of a live pipeline.
+const LOCK: &str = "$schedule";
+
 /// The wall clock is looked at this often: it may be set, and a machine may sleep.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(15);
 
@@ -169,7 +172,7 @@ impl Scheduled {
 
     /// Takes in what the table lacks, unless another process did since it was `due`.
     async fn attempt(&mut self, due: Option<DateTime<Utc>>) -> Result<(), PipelineError> {
-        let _lock = match PipelineLock::take(&self.state, &self.spec.name, "schedule") {
+        let _lock = match PipelineLock::take(&self.state, &self.spec.name, LOCK) {
             Err(PipelineError::Owned { pipeline, path, .. }) => {
                 return Err(PipelineError::ScheduledElsewhere { pipeline, path });
             }

@@ -9,6 +9,7 @@ that fails is tried again and told, and exit codes say what a scheduler has to k
 import datetime
 import fcntl
 import json
+import os
 import re
 import shutil
 import time
@@ -19,7 +20,7 @@ import fastavro
 
 from capture import EVENT_DATA, HUB, SCHEMA, captured, capturing, fill, project, table_of, wait_for, with_events
 from events import values
-from machine import Emulator, Process, audit, check, folder, main, run as sluice, same, say, sluice as binary
+from machine import AZURITE_ACCOUNT, AZURITE_KEY, Azurite, Emulator, Process, audit, check, folder, main, run as sluice, same, say, sluice as binary
 from readers import read
 
 YEARLY = "0 0 1 1 *"
@@ -130,7 +131,14 @@ def at_its_times(place):
     finally:
         running.end()
 
+    told_before = told(made)["last_run"]
     missed(made)
+    killed = Running(made)
+    killed.until(lambda it: "a scheduled backfill begins" in it.said(100_000), "it doesn't begin")
+    killed.end()
+    if told(made)["last_run"]["began_at"] > told_before["began_at"]:
+        # It was faster than the kill.
+        missed(made)
     running = Running(made)
     try:
         running.until(lambda it: it.runs("complete") == 1, "what was missed isn't made up for")
@@ -160,7 +168,7 @@ def exit_codes(made, captures):
     same(told(made)["last_run"]["outcome"], "incomplete", "what `status` says of it")
     copy.unlink()
 
-    lock = made / "lake" / "_sluice" / "locks" / f"{HUB}@schedule.lock"
+    lock = made / "lake" / "_sluice" / "locks" / f"{HUB}@$schedule.lock"
     with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         check("another process runs the scheduled backfill" in once(made, expect=3), "who holds the lock isn't told")
@@ -262,10 +270,52 @@ def only_its_window(place, emulator):
     say("  a window reaches back from the last run that missed nothing")
 
 
+def with_its_state_on_azure(place, emulator):
+    """The record and the index go where the state goes: a pod that starts anew has no disk of the one before."""
+    captures = place / "captures"
+    at = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
+    for first in range(0, 200, 10):
+        path = captures / "emulator" / HUB / "0" / (at + datetime.timedelta(minutes=first)).strftime("%Y/%m/%d/%H/%M/%S.avro")
+        path.parent.mkdir(parents=True)
+        records = [{
+            "SequenceNumber": number, "Offset": "0", "EnqueuedTimeUtc": "", "Properties": {}, "Body": b"x",
+            "SystemProperties": {"x-opt-enqueued-time": int(at.timestamp() * 1000) + number},
+        } for number in range(first, first + 10)]
+        with path.open("wb") as file:
+            fastavro.writer(file, fastavro.parse_schema(json.loads(json.dumps(EVENT_DATA))), records)
+    with Azurite() as azurite:
+        azurite.container("state")
+        made = project(place / "project", emulator, captures, decode='[decode]\nformat = "raw"\n')
+        schedule(made)
+        file = made / "sluice.toml"
+        file.write_text(file.read_text() + f"""
+[state]
+url = "az://state/sluice"
+
+[storage.azure]
+account_name = "{AZURITE_ACCOUNT}"
+account_key  = "{AZURITE_KEY}"
+endpoint     = "{azurite.endpoint}"
+""")
+        same(once(made)["committed"], 200, "what a run takes in")
+        check(not (made / "lake" / "_sluice").exists(), "something of the state lies in the lake")
+        same(told(made)["last_run"]["committed"], 200, "what `status` says of it")
+        # Torn for whoever opens them, and the same from outside.
+        for path in captures.rglob("*.avro"):
+            before = path.stat()
+            with path.open("r+b") as blob:
+                blob.write(b"torn")
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        again = once(made)
+        same((again["received"], again["blobs"], again["torn_blobs"]), (0, 0, 0), "what a second run opens")
+    say("  with its state on Azure: the record and the index are there for whoever comes next")
+
+
 def run():
     with folder() as place, Emulator({HUB: 1}) as emulator:
         exit_codes(*at_its_times(place / "a"))
         only_its_window(place / "b", emulator)
+        with_its_state_on_azure(place / "d", emulator)
         beside_the_live_path(place / "c")
 
 

@@ -30,7 +30,7 @@ use crate::storage::{Location, StorageError};
 const VERSION: u32 = 1;
 
 /// A hundred days of 32 partitions in windows of five minutes; of more, those that begin last are kept. They
-/// take some 20 MB, and so much more in memory while they are written.
+/// take some 35 MB, and so much more in memory while they are written.
 const MOST_BLOBS: usize = 1_000_000;
 const LARGEST_FILE_BYTES: u64 = 128 << 20;
 
@@ -153,7 +153,11 @@ fn written(mut learned: Vec<(Path, Learned)>, captures: &str) -> Result<Bytes, I
     for (path, Learned { mark, bytes, first, end }) in learned {
         line(serde_json::to_string::<Line>(&(path.into(), bytes, mark, first, end)))?;
     }
-    Ok(packed.finish()?.into())
+    let packed = packed.finish()?;
+    match packed.len() as u64 {
+        bytes if bytes > LARGEST_FILE_BYTES => Err(IndexError::TooLarge(bytes)),
+        _ => Ok(packed.into()),
+    }
 }
 
 fn read(packed: &[u8], captures: &str) -> Result<HashMap<Path, Learned>, IndexError> {
