@@ -12,14 +12,15 @@ pub struct Cron {
     times: croner::Cron,
 }
 
+/// What the fields are, in their order.
+const FIELDS: [&str; 5] = ["minute", "hour", "day of the month", "month", "day of the week"];
+
 impl Cron {
     /// # Errors
     /// A hint for the user when the text isn't five fields, or names a time that never comes.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let form = "write five fields, in UTC: minute, hour, day of the month, month, day of the week; `0 3 * * *` is \
-                    each day at 3";
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let times = parser.parse(text).map_err(|_| form.to_owned())?;
+        let form = format!("write five fields, in UTC: {}; `0 3 * * *` is each day at 3", FIELDS.join(", "));
+        let times = times(text).ok_or_else(|| format!("{}{form}", wrong_in(text).unwrap_or_default()))?;
         let cron = Self { text: text.to_owned(), times };
         match cron.next_after(Utc::now()) {
             Some(_) => Ok(cron),
@@ -31,6 +32,31 @@ impl Cron {
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.times.find_next_occurrence(&time, false).ok()
     }
+}
+
+fn times(text: &str) -> Option<croner::Cron> {
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+    parser.parse(text).ok()
+}
+
+/// The first field that can't be, where there are five.
+fn wrong_in(text: &str) -> Option<String> {
+    // A field is a few characters; what is longer isn't worth showing.
+    const LONGEST: usize = 40;
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    if fields.len() != FIELDS.len() {
+        return None;
+    }
+    let is_wrong = |at: usize| {
+        let mut alone = ["*"; FIELDS.len()];
+        alone[at] = fields[at];
+        times(&alone.join(" ")).is_none()
+    };
+    let at = (0..FIELDS.len()).find(|at| is_wrong(*at))?;
+    let shown = fields[at];
+    let is_shown = shown.len() <= LONGEST && shown.chars().all(|c| c.is_ascii_graphic());
+    let shown = if is_shown { format!("`{shown}`") } else { "what stands there".to_owned() };
+    Some(format!("{shown} is no {}; ", FIELDS[at]))
 }
 
 impl fmt::Display for Cron {
@@ -102,5 +128,12 @@ mod tests {
             assert!(Cron::parse(wrong).is_err(), "{wrong:?}");
         }
         assert!(Cron::parse(&"1,".repeat(100_000)).is_err());
+        for (wrong, named) in [
+            ("0 25 * * *", "`25` is no hour; "),
+            ("0 3 32 * *", "`32` is no day of the month; "),
+            ("x 3 * * *", "`x` is no minute; "),
+        ] {
+            assert!(Cron::parse(wrong).is_err_and(|hint| hint.starts_with(named)), "{wrong}");
+        }
     }
 }

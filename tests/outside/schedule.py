@@ -235,11 +235,10 @@ def beside_the_live_path(place):
             same(running.pipeline()["state"], "running", "the live path, beside")
             inflight = re.findall(r"^sluice_pipeline_in_flight_events{.*} (\S+)$", running.ask("/metrics")[1], re.M)
             same([float(held) for held in inflight], [0.0, 0.0], "what is in flight of both, once all is committed")
+            same(told(made)["last_run"]["outcome"], "complete", "what `status` says of it")
             same(running.stop(), 0, "the exit code after SIGTERM")
         finally:
             running.end()
-        ran = told(made)["last_run"]
-        check(ran["outcome"] == "complete", f"`status` says {ran}")
         proof = audit(made, f"bronze.{HUB}")
         same((proof["complete"], proof["rows"], proof["duplicates"]), (True, 2_500, 0), "the audit")
     say("  beside the live path, when the minute comes")
