@@ -3,15 +3,13 @@
 use std::process::ExitCode;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
-use indicatif::HumanCount;
 
 use super::progress::Progress;
-use super::run::print;
+use super::run::ended_by_itself;
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
-use crate::pipeline::status::Headway;
+use crate::pipeline::RunOptions;
 use crate::pipeline::supervise::{run_backfill, select};
-use crate::pipeline::{PipelineError, RunOptions};
 use crate::shutdown::Shutdown;
 use crate::sink::delta::fault_points::FaultPoints;
 use crate::source::capture::EnqueuedBetween;
@@ -36,7 +34,7 @@ pub struct Args {
 }
 
 /// Exit code 0 when all that the captures have is in the table, 1 when a blob was torn or numbers
-/// between blobs are missing.
+/// between blobs are missing, 130 when it was stopped before its end.
 ///
 /// # Errors
 /// What the declarations, the captures or the table didn't allow.
@@ -48,29 +46,12 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let shutdown = Shutdown::new();
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
     let progress = Progress::new(global);
-    progress.count("reading captures", "blobs");
     let fault_points = args.crash_at.unwrap_or_default();
     let running = run_backfill(&project, (spec, status.clone()), between, fault_points, shutdown.clone());
-    let come = || {
-        let snapshot = status.snapshot();
-        progress.say(format!("reading captures, {} events", HumanCount(snapshot.received)));
-        Headway { done: snapshot.blobs_read, of: snapshot.blobs }
-    };
-    let ended = progress.follow(running, come).await;
+    let ended = progress.follow_captures(running, &[status]).await;
     progress.clear();
     beside.abort_all();
-    match ended {
-        Ok(summary) => {
-            print(&summary, args.format, &global.output())?;
-            let is_whole = summary.pipelines.iter().all(|read| read.torn_blobs == 0 && read.missing == 0);
-            Ok(if is_whole { Exit::Well } else { Exit::Failed }.into())
-        }
-        Err(PipelineError::Stopped { source, .. }) if matches!(*source, PipelineError::CutOff) => {
-            tracing::warn!("cut off: what was not committed is read again by the next backfill");
-            Ok(Exit::CutOff.into())
-        }
-        Err(error) => Err(error.into()),
-    }
+    ended_by_itself(ended, &shutdown, args.format, &global.output())
 }
 
 /// A day, which begins at midnight UTC, or a time with an offset.

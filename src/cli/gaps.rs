@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use indicatif::HumanCount;
 use serde::Serialize;
 
 use super::progress::Progress;
@@ -13,7 +12,6 @@ use super::{Exit, Format, Global};
 use crate::checkpoint::Range;
 use crate::error::AnyError;
 use crate::pipeline::gaps::{AskHub, Gap, GapError, GapState, Healed, KnownBy, Target, Wanted, accept, heal, list};
-use crate::pipeline::status::Headway;
 use crate::pipeline::supervise::select;
 use crate::pipeline::{PipelineError, RunOptions};
 use crate::shutdown::Shutdown;
@@ -143,15 +141,9 @@ async fn run_heal(args: HealArgs, global: &Global) -> Result<ExitCode, AnyError>
     let shutdown = Shutdown::new();
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
     let progress = Progress::new(global);
-    progress.count("reading captures", "blobs");
     let fault_points = args.crash_at.unwrap_or_default();
     let healing = heal(&project, (spec, status.clone()), ask(args.hub), fault_points, shutdown.clone());
-    let come = || {
-        let snapshot = status.snapshot();
-        progress.say(format!("reading captures, {} events", HumanCount(snapshot.received)));
-        Headway { done: snapshot.blobs_read, of: snapshot.blobs }
-    };
-    let ended = progress.follow(healing, come).await;
+    let ended = progress.follow_captures(healing, &[status]).await;
     progress.clear();
     beside.abort_all();
     match ended {

@@ -3,9 +3,10 @@
 //! There is one terminal, so there is one place that draws on it; the log writes
 //! through it ([`LogWriter`]), or its lines and the bar would overwrite one another.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 
@@ -53,11 +54,6 @@ impl Progress {
         self.0.set_message(stage.to_owned());
     }
 
-    /// Other words beside the bar.
-    pub fn say(&self, words: String) {
-        self.0.set_message(words);
-    }
-
     /// Work of which nobody knows how much is left.
     pub fn spin(&self, stage: &str) {
         self.0.set_style(style("{spinner} {msg} {elapsed}"));
@@ -78,19 +74,31 @@ impl Progress {
     /// Draws what pipelines without an end do, until they are stopped.
     pub async fn watch<T>(&self, work: impl Future<Output = T>, statuses: &[PipelineStatus]) -> T {
         self.0.set_style(style("{spinner} {msg}"));
-        let mut before = (std::time::Instant::now(), 0);
-        let mut rate = 0.0;
+        let mut rate = Rate::new(Instant::now());
         self.draw_beside(work, || {
             let Headway { done, .. } = headway(statuses);
-            let since = before.0.elapsed();
-            if since >= RATE_OVER || rate == 0.0 {
-                rate = done.saturating_sub(before.1) as f64 / since.as_secs_f64().max(0.001);
-            }
-            if since >= RATE_OVER {
-                before = (std::time::Instant::now(), done);
-            }
-            self.0.set_message(doing(statuses, done, rate));
+            self.0.set_message(doing(statuses, done, rate.at(Instant::now(), done)));
             self.0.tick();
+        })
+        .await
+    }
+
+    /// Draws how far the reading of captures has come: blobs, events, their rate, and the time that is left.
+    pub async fn follow_captures<T>(&self, work: impl Future<Output = T>, statuses: &[PipelineStatus]) -> T {
+        self.count("listing captures", "blobs");
+        let mut rate = Rate::new(Instant::now());
+        self.draw_beside(work, || {
+            let (mut blobs, mut events) = (Headway::default(), 0);
+            for snapshot in statuses.iter().map(PipelineStatus::snapshot) {
+                blobs.done += snapshot.blobs_read;
+                blobs.of += snapshot.blobs;
+                events += snapshot.received;
+            }
+            if blobs.of > 0 {
+                self.0.set_message(reading(events, rate.at(Instant::now(), events)));
+            }
+            self.0.set_length(blobs.of);
+            self.0.set_position(blobs.done);
         })
         .await
     }
@@ -118,6 +126,32 @@ impl Drop for Progress {
     }
 }
 
+/// How fast something goes, over the last seconds.
+struct Rate(VecDeque<(Instant, u64)>);
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Self(VecDeque::from([(now, 0)]))
+    }
+
+    /// A second, with `done` as of `now`.
+    fn at(&mut self, now: Instant, done: u64) -> f64 {
+        self.0.push_back((now, done));
+        // One from before is kept, or there would be nothing to measure from.
+        while self.0.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= RATE_OVER) {
+            self.0.pop_front();
+        }
+        let (since, from) = self.0.front().copied().unwrap_or((now, done));
+        let passed = now.saturating_duration_since(since).as_secs_f64();
+        done.saturating_sub(from) as f64 / passed.max(DRAW_EVERY.as_secs_f64())
+    }
+}
+
+/// What comes out of captures, in words.
+fn reading(events: u64, rate: f64) -> String {
+    format!("reading captures: {} events, {}/s", HumanCount(events), HumanCount(rate.round() as u64))
+}
+
 /// A run without end, on one line.
 fn doing(statuses: &[PipelineStatus], done: u64, rate: f64) -> String {
     let snapshots: Vec<_> = statuses.iter().map(PipelineStatus::snapshot).collect();
@@ -134,4 +168,27 @@ fn doing(statuses: &[PipelineStatus], done: u64, rate: f64) -> String {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("a template of ours is well formed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_seconds() {
+        let start = Instant::now();
+        let mut rate = Rate::new(start);
+        let mut at = |ms, done| rate.at(start + Duration::from_millis(ms), done).round() as u64;
+        assert_eq!(at(0, 10), 100, "no moment is too short to divide by");
+        assert_eq!(at(1_000, 500), 500);
+        assert_eq!(at(5_000, 5_000), 998);
+        assert_eq!(at(6_000, 5_500), 1_000, "the first second is forgotten");
+        assert_eq!(at(10_000, 5_500), 100, "measured from where the last five seconds began");
+        assert_eq!(at(15_000, 5_500), 0);
+    }
+
+    #[test]
+    fn captures_are_told_by_their_events_and_rate() {
+        assert_eq!(reading(1_234_567, 98_765.4), "reading captures: 1,234,567 events, 98,765/s");
+    }
 }

@@ -9,9 +9,9 @@ use crate::error::AnyError;
 use crate::pipeline::setup::Places;
 use crate::pipeline::spool::Spool;
 use crate::pipeline::status::headway;
-use crate::pipeline::supervise::{RunSummary, run_selected, select};
+use crate::pipeline::supervise::{RunSummary, run_scheduled_once, run_selected, select};
 use crate::pipeline::webhook::Intake;
-use crate::pipeline::{PipelineError, RunOptions};
+use crate::pipeline::{PipelineError, PipelineSummary, RunOptions};
 use crate::serve::webhook::Webhook;
 use crate::serve::{self, ServeError};
 use crate::shutdown::Shutdown;
@@ -25,6 +25,9 @@ pub struct Args {
     /// End at the last numbers that the hubs have now
     #[arg(long)]
     until_caught_up: bool,
+    /// Backfill now, once, what `[schedule]` declares, and end: for schedulers elsewhere
+    #[arg(long, conflicts_with = "until_caught_up")]
+    once: bool,
     /// How the summary is written
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     format: Format,
@@ -33,6 +36,8 @@ pub struct Args {
     crash_at: Option<FaultPoints>,
 }
 
+/// Exit code 0 after a clean stop, or when nothing is left; of `--once` that of a backfill.
+///
 /// # Errors
 /// What the declarations, the hubs or the tables didn't allow.
 pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
@@ -57,6 +62,13 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
     let statuses: Vec<_> = selected.iter().map(|(_, status)| status.clone()).collect();
     let progress = Progress::new(global);
+    if args.once {
+        let running = run_scheduled_once(&project, selected, options, shutdown.clone());
+        let ended = progress.follow_captures(running, &statuses).await;
+        progress.clear();
+        beside.abort_all();
+        return ended_by_itself(ended, &shutdown, args.format, &output);
+    }
     let until_caught_up = options.until_caught_up;
     let running = run_selected(&project, selected, options, shutdown.clone());
     let (server, ended) = if until_caught_up {
@@ -86,7 +98,36 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     }
 }
 
-pub(super) fn print(summary: &RunSummary, format: Format, output: &super::Output) -> Result<(), AnyError> {
+/// The exit code of what reads captures to their end: 1 where a blob was torn or numbers between blobs are
+/// missing, 130 where it was stopped before.
+///
+/// # Errors
+/// The one that it ended with.
+pub(super) fn ended_by_itself(
+    ended: Result<RunSummary, PipelineError>,
+    shutdown: &Shutdown,
+    format: Format,
+    output: &super::Output,
+) -> Result<ExitCode, AnyError> {
+    match ended {
+        Ok(summary) => {
+            print(&summary, format, output)?;
+            if shutdown.is_stopping() {
+                tracing::warn!("stopped before the end: the next run goes on from what was committed");
+                return Ok(Exit::CutOff.into());
+            }
+            let is_whole = summary.pipelines.iter().all(PipelineSummary::is_whole);
+            Ok(if is_whole { Exit::Well } else { Exit::Failed }.into())
+        }
+        Err(PipelineError::Stopped { source, .. }) if matches!(*source, PipelineError::CutOff) => {
+            tracing::warn!("cut off: what was not committed is read again by the next run");
+            Ok(Exit::CutOff.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn print(summary: &RunSummary, format: Format, output: &super::Output) -> Result<(), AnyError> {
     match format {
         Format::Json => output.json(summary)?,
         Format::Text => {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use crate::pipeline::standing::{PipelineStanding, standings};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// `json` writes `{"pipelines": [{"name", "owner", "state", "table", "last_commit", "partitions"}]}`
+    /// `json` writes `{"pipelines": [{"name", "owner", "state", "table", "last_commit", "partitions", "schedule"}]}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
 }
@@ -59,6 +60,19 @@ fn shown(pipeline: &PipelineStanding) -> String {
     if let Some(error) = &pipeline.error {
         text.push_str(&format!("  the hub can't be asked: {error}\n"));
     }
+    if let Some(schedule) = &pipeline.schedule {
+        text.push_str(&format!(
+            "  backfilled at `{}`; next: {}",
+            schedule.cron,
+            or_dash(schedule.next_at.map(shown_time))
+        ));
+        if let Some(last) = &schedule.last_run {
+            let error = last.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            let ended = shown_time(last.ended_at);
+            text.push_str(&format!("; last: {} at {ended}, {} events{error}", last.outcome.as_str(), last.committed));
+        }
+        text.push('\n');
+    }
     if pipeline.gap_events > 0 {
         let name = &pipeline.name;
         text.push_str(&format!("  {} numbers are missing: `sluice gaps list {name}`\n", pipeline.gap_events));
@@ -97,6 +111,10 @@ fn shown(pipeline: &PipelineStanding) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     format!("{text}{table}")
+}
+
+fn shown_time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn or_dash(value: Option<impl ToString>) -> String {

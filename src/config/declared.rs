@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::capture_name;
-use super::text::{AddressText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText};
+use super::text::{
+    AddressText, CronText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
+};
 
 pub(super) const CONSUMER_GROUP: &str = "$Default";
 pub(super) const COMMIT_EVERY: &str = "10s";
@@ -254,6 +256,7 @@ pub(super) struct PipelineFile {
     pub decode: Option<DecodeTable>,
     #[schemars(required)]
     pub sink: Option<SinkTable>,
+    pub schedule: Option<ScheduleTable>,
     /// Tables made of tables, by SQL.
     #[serde(rename = "transform")]
     pub _transform: Option<Unsupported>,
@@ -460,4 +463,20 @@ pub(super) struct SinkTable {
     /// How often progress without rows is committed.
     #[schemars(extend("default" = COVERAGE_EVERY))]
     pub coverage_every: Option<DurationText>,
+}
+
+/// When `sluice run` backfills from the captures by itself, beside what it reads live. Without
+/// `[source.event_hubs]` nothing is read but at these times. `sluice run --once` does it now, for schedulers elsewhere.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ScheduleTable {
+    /// Five fields as cron has them, in UTC: minute, hour, day of the month, month, day of the week; or `@hourly`,
+    /// `@daily`, `@weekly`, `@monthly`. Times that passed while no process ran, or while a run took longer, are made
+    /// up for by one run.
+    #[schemars(required)]
+    pub cron: Option<CronText>,
+    /// How far back a run looks by enqueued time, from where the last one began that missed nothing. It should be longer
+    /// than blobs are late.
+    #[schemars(extend("x-default-words" = "to the first blob"))]
+    pub window: Option<DurationText>,
 }

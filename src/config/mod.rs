@@ -19,6 +19,7 @@
 pub mod address;
 pub mod capture_name;
 pub mod connection_string;
+pub mod cron;
 pub mod load;
 pub mod problem;
 pub mod reference;

@@ -8,10 +8,11 @@ use sha2::{Digest, Sha256};
 use super::address::{endpoint, location};
 use super::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
 use super::connection_string::ConnectionString;
+use super::cron::Cron;
 use super::declared::{
     COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, CaptureTable, DecodeTable, EventHubsSourceTable,
     Format as FormatWord, Framing as FramingWord, GenerationTable, MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable,
-    SWEEP_EVERY, SinkTable, Start as StartDeclared, StartWord,
+    SWEEP_EVERY, ScheduleTable, SinkTable, Start as StartDeclared, StartWord,
 };
 use super::document::Node;
 use super::problem::{Place, Problem, listed, nearest, quoted};
@@ -20,7 +21,7 @@ use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
     CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, OWN_SCHEMA,
-    PipelineSpec, SinkSpec, Start, TableName,
+    PipelineSpec, ScheduleSpec, SinkSpec, Start, TableName,
 };
 use super::{schema, shape, text};
 
@@ -32,6 +33,10 @@ const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Each sweep lists the container.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
+
+/// Capture's own shortest window: what is shorter would miss what was still open.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(60);
+const LONGEST_WINDOW: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 const SHORTEST_COMMIT: Duration = Duration::from_millis(10);
 /// Longer than this and a crash reads a day again; nobody means it.
@@ -71,9 +76,11 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
             None
         }
     };
+    let has_captures = captured.is_some();
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
     let decode = decode(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
     let sink = declared.sink.and_then(|table| sink(table, &mut reading));
+    let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
     let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
     let reader = source.as_ref().filter(|_| is_live).map(|source| {
@@ -88,8 +95,13 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
             Some(captured) => Some(captured?),
             None => None,
         };
+        let schedule = match scheduled {
+            Some(scheduled) => Some(scheduled?),
+            None => None,
+        };
         let config_hash = config_hash(&source, &decode, schema.as_deref(), &sink);
-        Some(PipelineSpec { file, name: name?, owner: owner?, source, is_live, capture, decode, sink, config_hash })
+        let (name, owner) = (name?, owner?);
+        Some(PipelineSpec { file, name, owner, source, is_live, capture, decode, sink, schedule, config_hash })
     })();
     Built { spec, name: named, table, reader }
 }
@@ -284,6 +296,48 @@ fn capture(
         hub: table.hub.unwrap_or_else(|| hub.clone()),
         sweep_every: sweep_every?,
         queue,
+    })
+}
+
+fn schedule(
+    table: ScheduleTable,
+    is_live: bool,
+    has_captures: bool,
+    reading: &mut Reading<'_>,
+) -> Option<ScheduleSpec> {
+    if !has_captures && reading.root.at(&["source", "capture"]).is_none() {
+        let hint = "declare `[source.capture]` with the `url` that Capture writes to";
+        reading.wrong(&["schedule"], "`[schedule]` has no captures to backfill from", hint);
+    }
+    if !is_live {
+        for (key, why) in [("queue", "it has blobs read as they come"), ("sweep_every", "it says when they are listed")]
+        {
+            let place = ["source", "capture", key];
+            if reading.root.at(&place).is_some() {
+                let hint = format!("{why}: keep one of the two, or declare `[source.event_hubs]`");
+                reading.wrong(
+                    &place,
+                    format!("`{key}` does nothing where captures are read on a schedule alone"),
+                    hint,
+                );
+            }
+        }
+    }
+    let cron = table.cron.as_ref().map(|cron| cron.0.as_str());
+    let cron = reading.parse(&["schedule", "cron"], cron, "a time in cron's words", Cron::parse);
+    let window = table.window.as_ref().map(|window| window.0.as_str());
+    let window = window.map(|window| {
+        reading.parse(&["schedule", "window"], Some(window), "a duration that fits", |text| {
+            text::duration(text, SHORTEST_WINDOW, LONGEST_WINDOW)
+        })
+    });
+    Some(ScheduleSpec {
+        cron: cron?,
+        // A window that is wrong must not become none.
+        window: match window {
+            Some(window) => Some(window?),
+            None => None,
+        },
     })
 }
 

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
 
 use super::capture_name::NameTemplate;
+use super::cron::Cron;
 
 /// A value that is never printed: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -160,6 +161,8 @@ pub struct PipelineSpec {
     pub capture: Option<CaptureSpec>,
     pub decode: DecodeSpec,
     pub sink: SinkSpec,
+    /// When its captures are backfilled.
+    pub schedule: Option<ScheduleSpec>,
     /// Hex SHA-256 over what decides the rows: source, decode and sink, without secrets.
     pub config_hash: String,
 }
@@ -205,6 +208,14 @@ pub struct CaptureSpec {
     pub sweep_every: Duration,
     /// The queue that announces blobs.
     pub queue: Option<String>,
+}
+
+/// When captures are backfilled, and how much of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleSpec {
+    pub cron: Cron,
+    /// How far back a run looks; none means to the first blob.
+    pub window: Option<Duration>,
 }
 
 /// A hub that was made anew counts again from elsewhere.

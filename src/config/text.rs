@@ -48,6 +48,8 @@ texts! {
     PathText { "x-type": "path", "x-what": "the path of a file" }
     /// A folder or a URL.
     UrlText { "x-type": "URL", "x-what": "a URL" }
+    /// `0 3 * * *`.
+    CronText { "x-type": "cron", "x-what": "times in cron's words, as in \"0 3 * * *\"", "examples": ["0 3 * * *"] }
     /// `127.0.0.1:8080`.
     AddressText { "x-type": "address", "x-what": "an address, as in \"127.0.0.1:8080\"", "examples": ["127.0.0.1:8080"] }
 }

@@ -26,6 +26,10 @@ pub enum PipelineError {
     GenerationBefore { pipeline: String, generation: String },
     #[error("another process runs pipeline `{pipeline}` with consumer group `{group}`")]
     Owned { pipeline: String, group: String, path: PathBuf },
+    #[error("nothing is scheduled{}", of(pipelines))]
+    NotScheduled { pipelines: Vec<String> },
+    #[error("another process runs the scheduled backfill of pipeline `{pipeline}`")]
+    ScheduledElsewhere { pipeline: String, path: PathBuf },
     #[error("file `{}` can't be used", path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
@@ -54,6 +58,11 @@ pub enum PipelineError {
     Credential(#[from] CredentialError),
 }
 
+/// Where some were named.
+fn of(pipelines: &[String]) -> String {
+    if pipelines.is_empty() { String::new() } else { format!(" for pipeline `{}`", pipelines.join("`, `")) }
+}
+
 impl PipelineError {
     fn classified(&self) -> Option<&dyn Classify> {
         match self {
@@ -75,9 +84,9 @@ impl PipelineError {
 impl Classify for PipelineError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown { .. } | Self::Owned { .. } => Kind::User,
+            Self::Unknown { .. } | Self::Owned { .. } | Self::NotScheduled { .. } => Kind::User,
             Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => Kind::Config,
-            Self::File { .. } | Self::CutOff => Kind::External,
+            Self::File { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => Kind::External,
             Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),
         }
@@ -98,6 +107,10 @@ impl Classify for PipelineError {
                  generation alone"
                     .to_owned(),
             ),
+            Self::NotScheduled { .. } => Some("add `[schedule]` with its `cron` to the pipeline's file".to_owned()),
+            Self::ScheduledElsewhere { path, .. } => {
+                Some(format!("it holds the lock on `{}` until it ends", path.display()))
+            }
             Self::Owned { path, .. } => Some(format!("stop it first; it holds the lock on `{}`", path.display())),
             other => other.classified().and_then(Classify::hint),
         }

@@ -20,6 +20,7 @@ pub mod generations;
 pub mod lock;
 pub mod partition;
 pub mod run;
+pub mod schedule;
 pub mod setup;
 pub mod spool;
 pub mod standing;

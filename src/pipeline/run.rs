@@ -8,6 +8,7 @@ mod ahead;
 mod capture;
 mod flush;
 mod gaps;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use self::ahead::{Ahead, Encoded};
 use self::capture::{Captures, Looked};
 use self::flush::FlushEnded;
 use self::gaps::{Gaps, LookedAtTable};
+pub use self::summary::{PipelineSummary, peak_rss_bytes};
 use super::PipelineError;
 use super::announcements::Announcement;
 use super::checkpoints::Checkpoints;
@@ -69,25 +71,6 @@ pub struct PipelineOptions {
     /// End at the last numbers read at the start.
     pub until_caught_up: bool,
     pub fault_points: FaultPoints,
-}
-
-/// What a run of one pipeline did.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct PipelineSummary {
-    pub name: String,
-    pub received: u64,
-    pub committed: u64,
-    pub rejected: u64,
-    pub filtered: u64,
-    pub duplicate: u64,
-    pub commits: u64,
-    pub blobs: u64,
-    /// Blobs that could not be read to their end.
-    pub torn_blobs: u64,
-    /// Numbers that nothing that was asked has.
-    pub missing: u64,
-    pub seconds: f64,
-    pub peak_rss_bytes: u64,
 }
 
 pub struct Pipeline {
@@ -312,6 +295,14 @@ impl Pipeline {
         }
         self.stop_reading.cancel();
         self.partitions.abort_all();
+        for partition in self.in_flight.keys().cloned().collect::<Vec<_>>() {
+            self.move_in_flight(&partition, |_| 0);
+        }
+        // Beside the end, not in its way: what isn't kept is looked into again.
+        tokio::select! {
+            () = self.captures.keep_index() => {}
+            () = self.shutdown.aborting() => {}
+        }
         if let Some(source) = &self.source
             && tokio::time::timeout(READERS_END_WITHIN, source.close()).await.is_err()
         {
@@ -470,10 +461,10 @@ impl Pipeline {
 
     fn move_in_flight(&mut self, partition: &PartitionKey, change: impl FnOnce(u64) -> u64) {
         let held = self.in_flight.entry(partition.clone()).or_default();
-        *held = change(*held);
-        let held = *held;
+        let before = std::mem::replace(held, change(*held));
+        let moved = *held as f64 - before as f64;
         let (pipeline, table, partition) = self.labels(partition);
-        metrics::in_flight(pipeline, table, partition, held);
+        metrics::in_flight(pipeline, table, partition, moved);
     }
 
     /// Until retention takes the oldest event that waits, at least: it is not older than the
@@ -644,12 +635,4 @@ async fn open(
     let catch_up = options.until_caught_up;
     let starts = setup::starts(&source, checkpoints, &mut writer, spec, &partitions, &captured, catch_up).await?;
     Ok((Some(source), writer, starts))
-}
-
-/// The largest resident set of this process so far, in bytes; 0 where the system doesn't tell.
-pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
 }

@@ -14,7 +14,7 @@ use crate::decode::{AzureRegistry, Decoder, SchemaRegistry, TokenError, TokenSou
 use crate::sink::delta::dead_letters::Writer;
 use crate::sink::delta::fault_points::FaultPoints;
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
-use crate::source::capture::{CaptureSource, Listing};
+use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{LastSeen, ReadPartition};
 use crate::storage::Location;
@@ -149,7 +149,16 @@ pub fn table_spec(
 pub fn captures(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Option<Arc<CaptureSource>>, PipelineError> {
     let Some(spec) = &pipeline.capture else { return Ok(None) };
     let location = Location::resolve(&spec.url, project.storage_azure.as_ref())?;
-    Ok(Some(Arc::new(CaptureSource::open(spec, &location)?)))
+    let captures = CaptureSource::open(spec, &location)?;
+    // Without it blobs are looked into again, and nothing else is lost.
+    let index = BlobIndex::open(&Places::of(project)?.state, &pipeline.name);
+    Ok(Some(Arc::new(match index {
+        Ok(index) => captures.with_index(index),
+        Err(error) => {
+            tracing::warn!(pipeline = pipeline.name, %error, "what is learned of captures can't be kept");
+            captures
+        }
+    })))
 }
 
 /// The first number that Capture has of a partition's present generation, for a declared `start = "capture"`.

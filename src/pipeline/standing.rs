@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use serde::Serialize;
 
 use super::gaps::{Lacking, accepted_of, lacking};
+use super::schedule::{self, ScheduleStatus};
 use super::{PipelineError, partition, setup};
 use crate::catalog::table_location;
 use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
@@ -67,6 +68,7 @@ pub struct PipelineStanding {
     /// Numbers that it lacks, and that somebody accepted as missing.
     pub accepted_gap_events: u64,
     pub partitions: Vec<PartitionStanding>,
+    pub schedule: Option<ScheduleStatus>,
 }
 
 /// Our newest commit. Its time is gone once its entry of the log is.
@@ -151,6 +153,7 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
         accepted_gap_events: elsewhere.accepted
             + partitions.iter().map(|partition| partition.accepted_gap_events).sum::<u64>(),
         partitions,
+        schedule: schedule::standing(&places, pipeline).await?,
     })
 }
 

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+use super::schedule::ScheduleStatus;
+
 /// Where a pipeline stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -12,7 +14,9 @@ pub enum State {
     /// Looking for hub and table.
     Starting,
     Running,
-    /// The table can't be written at the moment; it is tried again.
+    /// Its schedule says when it reads next.
+    Waiting,
+    /// The table can't be written at the moment, or a scheduled backfill failed; it is tried again.
     BackingOff,
     /// Committing what was read, then ending.
     Draining,
@@ -58,6 +62,7 @@ pub struct PipelineSnapshot {
     pub blobs_read: u64,
     /// Events taken in by any path.
     pub received: u64,
+    pub schedule: Option<ScheduleStatus>,
 }
 
 /// How far work has come, in whatever it counts.
@@ -101,6 +106,7 @@ impl PipelineStatus {
             blobs: 0,
             blobs_read: 0,
             received: 0,
+            schedule: None,
         })))
     }
 

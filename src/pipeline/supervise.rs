@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::PipelineError;
 use super::announcements::{self, Announcement};
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
+use super::schedule::Scheduled;
 use super::spool::Spool;
 use super::status::{PipelineStatus, State};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
@@ -87,7 +88,7 @@ pub async fn run_selected(
         let (options, shutdown) = (options.clone(), shutdown.clone());
         running.spawn(async move {
             let name = spec.name.clone();
-            let ended = run_one(project, spec, options, announcements, status.clone(), shutdown).await;
+            let ended = run_one(&project, &spec, options, announcements, status.clone(), shutdown).await;
             if let Err(error) = &ended {
                 status.change(|snapshot| {
                     snapshot.state = State::Failed;
@@ -97,22 +98,9 @@ pub async fn run_selected(
             ended.map_err(|source| PipelineError::Stopped { pipeline: name, source: Box::new(source) })
         });
     }
-    let mut summary = RunSummary::default();
-    let mut failure = None;
-    while let Some(ended) = running.join_next().await {
-        match ended {
-            Ok(Ok(pipeline)) => summary.pipelines.push(pipeline),
-            Ok(Err(error)) => {
-                failure.get_or_insert(error);
-            }
-            Err(source) => {
-                failure.get_or_insert(PipelineError::Task { task: "pipeline", source });
-            }
-        }
-    }
+    let ended = all_of(running).await;
     listening.end().await;
-    summary.pipelines.sort_by(|a, b| a.name.cmp(&b.name));
-    failure.map_or(Ok(summary), Err)
+    ended
 }
 
 /// Takes in what the captures of one pipeline have of the events enqueued in `between`, to its end.
@@ -135,18 +123,87 @@ pub async fn run_backfill(
     }
 }
 
+/// Runs the scheduled backfill of each pipeline that has a schedule, once and now.
+///
+/// # Errors
+/// [`PipelineError::NotScheduled`]; the first error of a run, after all have ended.
+pub async fn run_scheduled_once(
+    project: &ProjectSpec,
+    selected: Vec<(&PipelineSpec, PipelineStatus)>,
+    options: RunOptions,
+    shutdown: Shutdown,
+) -> Result<RunSummary, PipelineError> {
+    let unscheduled = selected.iter().filter(|(spec, _)| spec.schedule.is_none());
+    let unscheduled: Vec<String> = unscheduled.map(|(spec, _)| spec.name.clone()).collect();
+    let is_asked_for = !options.pipelines.is_empty() && !unscheduled.is_empty();
+    if is_asked_for || unscheduled.len() == selected.len() {
+        let pipelines = if is_asked_for { unscheduled } else { Vec::new() };
+        return Err(PipelineError::NotScheduled { pipelines });
+    }
+    let mut running = JoinSet::new();
+    for (spec, status) in selected.into_iter().filter(|(spec, _)| spec.schedule.is_some()) {
+        let (project, spec, shutdown) = (project.clone(), spec.clone(), shutdown.clone());
+        let fault_points = options.fault_points.clone();
+        running.spawn(async move {
+            let run =
+                async { Scheduled::open(&project, &spec, status, fault_points, shutdown).await?.run_once().await };
+            run.await.map_err(|source| PipelineError::Stopped { pipeline: spec.name, source: Box::new(source) })
+        });
+    }
+    all_of(running).await
+}
+
+/// What they did, once all have ended.
+async fn all_of(mut running: JoinSet<Result<PipelineSummary, PipelineError>>) -> Result<RunSummary, PipelineError> {
+    let mut summary = RunSummary::default();
+    let mut failure = None;
+    while let Some(ended) = running.join_next().await {
+        match ended {
+            Ok(Ok(pipeline)) => summary.pipelines.push(pipeline),
+            Ok(Err(error)) => {
+                failure.get_or_insert(error);
+            }
+            Err(source) => {
+                failure.get_or_insert(PipelineError::Task { task: "pipeline", source });
+            }
+        }
+    }
+    summary.pipelines.sort_by(|a, b| a.name.cmp(&b.name));
+    failure.map_or(Ok(summary), Err)
+}
+
+/// A pipeline, its schedule, or both at once: the schedule goes with what it belongs to.
 async fn run_one(
-    project: ProjectSpec,
-    spec: PipelineSpec,
+    project: &ProjectSpec,
+    spec: &PipelineSpec,
     options: RunOptions,
     announcements: Option<mpsc::Receiver<Announcement>>,
     status: PipelineStatus,
     shutdown: Shutdown,
 ) -> Result<PipelineSummary, PipelineError> {
-    let options = PipelineOptions { until_caught_up: options.until_caught_up, fault_points: options.fault_points };
-    let name = spec.name.clone();
-    match Pipeline::start(&project, &spec, options, announcements, status, shutdown).await? {
-        Some(pipeline) => pipeline.run().await,
-        None => Ok(PipelineSummary { name, ..PipelineSummary::default() }),
+    let RunOptions { until_caught_up, fault_points, .. } = options;
+    // A run that is to end by itself has no times to wait for.
+    let has_times = spec.schedule.is_some() && !until_caught_up;
+    let scheduled = async {
+        let (status, fault_points, shutdown) = (status.clone(), fault_points.clone(), shutdown.clone());
+        Scheduled::open(project, spec, status, fault_points, shutdown).await?.run().await
+    };
+    if has_times && !spec.is_live {
+        return scheduled.await;
     }
+    let reading = async {
+        let options = PipelineOptions { until_caught_up, fault_points: fault_points.clone() };
+        let (status, shutdown) = (status.clone(), shutdown.clone());
+        match Pipeline::start(project, spec, options, announcements, status, shutdown).await? {
+            Some(pipeline) => pipeline.run().await,
+            None => Ok(PipelineSummary { name: spec.name.clone(), ..PipelineSummary::default() }),
+        }
+    };
+    if !has_times {
+        return reading.await;
+    }
+    let (mut summary, backfilled) = tokio::try_join!(reading, scheduled)?;
+    let seconds = summary.seconds;
+    summary.add(&backfilled);
+    Ok(PipelineSummary { seconds, ..summary })
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use chrono::SecondsFormat;
+
 use crate::pipeline::status::{PipelineSnapshot, State};
 
 const HEAD: &str = r#"<!doctype html>
@@ -44,6 +46,7 @@ pub fn state_word(state: State) -> &'static str {
     match state {
         State::Starting => "starting",
         State::Running => "running",
+        State::Waiting => "waiting",
         State::BackingOff => "backing-off",
         State::Draining => "draining",
         State::Stopped => "stopped",
@@ -66,6 +69,17 @@ fn write_pipeline(page: &mut String, pipeline: &PipelineSnapshot) -> std::fmt::R
     }
     if let Some(error) = &pipeline.error {
         writeln!(page, "<p class=\"error\">{}</p>", escaped(error))?;
+    }
+    if let Some(schedule) = &pipeline.schedule {
+        let next =
+            schedule.next_at.map_or_else(|| "never".to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
+        write!(page, "<p>backfilled at <code>{}</code>, next {next}", escaped(&schedule.cron))?;
+        if let Some(last) = &schedule.last_run {
+            let ended = last.ended_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            let error = last.error.as_ref().map(|error| format!(": {}", escaped(error))).unwrap_or_default();
+            write!(page, "; the last one ended {ended}, {}{error}", last.outcome.as_str())?;
+        }
+        page.push_str("</p>\n");
     }
     page.push_str("<table>\n<tr><th>partition</th><th>position</th><th>last enqueued</th><th>lag</th><th>gaps</th><th></th></tr>\n");
     let mut partitions: Vec<_> = pipeline.partitions.iter().collect();

@@ -172,7 +172,7 @@ async fn ready(Shared(told): Shared<Told>) -> (StatusCode, String) {
 
 /// Why a pipeline isn't at work.
 fn not_ready(pipeline: &PipelineSnapshot) -> Option<String> {
-    if pipeline.state == State::Running {
+    if matches!(pipeline.state, State::Running | State::Waiting) {
         return None;
     }
     let why = pipeline.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();

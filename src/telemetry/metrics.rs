@@ -67,6 +67,10 @@ metrics_of_the_program! {
         "Seconds until retention takes the oldest event that waits, at least; absent where retention is not declared";
     IN_FLIGHT = "sluice_pipeline_in_flight_events", Gauge, ["pipeline", "table", "partition"],
         "Events received and not settled yet";
+    SCHEDULED_RUNS = "sluice_pipeline_scheduled_runs_total", Counter, ["pipeline", "table", "outcome"],
+        "Scheduled backfills that ended: complete, incomplete, failed, stopped";
+    SCHEDULED_COMPLETE = "sluice_pipeline_scheduled_complete_timestamp_seconds", Gauge, ["pipeline", "table"],
+        "When the last scheduled backfill began that missed nothing, in seconds since 1970; before the first, when the schedule began";
     COMMITTED = "sluice_sink_committed_events_total", Counter, ["pipeline", "table", "partition"],
         "Events whose rows are committed";
     REJECTED = "sluice_sink_rejected_events_total", Counter, ["pipeline", "table", "partition"],
@@ -196,9 +200,24 @@ pub fn seconds_to_data_loss(pipeline: &str, table: &str, partition: &str, second
     set(DATA_LOSS, pipeline, table, partition, seconds);
 }
 
-/// Events received and not settled yet: the number itself, not a change of it.
-pub fn in_flight(pipeline: &str, table: &str, partition: &str, events: u64) {
-    set(IN_FLIGHT, pipeline, table, partition, events as f64);
+/// Events received and not settled yet: a change of it, since a backfill may run beside the live pipeline.
+pub fn in_flight(pipeline: &str, table: &str, partition: &str, events: f64) {
+    metrics::gauge!(IN_FLIGHT, "pipeline" => pipeline.to_owned(), "table" => table.to_owned(),
+        "partition" => partition.to_owned())
+    .increment(events);
+}
+
+/// A scheduled backfill ended.
+pub fn scheduled_run(pipeline: &str, table: &str, outcome: &'static str) {
+    metrics::counter!(SCHEDULED_RUNS, "pipeline" => pipeline.to_owned(), "table" => table.to_owned(),
+        "outcome" => outcome)
+    .increment(1);
+}
+
+/// When the last scheduled backfill began that missed nothing.
+pub fn scheduled_complete(pipeline: &str, table: &str, at: chrono::DateTime<chrono::Utc>) {
+    metrics::gauge!(SCHEDULED_COMPLETE, "pipeline" => pipeline.to_owned(), "table" => table.to_owned())
+        .set(at.timestamp_millis() as f64 / 1000.0);
 }
 
 pub fn committed(pipeline: &str, table: &str, partition: &str, events: u64) {
@@ -261,7 +280,10 @@ mod tests {
             webhook_waiting(2);
             lag("leads", "bronze.leads", "0", 7);
             seconds_to_data_loss("leads", "bronze.leads", "0", 60.5);
-            in_flight("leads", "bronze.leads", "0", 1);
+            in_flight("leads", "bronze.leads", "0", 3.0);
+            in_flight("leads", "bronze.leads", "0", -2.0);
+            scheduled_run("leads", "bronze.leads", "complete");
+            scheduled_complete("leads", "bronze.leads", chrono::DateTime::UNIX_EPOCH);
             committed("leads", "bronze.leads", "0", 2);
             rejected("leads", "bronze.leads", "0", 1);
             filtered("leads", "bronze.leads", "0", 0);

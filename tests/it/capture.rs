@@ -20,14 +20,18 @@ use sluicebox::storage::Location;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-const HUB: &str = "leads";
+pub(crate) const HUB: &str = "leads";
 const TEMPLATE: &str = "{Namespace}/{EventHub}/p{PartitionId}--{Year}-{Month}-{Day}--{Hour}-{Minute}-{Second}";
 const REAL: &[u8] = include_bytes!("../data/capture/p9--2022-12-09--16-50-12.avro");
 
 /// Far beyond what any of these tests takes: a hang fails instead of standing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn source(folder: &Path) -> Arc<CaptureSource> {
+pub(crate) fn source(folder: &Path) -> Arc<CaptureSource> {
+    Arc::new(open(folder))
+}
+
+pub(crate) fn open(folder: &Path) -> CaptureSource {
     let location = location(folder);
     let spec = CaptureSpec {
         url: location.url().to_string(),
@@ -37,14 +41,14 @@ fn source(folder: &Path) -> Arc<CaptureSource> {
         sweep_every: Duration::from_secs(1),
         queue: None,
     };
-    Arc::new(CaptureSource::open(&spec, &location).expect("a folder"))
+    CaptureSource::open(&spec, &location).expect("a folder")
 }
 
-fn location(folder: &Path) -> Location {
+pub(crate) fn location(folder: &Path) -> Location {
     Location::resolve(&folder.to_string_lossy(), None).expect("an absolute folder")
 }
 
-fn put(folder: &Path, name: &str, bytes: &[u8]) {
+pub(crate) fn put(folder: &Path, name: &str, bytes: &[u8]) {
     let path = folder.join("emulator").join(HUB).join(name);
     std::fs::create_dir_all(path.parent().expect("a folder above")).expect("made");
     std::fs::write(path, bytes).expect("written");
@@ -52,22 +56,28 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) {
 
 /// What a reader said until it ended.
 #[derive(Debug, Default)]
-struct Told {
+pub(crate) struct Told {
     events: Vec<Event>,
     origins: Vec<Origin>,
     holes: Vec<Range>,
     failed: Vec<String>,
     /// Blobs, and whether they were read to their end.
-    blobs: Vec<bool>,
+    pub(crate) blobs: Vec<bool>,
 }
 
 impl Told {
-    fn numbers(&self) -> Vec<i64> {
+    pub(crate) fn numbers(&self) -> Vec<i64> {
         self.events.iter().map(|event| event.sequence_number).collect()
     }
 }
 
-async fn read(source: &Arc<CaptureSource>, listing: Listing, partition: &str, wanted: Range, missing: Missing) -> Told {
+pub(crate) async fn read(
+    source: &Arc<CaptureSource>,
+    listing: Listing,
+    partition: &str,
+    wanted: Range,
+    missing: Missing,
+) -> Told {
     let read = CaptureRead {
         partition: PartitionKey::new(SourceId::new("emulator/leads"), partition),
         listing: Arc::new(listing),
@@ -116,7 +126,7 @@ fn report(error: &dyn std::error::Error) -> String {
 }
 
 /// Blobs that the emulator captured of `count` events in partition 0, each of a handful of blocks.
-async fn captured(folder: &Path, codec: CaptureCodec, windows: &[usize]) {
+pub(crate) async fn captured(folder: &Path, codec: CaptureCodec, windows: &[usize]) {
     let hubs = vec![HubSpec::new(HUB, 1)];
     let broker = Broker::start(BrokerOptions { hubs, ..BrokerOptions::default() }).await.expect("a free port");
     let options = CaptureOptions {

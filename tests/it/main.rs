@@ -5,6 +5,7 @@ mod announce;
 mod audit;
 mod broker;
 mod capture;
+mod capture_index;
 mod config;
 mod decode;
 mod demo;

@@ -33,7 +33,7 @@ const FLOORS: [(&str, u8); 20] = [
 const LEVEL_STEPS: [(&str, &str, &str); 1] = [("cli", "serve", "`sluice run` starts the server")];
 
 /// A vendor crate and the folders or files of `src` that may name it.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("azure_messaging_eventhubs", &["source/event_hubs", "emulator"]),
     ("azure_core_amqp", &["source/event_hubs"]),
     ("deltalake", &["catalog", "sink/delta", "transform"]),
@@ -51,6 +51,7 @@ const HOMES: [(&str, &[&str]); 18] = [
     ("tracing_subscriber", &["telemetry"]),
     ("schemars", &["config"]),
     ("strsim", &["config"]),
+    ("croner", &["config"]),
     ("toml", &["config", "emulator"]),
 ];
 

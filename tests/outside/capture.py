@@ -1,6 +1,6 @@
 """The second path: what Event Hubs Capture kept lands on the same ledger as what was read live.
 
-    capture.py [--kills N]
+    capture.py [--kills N] [--handovers N]
 
 A real file of the service, files that fastavro wrote with either form of the unions and either codec, and
 what the emulator captured beside the live path: history before the hub's first event, holes that retention
@@ -8,13 +8,22 @@ left, a blob that is gone, a hub that was made anew, and both paths at once, kil
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import datetime
+import fcntl
 import io
 import json
+import os
 import pathlib
+import pty
 import random
+import re
 import shutil
+import struct
+import subprocess
+import termios
+import threading
 import time
 
 import fastavro
@@ -131,7 +140,8 @@ def files_of_either_form(place, emulator):
     check(all(row["_properties"]["who"] == "Zoë" and row["_properties"]["raw"] == "+/8=" for row in rows), "the properties")
     same(len(rows), 400, "the rows, each once")
     again = backfill(made)
-    same((again["received"], again["blobs"]), (0, 1), "a second backfill opens the last blob alone: how far it goes isn't known before")
+    same((again["received"], again["blobs"]), (0, 0), "a second backfill knows of each blob how far it goes")
+    opens_none(made, captures)
     # A blob that is cut off costs its own rest, is named, and is taken in once it is whole.
     torn = captures / "emulator" / HUB / "4" / "2026" / "11" / "25" / "02" / "00" / "00.avro"
     torn.parent.mkdir(parents=True)
@@ -144,6 +154,28 @@ def files_of_either_form(place, emulator):
     proof = json.loads(sluice(["--project", made, "audit", f"bronze.{HUB}", "--offline", "--format", "json"]))
     same((proof["complete"], proof["rows"], proof["duplicates"]), (True, 500, 0), "the audit")
     say("  files of both forms, both codecs, empty and torn: every row, each once")
+
+
+def opens_none(made, captures):
+    """Blobs that look the same from outside and are torn for whoever opens them: a second backfill opens none."""
+    held = {path: (path.read_bytes(), path.stat()) for path in captures.rglob("*.avro")}
+
+    def change(path, begin):
+        with path.open("r+b") as file:
+            file.write(begin)
+        os.utime(path, ns=(held[path][1].st_atime_ns, held[path][1].st_mtime_ns))
+
+    for path in held:
+        change(path, b"torn")
+    [index] = (made / "lake" / "_sluice" / "captures").iterdir()
+    again = backfill(made)
+    same((again["received"], again["blobs"], again["torn_blobs"]), (0, 0, 0), "a backfill with the index of the one before")
+    kept = index.read_bytes()
+    index.write_bytes(kept[: len(kept) // 2])
+    same(backfill(made, expect=1)["torn_blobs"], len(held), "blobs that are opened where the index is torn")
+    for path, (whole, _) in held.items():
+        change(path, whole[:4])
+    same(backfill(made)["received"], 0, "what is taken in, whatever became of the index")
 
 
 def fill(emulator, sent, partitions=2):
@@ -191,6 +223,73 @@ def history_then_live(place):
         proof = audit(made, f"bronze.{HUB}")
         same((proof["complete"], proof["rows"], proof["missing"]), (True, 6_000, 0), "the audit")
     say("  history from captures, then live from the exact number: no hole, no double")
+
+
+def from_captures_to_live_under_load(place, seed):
+    """The hub takes in events all the while; captures end and live begins at the number that retention left."""
+    chance = random.Random(seed)
+    captures, emulator = capturing(place)
+    with emulator:
+        sent = values(9_000, seed=seed)
+        fill(emulator, sent[:3_000])
+        captured(captures, 3_000)
+        left = {str(partition): chance.randrange(1, 1_500) for partition in range(2)}
+        for partition, before in left.items():
+            emulator.ask("POST", f"/hubs/{HUB}/partitions/{partition}/expire", {"before": before})
+        made = project(place / "project", emulator, captures, live='start = "capture"')
+        begun = threading.Event()
+
+        def load():
+            with encoder(emulator) as avro, producer(emulator, HUB) as client:
+                for at in range(3_000, 9_000, 50):
+                    if at == 6_000:
+                        # However fast it is sent: some of it comes before the first commit, and some after.
+                        check(begun.wait(60), "nothing was taken in within 60 s")
+                    send(client, {"partition_id": str(at // 50 % 2)}, [encoded(avro, event) for event in sent[at:at + 50]])
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            loaded = pool.submit(load)
+            running = Process([binary(), "--project", made, "run"])
+            try:
+                wait_for(made, lambda rows: rows > 0)
+                begun.set()
+                loaded.result(120)
+                wait_for(made, lambda rows: rows >= 9_000)
+                same(running.stop(), 0, "the exit code after SIGTERM")
+            finally:
+                running.end()
+        rows = read("deltalake", table_of(made), ["lead_id", "_partition", "_sequence_number", "_origin"])
+        same(sorted(row["lead_id"] for row in rows), sorted(event["lead_id"] for event in sent), "the rows")
+        for row in rows:
+            check((row["_sequence_number"] < left[row["_partition"]]) == (row["_origin"] != "live"), f"{row} came by the wrong path: {left}")
+        proof = audit(made, f"bronze.{HUB}")
+        same((proof["complete"], proof["rows"], proof["duplicates"]), (True, 9_000, 0), "the audit")
+    say(f"  from captures to live under load, at {left['0']} and {left['1']}: each number once")
+
+
+def the_bar(place):
+    """What somebody sees who watches a backfill: blobs, events, how many a second, how long still."""
+    captures, emulator = capturing(place, "--capture-every", "1s", "--capture-bytes", "20KB")
+    with emulator:
+        fill(emulator, values(6_000, seed=81))
+        captured(captures, 6_000)
+        made = project(place / "project", emulator, captures)
+        terminal, theirs = pty.openpty()
+        # Wide enough that nothing is cut off.
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
+        child = subprocess.Popen([binary(), "--project", made, "backfill", HUB], stdout=subprocess.DEVNULL, stderr=theirs, stdin=subprocess.DEVNULL)
+        os.close(theirs)
+        drawn = b""
+        with contextlib.suppress(OSError):
+            while more := os.read(terminal, 65_536):
+                drawn += more
+        os.close(terminal)
+        same(child.wait(60), 0, "the exit code")
+    frames = re.findall(rb"reading captures: ([\d,]+) events, ([\d,]+)/s [^ ]+ +(\d+)/(\d+) blobs, \S+ left", drawn)
+    check(frames, f"no frame of the bar in {drawn[-2000:]!r}")
+    events, rate, done, of = (int(number.replace(b",", b"")) for number in frames[-1])
+    check(0 < events <= 6_000 and rate > 0 and done <= of and of > 10, f"the last frame: {frames[-1]}")
+    say(f"  the bar: {events} events, {rate}/s, {done}/{of} blobs in its last of {len(frames)} frames")
 
 
 def a_hole_heals(place, with_blob):
@@ -471,12 +570,16 @@ def both_paths_at_once(place, kills):
 def run():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--kills", type=int, default=5)
+    arguments.add_argument("--handovers", type=int, default=3)
     options = arguments.parse_args()
     with folder() as place, Emulator({HUB: 1}) as emulator:
         the_real_file(place / "a", emulator)
         files_of_either_form(place / "b", emulator)
         rejects_alone_in_a_small_budget(place / "l", emulator)
         history_then_live(place / "c")
+        for handover in range(options.handovers):
+            from_captures_to_live_under_load(place / f"m{handover}", seed=200 + handover)
+        the_bar(place / "n")
         a_hole_heals(place / "d", with_blob=True)
         a_hole_heals(place / "e", with_blob=False)
         captures_alone(place / "h")

@@ -162,6 +162,13 @@ impl Captures {
         new
     }
 
+    /// Keeps what was learned of blobs for the next process.
+    pub(super) async fn keep_index(&self) {
+        if let Some(source) = &self.source {
+            source.keep_index().await;
+        }
+    }
+
     pub(super) fn ended(&mut self) {
         self.readers = self.readers.saturating_sub(1);
     }

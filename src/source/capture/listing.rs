@@ -1,7 +1,9 @@
 //! Which blobs there are, and which numbers each begins with.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,10 +11,12 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use percent_encoding::percent_decode_str;
+use tokio::sync::OnceCell;
 use url::Url;
 
 use super::CaptureError;
 use super::container::{Header, Step};
+use super::index::BlobIndex;
 use super::read::{EnqueuedBetween, events};
 use super::record::RecordShape;
 use crate::checkpoint::Range;
@@ -29,6 +33,9 @@ const NAME_SLACK: TimeDelta = TimeDelta::days(1);
 
 /// How much later a blob with lower numbers may be: clocks of brokers differ by less.
 const COUNTS_ANEW_AFTER: TimeDelta = TimeDelta::seconds(10);
+
+/// How often what was learned is kept at most: each time all of it is written.
+const KEEP_INDEX_EVERY: Duration = Duration::from_secs(60);
 
 /// Blobs looked into at once. Each look is a request of some milliseconds and a few kilobytes.
 const LOOKS: usize = 16;
@@ -106,16 +113,34 @@ pub struct CaptureSource {
     /// What was learned of blobs, so that a sweep looks into new ones alone. It holds what the last
     /// listing found; losing it costs requests.
     learned: Mutex<HashMap<Path, Learned>>,
+    index: Option<Index>,
+}
+
+/// What keeps it between processes.
+#[derive(Debug)]
+struct Index {
+    file: BlobIndex,
+    /// Set once it was read.
+    read: OnceCell<()>,
+    /// Whether more was learned than is kept.
+    is_behind: AtomicBool,
+    kept_at: Mutex<Option<Instant>>,
 }
 
 /// What is known of a blob as long as it stays the same.
-#[derive(Debug, Clone)]
-struct Learned {
-    e_tag: Option<String>,
-    bytes: u64,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Learned {
+    /// Its ETag, or when it was written.
+    pub mark: String,
+    pub bytes: u64,
     /// Number and enqueued time of its first event; none where it is empty.
-    first: Option<(i64, i64)>,
-    end: Option<i64>,
+    pub first: Option<(i64, i64)>,
+    /// One past its last number, where it was read.
+    pub end: Option<i64>,
+}
+
+fn mark(blob: &ObjectMeta) -> String {
+    blob.e_tag.clone().unwrap_or_else(|| blob.last_modified.to_rfc3339())
 }
 
 impl CaptureSource {
@@ -123,7 +148,56 @@ impl CaptureSource {
     /// When the place can't be used.
     pub fn open(spec: &CaptureSpec, location: &Location) -> Result<Self, StorageError> {
         let url = location.url().to_string();
-        Ok(Self { store: location.object_store()?, url, spec: spec.clone(), learned: Mutex::default() })
+        let (learned, index) = (Mutex::default(), None);
+        Ok(Self { store: location.object_store()?, url, spec: spec.clone(), learned, index })
+    }
+
+    /// With what earlier processes learned of the blobs, and for later ones.
+    pub fn with_index(self, file: BlobIndex) -> Self {
+        let (read, is_behind, kept_at) = (OnceCell::new(), AtomicBool::new(false), Mutex::default());
+        Self { index: Some(Index { file, read, is_behind, kept_at }), ..self }
+    }
+
+    /// Reads what earlier processes learned, the first time that it is needed.
+    async fn recall(&self) {
+        let Some(index) = &self.index else { return };
+        let read = index.read.get_or_init(|| async {
+            let kept = index.file.load(&self.url).await;
+            tracing::debug!(captures = self.url, blobs = kept.len(), "known from before");
+            let mut learned = self.learned();
+            for (path, held) in kept {
+                learned.entry(path).or_insert(held);
+            }
+        });
+        read.await;
+    }
+
+    /// Keeps what was learned for the next process, where that is more than is kept.
+    pub async fn keep_index(&self) {
+        let Some(index) = &self.index else { return };
+        if !index.is_behind.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        *index.kept_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let learned = self.learned().iter().map(|(path, held)| (path.clone(), held.clone())).collect();
+        index.file.store(&self.url, learned).await;
+    }
+
+    /// When that was last; where it never was, `else_at`.
+    fn index_kept_at(&self, else_at: Option<Instant>) -> Option<Instant> {
+        let index = self.index.as_ref()?;
+        index.kept_at.lock().unwrap_or_else(PoisonError::into_inner).or(else_at)
+    }
+
+    fn know(&self, path: &Path, learned: Learned) {
+        self.learned().insert(path.clone(), learned);
+        self.tell_index();
+    }
+
+    fn tell_index(&self) {
+        if let Some(index) = &self.index {
+            index.is_behind.store(true, Ordering::Relaxed);
+        }
     }
 
     /// All blobs of the hub that may hold events enqueued at `from` or later, with their first numbers.
@@ -135,13 +209,18 @@ impl CaptureSource {
         let prefix = Path::from(self.spec.template.prefix(None, &self.spec.hub));
         let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
         let found: Vec<ObjectMeta> = self.store.list(prefix.as_ref()).try_collect().await.map_err(failed)?;
+        self.recall().await;
         let there: HashSet<&Path> = found.iter().map(|blob| &blob.location).collect();
         self.learned().retain(|path, _| there.contains(path));
         let named = found.into_iter().filter_map(|blob| {
             let name = self.spec.template.read(blob.location.as_ref()).filter(|name| self.is_ours(name))?;
             from.is_none_or(|from| name.window + NAME_SLACK >= from).then_some((blob, name))
         });
-        self.look_into(named.collect()).await
+        let looked = self.look_into(named.collect()).await;
+        if self.index_kept_at(None).is_none_or(|at| at.elapsed() >= KEEP_INDEX_EVERY) {
+            self.keep_index().await;
+        }
+        looked
     }
 
     async fn look_into(&self, named: Vec<(ObjectMeta, BlobName)>) -> Result<Listing, CaptureError> {
@@ -151,8 +230,13 @@ impl CaptureSource {
                 (blob, name, learned)
             })
             .buffer_unordered(LOOKS);
+        let began = Instant::now();
         let mut listing = Listing::default();
         while let Some((blob, name, learned)) = looks.next().await {
+            // A long history is looked into for minutes, and a kill shouldn't cost all of them.
+            if self.index_kept_at(Some(began)).is_some_and(|at| at.elapsed() >= KEEP_INDEX_EVERY) {
+                self.keep_index().await;
+            }
             match learned {
                 Ok(Learned { first: Some((first, first_enqueued_at)), end, .. }) => {
                     let found = listing.partitions.entry(name.partition).or_default();
@@ -176,6 +260,7 @@ impl CaptureSource {
     /// # Errors
     /// When a blob can't be fetched.
     pub async fn look(&self, announced: Vec<(Path, BlobName)>) -> Result<Listing, CaptureError> {
+        self.recall().await;
         let mut found = Vec::with_capacity(announced.len());
         let mut torn = Vec::new();
         for (path, name) in announced {
@@ -218,13 +303,13 @@ impl CaptureSource {
 
     /// What is known of a blob, or a look into it. One that was written anew is another blob.
     async fn learn(&self, blob: &ObjectMeta) -> Result<Learned, CaptureError> {
-        let is_same = |held: &Learned| held.bytes == blob.size && held.e_tag == blob.e_tag;
+        let is_same = |held: &Learned| held.bytes == blob.size && held.mark == mark(blob);
         if let Some(held) = self.learned().get(&blob.location).filter(|held| is_same(held)) {
             return Ok(held.clone());
         }
         let first = self.first_of(&blob.location, blob.size).await?;
-        let learned = Learned { e_tag: blob.e_tag.clone(), bytes: blob.size, first, end: None };
-        self.learned().insert(blob.location.clone(), learned.clone());
+        let learned = Learned { mark: mark(blob), bytes: blob.size, first, end: None };
+        self.know(&blob.location, learned.clone());
         Ok(learned)
     }
 
@@ -232,6 +317,7 @@ impl CaptureSource {
     pub(super) fn was_read(&self, blob: &CaptureBlob, end: i64) {
         if let Some(held) = self.learned().get_mut(&blob.path).filter(|held| held.bytes == blob.bytes) {
             held.end = Some(end);
+            self.tell_index();
         }
     }
 

@@ -14,6 +14,7 @@
 
 mod container;
 mod error;
+mod index;
 mod listing;
 mod notice;
 mod queue;
@@ -21,6 +22,7 @@ mod read;
 mod record;
 
 pub use error::CaptureError;
+pub use index::{BlobIndex, IndexError};
 pub use listing::{CaptureBlob, CaptureSource, Listing};
 pub use notice::{Announced, Notice, NoticeError, notices};
 pub use queue::{Queue, QueueError, QueueMessage};
