@@ -188,8 +188,10 @@ async fn every_fault_in_mid_stream_gives_each_number_once_without_a_hole() {
         assert_eq!(told.numbers(), (0..2_000).collect::<Vec<_>>(), "{action:?}");
         assert_eq!(told.holes, [], "{action:?}");
         assert_eq!(told.caught_up, Some(2_000), "{action:?}");
-        let expected = if matches!(action, FaultAction::Delay(_)) { 0 } else { times as usize };
-        assert_eq!(told.failed.len(), expected, "{action:?}: {:?}", told.failed);
+        let struck = if matches!(action, FaultAction::Delay(_)) { 0 } else { times as usize };
+        // One may strike a link that the reader is just giving up, and is then noticed by nobody.
+        let noticed = struck.min(1).max(struck.saturating_sub(1))..=struck;
+        assert!(noticed.contains(&told.failed.len()), "{action:?}: {:?}", told.failed);
         assert!(broker.faults().is_empty(), "{action:?} struck {times} times");
         source.close().await;
         broker.stop().await;
