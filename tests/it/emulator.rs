@@ -34,6 +34,7 @@ fn a_secret_in_a_flag_that_can_not_be_used_is_not_shown() {
         assert_eq!(said.status.code(), Some(2), "{flag}: {words}");
         assert!(words.contains(flag) && words.contains(reason), "{words}");
         assert!(!words.contains("s3cret"), "{words}");
+        assert!(words.ends_with("try '--help'.\n"), "as clap ends other mistakes: {words}");
     }
 }
 

@@ -18,7 +18,7 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for Hidden<T> {
         parsed.map_err(|reason| {
             let flag = flag.map(ToString::to_string).unwrap_or_default();
             let words = format!("the value of '{flag}' can't be used: {reason}");
-            Error::raw(ErrorKind::ValueValidation, words).with_cmd(command)
+            command.clone().error(ErrorKind::ValueValidation, words)
         })
     }
 }

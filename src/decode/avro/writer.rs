@@ -21,7 +21,7 @@ pub struct WriterSchema {
 /// What datums became.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// Sets of columns, in the order of the datums; more than one only past [`COLUMN_BYTES_MAX`].
+    /// Sets of columns, in the order of the datums; more than one only past half a gigabyte.
     pub sets: Vec<Set>,
     /// Datums without a row, and why, in order.
     pub rejected: Vec<(usize, String)>,
