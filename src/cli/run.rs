@@ -46,7 +46,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     if args.crash_at.is_some() {
         tracing::warn!("a fault point is armed: this process will kill itself");
     }
-    let webhook = project.webhook.as_ref().filter(|_| !args.until_caught_up);
+    let webhook = project.webhook.as_ref().filter(|_| !args.until_caught_up && !args.once);
     let spool = match webhook {
         Some(_) => Some(Arc::new(Spool::open(&Places::of(&project)?.state).await.map_err(PipelineError::from)?)),
         None => None,

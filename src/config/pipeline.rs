@@ -34,8 +34,8 @@ const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
 /// Each sweep lists the container.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
 
-/// Capture's own shortest window: what is shorter would miss what was still open.
-const SHORTEST_WINDOW: Duration = Duration::from_secs(60);
+/// Capture's own windows last a quarter of an hour at most: what is shorter would miss what was still open.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(60 * 60);
 const LONGEST_WINDOW: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 const SHORTEST_COMMIT: Duration = Duration::from_millis(10);

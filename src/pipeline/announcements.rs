@@ -118,7 +118,8 @@ pub fn listen<'a>(
     for pipeline in pipelines {
         let queue = pipeline.capture.as_ref().and_then(|capture| capture.queue.as_deref());
         // What is read live has the events before their blob is written; its sweeps heal what it lacks.
-        let hears_webhook = spool.is_some() && !pipeline.is_live;
+        // What is read at its times lists what there is then.
+        let hears_webhook = spool.is_some() && !pipeline.is_live && pipeline.schedule.is_none();
         if queue.is_none() && !hears_webhook {
             continue;
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 
-pub use self::record::{RecordFile, RunOutcome, ScheduleRecord, ScheduledRun};
+pub use self::record::{Loaded, RecordFile, RunOutcome, ScheduleRecord, ScheduledRun};
 use super::PipelineError;
 use super::lock::PipelineLock;
 use super::partition::report;
@@ -72,7 +72,7 @@ pub async fn standing(places: &Places, spec: &PipelineSpec) -> Result<Option<Sch
     let Some(schedule) = &spec.schedule else { return Ok(None) };
     let now = Utc::now();
     let record = RecordFile::open(&places.state, &spec.name)?.load(now).await;
-    Ok(Some(ScheduleStatus::of(schedule, &record.unwrap_or_else(|| ScheduleRecord::new(now)))))
+    Ok(Some(ScheduleStatus::of(schedule, &record.or_new(now))))
 }
 
 /// The scheduled backfills of one pipeline.
@@ -108,14 +108,12 @@ impl Scheduled {
         };
         let state = Places::of(project)?.state;
         let file = RecordFile::open(&state, &spec.name)?;
-        let record = match file.load(Utc::now()).await {
-            Some(record) => record,
-            None => {
-                let record = ScheduleRecord::new(Utc::now());
-                file.store(&record).await;
-                record
-            }
-        };
+        let loaded = file.load(Utc::now()).await;
+        let is_first = loaded == Loaded::Missing;
+        let record = loaded.or_new(Utc::now());
+        if is_first {
+            file.store(&record).await;
+        }
         let scheduled = Self {
             project: project.clone(),
             spec: spec.clone(),
@@ -142,10 +140,15 @@ impl Scheduled {
         let mut not_before = DateTime::<Utc>::MIN_UTC;
         loop {
             self.wait(false);
+            // A clock that went back would hold up the schedule until it is there again.
+            self.record.dealt_until = self.record.dealt_until.min(Utc::now());
             let due = self.schedule.cron.next_after(self.record.dealt_until).map(|due| due.max(not_before));
             self.sleep_until(due).await;
             if self.shutdown.is_stopping() {
                 break;
+            }
+            if due.is_none_or(|due| due > Utc::now()) {
+                continue;
             }
             match self.attempt(due).await {
                 Ok(()) => backoff.reset(),
@@ -179,7 +182,7 @@ impl Scheduled {
             taken => taken?,
         };
         let began_at = Utc::now();
-        if let Some(record) = self.file.load(began_at).await {
+        if let Loaded::Found(record) = self.file.load(began_at).await {
             self.record = record;
         }
         if due.is_some() && self.schedule.cron.next_after(self.record.dealt_until).is_none_or(|due| due > began_at) {
@@ -215,7 +218,7 @@ impl Scheduled {
     /// late is within it, however long that took.
     fn from(&self, began_at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let window = TimeDelta::from_std(self.schedule.window?).ok()?;
-        self.record.complete_at.min(began_at).checked_sub_signed(window)
+        self.record.complete_at?.min(began_at).checked_sub_signed(window)
     }
 
     async fn backfill(&self, between: EnqueuedBetween) -> Result<PipelineSummary, PipelineError> {
@@ -233,11 +236,11 @@ impl Scheduled {
         opened?.run().await
     }
 
-    /// Until `due`; without one, and where the shutdown begins first, until that.
+    /// Until `due`; without one, and where the shutdown begins first, until that. Sooner where the clock goes back.
     async fn sleep_until(&self, due: Option<DateTime<Utc>>) {
         loop {
             let left = due.map_or(LOOK_AT_CLOCK_EVERY, |due| (due - Utc::now()).to_std().unwrap_or_default());
-            if left.is_zero() || self.shutdown.is_stopping() {
+            if left.is_zero() || self.shutdown.is_stopping() || self.record.dealt_until > Utc::now() {
                 return;
             }
             tokio::select! {
@@ -266,6 +269,8 @@ impl Scheduled {
     fn tell(&self, running_since: Option<DateTime<Utc>>) {
         let told = ScheduleStatus { running_since, ..ScheduleStatus::of(&self.schedule, &self.record) };
         self.status.change(|snapshot| snapshot.schedule = Some(told));
-        metrics::scheduled_complete(&self.spec.name, &self.spec.sink.table.to_string(), self.record.complete_at);
+        if let Some(at) = self.record.complete_at {
+            metrics::scheduled_complete(&self.spec.name, &self.spec.sink.table.to_string(), at);
+        }
     }
 }

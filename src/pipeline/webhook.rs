@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use super::announcements::{Announcement, HELD_MAX, Heard, LAST_DELETES, Listener, Open, PAUSE, Ticket, heard_by};
@@ -51,17 +52,23 @@ impl Intake {
         Self(spool)
     }
 
-    /// Keeps what announces blobs; gives how many. What announces none is done with.
+    /// Keeps what announces files of Capture; gives how many. What announces none is done with: where the
+    /// state lies in storage, each request that is kept is a blob that is announced in its turn.
     ///
     /// # Errors
     /// [`IntakeError::Torn`] for what Event Grid doesn't send; [`IntakeError::Spool`] when there is no room.
     pub async fn take(&self, body: Bytes) -> Result<usize, IntakeError> {
-        let announced = notices(&body)?.len();
+        let announced = notices(&body)?.iter().filter(|notice| is_of_capture(&notice.url)).count();
         if announced > 0 {
             self.0.keep(body).await?;
         }
         Ok(announced)
     }
+}
+
+/// Whether an address may be a blob of Capture, whose files are all called so.
+fn is_of_capture(url: &str) -> bool {
+    url.split(['?', '#']).next().is_some_and(|path| path.ends_with(".avro"))
 }
 
 /// Hands on what the spool holds.
@@ -79,6 +86,7 @@ pub(super) struct SpoolAttendant {
 struct Held {
     open: Weak<Open>,
     notices: usize,
+    /// How often it was handed on; once more for each time that somebody took it and let it go.
     tries: u32,
 }
 
@@ -163,13 +171,17 @@ impl SpoolAttendant {
         let notices = ours.len();
         let open =
             Arc::new(Open { id: id.clone(), unsettled: AtomicUsize::new(notices), settled: self.settled.clone() });
-        self.held.insert(id, Held { open: Arc::downgrade(&open), notices, tries });
+        let mut tries = tries + 1;
         for Heard { listener, path, name, holds } in ours {
             let announcement = Announcement { path, name, holds, ticket: Ticket::of(&open) };
-            if let Err(returned) = self.listeners[listener].sender.send(announcement).await {
-                returned.0.ticket.settle();
+            match self.listeners[listener].sender.try_send(announcement) {
+                Ok(()) => {}
+                Err(TrySendError::Closed(returned)) => returned.ticket.settle(),
+                // One that has no room holds up nobody else: it hears of it again, and that isn't its fault.
+                Err(TrySendError::Full(_)) => tries = tries.saturating_sub(1),
             }
         }
+        self.held.insert(id, Held { open: Arc::downgrade(&open), notices, tries });
     }
 
     /// Removes what was settled; what was let go unsettled is handed on again later.
@@ -180,7 +192,7 @@ impl SpoolAttendant {
         self.remove_settled().await;
         for id in let_go {
             if let Some(held) = self.held.remove(&id) {
-                self.again.insert((Instant::now() + self.again_after, id), held.tries + 1);
+                self.again.insert((Instant::now() + self.again_after, id), held.tries);
             }
         }
     }

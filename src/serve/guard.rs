@@ -53,7 +53,7 @@ impl Guard {
     /// # Errors
     /// [`Denied`]
     pub(super) async fn admit_handshake(&self, headers: &HeaderMap, query: Option<&str>) -> Result<(), Denied> {
-        if self.secrets.is_empty() {
+        if self.tokens.is_some() {
             return Ok(());
         }
         self.admit(headers, query).await

@@ -209,24 +209,35 @@ impl Tokens {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn told(&self) -> Result<HashMap<String, Key>, reqwest::Error> {
+    async fn told(&self) -> Result<HashMap<String, Key>, KeysError> {
         let mut answer = self.client.get(&self.keys_url).send().await?.error_for_status()?;
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await? {
             body.extend_from_slice(&chunk);
             if body.len() as u64 > ANSWER_BYTES_MAX {
-                break;
+                return Err(KeysError::Form);
             }
         }
-        let set: KeySet = serde_json::from_slice(&body).unwrap_or(KeySet { keys: Vec::new() });
+        let set: KeySet = serde_json::from_slice(&body).map_err(|_| KeysError::Form)?;
         // Keys of another kind are none of ours, and no reason to believe none.
         let keys = set.keys.into_iter().filter_map(|key| serde_json::from_value::<ToldKey>(key).ok());
         let keys = keys.filter(|key| key.kty == "RSA").filter_map(|key| {
             let number = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
             Some((key.kid, Key { modulus: number(&key.n)?, exponent: number(&key.e)? }))
         });
-        Ok(keys.collect())
+        let keys: HashMap<_, _> = keys.collect();
+        // A page that answers in place of the tenant takes no key away.
+        if keys.is_empty() { Err(KeysError::Form) } else { Ok(keys) }
     }
+}
+
+/// Why the keys of a tenant can't be had; those that are known stay.
+#[derive(Debug, thiserror::Error)]
+enum KeysError {
+    #[error("the tenant can't be asked")]
+    Ask(#[from] reqwest::Error),
+    #[error("the answer is no set of RSA keys")]
+    Form,
 }
 
 fn part<T: DeserializeOwned>(text: &str) -> Option<T> {

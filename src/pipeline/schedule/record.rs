@@ -1,7 +1,8 @@
 //! What is kept of a schedule between processes: a small file in the state, folder or storage.
 //!
 //! It decides when captures are read, never what a table accounts for. Lost, the schedule begins anew
-//! as of now: a time that was missed meanwhile isn't made up for, and its events come with the next run.
+//! as of now: a time that was missed meanwhile isn't made up for, and its events come with the next run,
+//! which then looks at the whole history, since nobody knows what was missed.
 
 use std::sync::Arc;
 
@@ -21,8 +22,9 @@ const LONGEST_ERROR_CHARS: usize = 2_000;
 pub struct ScheduleRecord {
     /// The schedule's times up to this one are dealt with.
     pub dealt_until: DateTime<Utc>,
-    /// When the last run began that missed nothing; before the first one, when the schedule was first seen.
-    pub complete_at: DateTime<Utc>,
+    /// When the last run began that missed nothing; before the first one, when the schedule was first seen;
+    /// none where that was lost.
+    pub complete_at: Option<DateTime<Utc>>,
     pub last_run: Option<ScheduledRun>,
 }
 
@@ -62,7 +64,12 @@ impl RunOutcome {
 
 impl ScheduleRecord {
     pub fn new(now: DateTime<Utc>) -> Self {
-        Self { dealt_until: now, complete_at: now, last_run: None }
+        Self { dealt_until: now, complete_at: Some(now), last_run: None }
+    }
+
+    /// In place of one that can't be read.
+    pub fn lost(now: DateTime<Utc>) -> Self {
+        Self { dealt_until: now, complete_at: None, last_run: None }
     }
 
     /// Takes in how a run ended. One that failed or was stopped leaves its time to be dealt with.
@@ -71,10 +78,31 @@ impl ScheduleRecord {
             self.dealt_until = run.began_at;
         }
         if run.outcome == RunOutcome::Complete {
-            self.complete_at = run.began_at;
+            self.complete_at = Some(run.began_at);
         }
         run.error = run.error.map(|error| error.chars().take(LONGEST_ERROR_CHARS).collect());
         self.last_run = Some(run);
+    }
+}
+
+/// What came of looking for a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    Found(ScheduleRecord),
+    /// There never was one, or it was taken away.
+    Missing,
+    /// Torn, or the store doesn't answer: it must not be written over before a run took its place.
+    Unreadable,
+}
+
+impl Loaded {
+    /// The record to go by.
+    pub fn or_new(self, now: DateTime<Utc>) -> ScheduleRecord {
+        match self {
+            Self::Found(record) => record,
+            Self::Missing => ScheduleRecord::new(now),
+            Self::Unreadable => ScheduleRecord::lost(now),
+        }
     }
 }
 
@@ -96,11 +124,11 @@ impl RecordFile {
         Ok(Self { url: format!("{place}{path}"), store: place.object_store()?, path })
     }
 
-    /// The record as of `now`; none where there is none that can be read.
-    pub async fn load(&self, now: DateTime<Utc>) -> Option<ScheduleRecord> {
+    /// The record as of `now`.
+    pub async fn load(&self, now: DateTime<Utc>) -> Loaded {
         let lost = |why: String| {
-            tracing::warn!(file = self.url, why, "the schedule's record can't be read: it begins anew");
-            None
+            tracing::warn!(file = self.url, why, "the schedule's record can't be read");
+            Loaded::Unreadable
         };
         let found = match self.store.get(&self.path).await {
             Ok(found) if found.meta.size > LARGEST_BYTES => return lost(format!("it has {} bytes", found.meta.size)),
@@ -109,14 +137,14 @@ impl RecordFile {
         };
         let record = match found {
             Ok(bytes) => serde_json::from_slice::<ScheduleRecord>(&bytes),
-            Err(object_store::Error::NotFound { .. }) => return None,
+            Err(object_store::Error::NotFound { .. }) => return Loaded::Missing,
             Err(error) => return lost(error.to_string()),
         };
         match record {
             // Written by a clock that went ahead, it would hold up the schedule until then.
-            Ok(record) => Some(ScheduleRecord {
+            Ok(record) => Loaded::Found(ScheduleRecord {
                 dealt_until: record.dealt_until.min(now),
-                complete_at: record.complete_at.min(now),
+                complete_at: record.complete_at.map(|at| at.min(now)),
                 ..record
             }),
             Err(error) => lost(error.to_string()),
@@ -162,7 +190,7 @@ mod tests {
         ] {
             let mut record = ScheduleRecord::new(first);
             record.take(run(outcome));
-            assert_eq!((record.dealt_until, record.complete_at), (dealt_until, complete_at), "{outcome:?}");
+            assert_eq!((record.dealt_until, record.complete_at), (dealt_until, Some(complete_at)), "{outcome:?}");
         }
     }
 
@@ -172,20 +200,21 @@ mod tests {
         let state = Location::resolve(&folder.path().to_string_lossy(), None).expect("a folder");
         let file = RecordFile::open(&state, "leads").expect("a folder");
         let now = time("2026-11-25T12:00:00Z");
-        assert_eq!(file.load(now).await, None);
+        assert_eq!(file.load(now).await, Loaded::Missing);
         let mut record = ScheduleRecord::new(time("2026-11-24T12:00:00Z"));
         record.take(run(RunOutcome::Failed));
         file.store(&record).await;
-        assert_eq!(file.load(now).await, Some(record.clone()));
+        assert_eq!(file.load(now).await, Loaded::Found(record.clone()));
         let early = time("2026-11-24T00:00:00Z");
-        let held = file.load(early).await.map(|record| (record.dealt_until, record.complete_at));
-        assert_eq!(held, Some((early, early)), "a clock that went ahead");
+        let held = file.load(early).await.or_new(now);
+        assert_eq!((held.dealt_until, held.complete_at), (early, Some(early)), "a clock that went ahead");
         let path = folder.path().join("schedules/leads.json");
         let whole = std::fs::read(&path).expect("it is there");
         assert!(whole.len() < 8_000, "{} bytes", whole.len());
         for torn in [&whole[..0], &whole[..whole.len() / 2], b"[]", b"\xff\xfe", &[b' '; 70_000]] {
             std::fs::write(&path, torn).expect("written");
-            assert_eq!(file.load(now).await, None, "{} bytes", torn.len());
+            assert_eq!(file.load(now).await, Loaded::Unreadable, "{} bytes", torn.len());
+            assert_eq!(file.load(now).await.or_new(now).complete_at, None, "the whole history is looked at");
         }
     }
 }

@@ -140,7 +140,9 @@ pub(super) struct Learned {
 }
 
 fn mark(blob: &ObjectMeta) -> String {
-    blob.e_tag.clone().unwrap_or_else(|| blob.last_modified.to_rfc3339())
+    // Quoted in the answer for one blob, and bare in a list.
+    let bare = |tag: &String| tag.trim_start_matches("W/").trim_matches('"').to_owned();
+    blob.e_tag.as_ref().map_or_else(|| blob.last_modified.to_rfc3339(), bare)
 }
 
 impl CaptureSource {
