@@ -167,9 +167,7 @@ pub(super) struct ClientSecretTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistryTable {
     pub azure: Option<AzureRegistryTable>,
-    /// A Confluent-compatible registry.
-    #[serde(rename = "confluent")]
-    pub _confluent: Option<Unsupported>,
+    pub confluent: Option<ConfluentRegistryTable>,
     /// A folder of `.avsc` files.
     #[serde(rename = "folder")]
     pub _folder: Option<Unsupported>,
@@ -185,6 +183,19 @@ pub(super) struct AzureRegistryTable {
     /// How to sign in.
     #[schemars(extend("x-default-words" = "as `[event_hubs]` does"))]
     pub credential: Option<Credential>,
+}
+
+/// A registry that speaks Confluent's REST.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfluentRegistryTable {
+    /// Its address; plain `http` on loopback alone.
+    #[schemars(required)]
+    pub url: Option<UrlText>,
+    /// The user name, or the key of an API.
+    pub username: Option<String>,
+    /// The password, or the secret of an API.
+    pub password: Option<String>,
 }
 
 /// The HTTP server of `sluice run`: health, metrics.
@@ -383,12 +394,17 @@ pub(super) enum Format {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(extend("x-unsupported" = ["preamble", "confluent", "container", "single-object"]))]
+#[schemars(extend("x-unsupported" = ["container", "single-object"]))]
 pub(super) enum Framing {
-    /// By the content type of the message, else bare where a schema is pinned.
+    /// The first of these that fits, in this order. What only a registry of another kind could name isn't looked
+    /// for; bare where a schema is pinned.
     Auto,
     /// The content type names the schema: `avro/binary+<schema id>`.
     ContentType,
+    /// The preamble of the first Azure encoders: four zero bytes and the schema id, before the datum.
+    Preamble,
+    /// Confluent's serializers: a zero byte and the schema's number in four bytes, before the datum.
+    Confluent,
     /// The body is the datum alone, written with the pinned schema.
     Bare,
 }

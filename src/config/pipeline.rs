@@ -20,7 +20,7 @@ use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
     CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, OWN_SCHEMA,
-    PipelineSpec, SinkSpec, Start, TableName,
+    PipelineSpec, RegistrySpec, SinkSpec, Start, TableName,
 };
 use super::{schema, shape, text};
 
@@ -308,6 +308,8 @@ fn decode(
     };
     let framing = match table.framing {
         Some(FramingWord::ContentType) => Framing::ContentType,
+        Some(FramingWord::Preamble) => Framing::Preamble,
+        Some(FramingWord::Confluent) => Framing::Confluent,
         Some(FramingWord::Bare) => Framing::Bare,
         Some(FramingWord::Auto) | None => Framing::Auto,
     };
@@ -321,11 +323,26 @@ fn decode(
     } else if framing == Framing::Bare && !has_schema {
         let hint = "pin it: `schema = \"schemas/lead.avsc\"`";
         reading.wrong(&["decode", "framing"], "`framing = \"bare\"` needs a schema", hint);
+    } else if let Some(needed) =
+        registry_needed(framing).filter(|_| has_format && !matches!(shared.registry, Declared::Absent))
+    {
+        if let Declared::As(registry) = &shared.registry
+            && !needed.contains(&registry_kind(registry))
+        {
+            let word = reading.root.written(&["decode", "framing"]).trim_matches('"').to_owned();
+            let message = format!(
+                "`framing = \"{word}\"` needs schema ids that `[registry.{}]` doesn't have",
+                registry_kind(registry)
+            );
+            let hint = format!("declare `[registry.{}]` in `sluice.toml`, or say `framing = \"auto\"`", needed[0]);
+            reading.wrong(&["decode", "framing"], message, hint);
+        }
     } else if has_format
         && matches!(shared.registry, Declared::Absent)
-        && (!has_schema || framing == Framing::ContentType)
+        && (!has_schema || registry_needed(framing).is_some())
     {
-        let hint = "declare `[registry.azure]` in `sluice.toml`, or pin a schema, or say `format = \"raw\"`";
+        let hint =
+            "declare a registry in `sluice.toml`, as `[registry.azure]`, or pin a schema, or say `format = \"raw\"`";
         let places: [&[&str]; 3] = [&["decode"], &["source", "event_hubs"], &["source", "capture"]];
         let path = places.into_iter().find(|place| reading.root.at(place).is_some()).unwrap_or(&["source"]);
         reading.wrong(path, "no schema to decode with: there is no registry", hint);
@@ -339,6 +356,22 @@ fn decode(
         }
     };
     Some((DecodeSpec { format, schema, framing }, bytes))
+}
+
+/// The registries that have the schema ids of a framing; none needed is `None`.
+fn registry_needed(framing: Framing) -> Option<&'static [&'static str]> {
+    match framing {
+        Framing::ContentType | Framing::Preamble => Some(&["azure"]),
+        Framing::Confluent => Some(&["confluent"]),
+        Framing::Auto | Framing::Bare => None,
+    }
+}
+
+fn registry_kind(registry: &RegistrySpec) -> &'static str {
+    match registry {
+        RegistrySpec::Azure { .. } => "azure",
+        RegistrySpec::Confluent { .. } => "confluent",
+    }
 }
 
 /// The bytes of a pinned schema that can be used.
@@ -453,6 +486,8 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
     let framing = match decode.framing {
         Framing::Auto => "auto",
         Framing::ContentType => "content-type",
+        Framing::Preamble => "preamble",
+        Framing::Confluent => "confluent",
         Framing::Bare => "bare",
     };
     let decides = serde_json::json!({

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::address::{endpoint, host_and_port, is_loopback, location};
 use super::connection_string::{ConnectionString, ConnectionStringError};
 use super::declared::{
-    AzureStorageTable, Credential, CredentialWord, EventHubsTable, ProjectFile, RegistryTable, SERVE_ADDRESS,
-    SHUTDOWN_DEADLINE,
+    AzureRegistryTable, AzureStorageTable, ConfluentRegistryTable, Credential, CredentialWord, EventHubsTable,
+    ProjectFile, RegistryTable, SERVE_ADDRESS, SHUTDOWN_DEADLINE,
 };
 use super::document::Node;
 use super::problem::{Problem, quoted};
@@ -231,17 +231,41 @@ fn event_hubs(table: EventHubsTable, reading: &mut Reading<'_>) -> Option<EventH
 }
 
 fn registry(table: RegistryTable, hubs: &Declared<EventHubsSpec>, reading: &mut Reading<'_>) -> Option<RegistrySpec> {
-    let Some(azure) = table.azure else {
-        if reading.root.at(&["registry"]).and_then(|entry| entry.node.table()).is_some_and(|table| table.is_empty()) {
-            reading.wrong(&["registry"], "`[registry]` names no registry", "declare `[registry.azure]`");
+    let declared = ["azure", "confluent"].into_iter().filter(|kind| reading.root.at(&["registry", kind]).is_some());
+    match declared.collect::<Vec<_>>()[..] {
+        [_, second, ..] => {
+            let hint = "a project has one registry: keep one of them";
+            reading.wrong(&["registry", second], "`[registry]` names more than one registry", hint);
+            return None;
         }
-        return None;
-    };
+        [] if reading
+            .root
+            .at(&["registry"])
+            .and_then(|entry| entry.node.table())
+            .is_some_and(|table| table.is_empty()) =>
+        {
+            let hint = "declare `[registry.azure]` or `[registry.confluent]`";
+            reading.wrong(&["registry"], "`[registry]` names no registry", hint);
+        }
+        _ => {}
+    }
+    match table {
+        RegistryTable { azure: Some(azure), .. } => azure_registry(azure, hubs, reading),
+        RegistryTable { confluent: Some(confluent), .. } => confluent_registry(confluent, reading),
+        _ => None,
+    }
+}
+
+fn azure_registry(
+    table: AzureRegistryTable,
+    hubs: &Declared<EventHubsSpec>,
+    reading: &mut Reading<'_>,
+) -> Option<RegistrySpec> {
     let path = ["registry", "azure", "endpoint"];
-    let address = azure.endpoint.as_ref().map(|endpoint| endpoint.0.as_str());
+    let address = table.endpoint.as_ref().map(|endpoint| endpoint.0.as_str());
     let address = reading.address(&path, address, |text| endpoint(text, "https", "http"));
-    let own = azure.credential.is_some();
-    let own = own.then(|| credential(azure.credential, &["registry", "azure", "credential"], reading));
+    let own = table.credential.is_some();
+    let own = own.then(|| credential(table.credential, &["registry", "azure", "credential"], reading));
     let credential = match (own, hubs) {
         (Some(own), _) => own?,
         (None, Declared::As(EventHubsSpec { access: EventHubsAccess::Namespace { credential, .. }, .. })) => {
@@ -250,6 +274,21 @@ fn registry(table: RegistryTable, hubs: &Declared<EventHubsSpec>, reading: &mut 
         (None, _) => CredentialSpec::Default,
     };
     Some(RegistrySpec::Azure { endpoint: address?, credential })
+}
+
+fn confluent_registry(table: ConfluentRegistryTable, reading: &mut Reading<'_>) -> Option<RegistrySpec> {
+    let at = |key: &'static str| ["registry", "confluent", key];
+    let url = table.url.as_ref().map(|url| url.0.as_str());
+    let url = reading.address(&at("url"), url, |text| endpoint(text, "https", "http"));
+    for (key, other) in [("username", "password"), ("password", "username")] {
+        if reading.root.at(&at(key)).is_some() && reading.root.at(&at(other)).is_none() {
+            let hint = format!("set `{other}` too, or neither for a registry without sign-in");
+            reading.wrong(&at(key), format!("`{key}` needs `{other}`"), hint);
+            return None;
+        }
+    }
+    let credential = table.username.zip(table.password.map(Secret::new));
+    Some(RegistrySpec::Confluent { url: url?, credential })
 }
 
 /// None where the declaration is wrong.

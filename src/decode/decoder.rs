@@ -10,10 +10,11 @@ use super::avro::WriterSchema;
 use super::envelope;
 use super::error::DecodeError;
 use super::framing::{Frame, Known, Unframed, tell};
-use super::registry::{RegistryError, SchemaId, SchemaRegistry};
+use super::registry::{IdKind, RegistryError, SchemaId, SchemaRegistry};
 use crate::batch::{Decoded, Event, EventBatch, Reject, RejectClass, bronze};
 use crate::compute;
 use crate::config::spec::{DecodeSpec, Format, Framing};
+use crate::error::{Classify as _, Kind};
 
 /// Bodies above which decoding leaves the reactor. At some 500 MB/s this is a tenth of a
 /// millisecond; larger would hold up other tasks, smaller pays a thread's wake-up for nothing.
@@ -66,18 +67,15 @@ impl Decoder {
             }
             _ => None,
         };
-        match (spec.format, spec.framing, &pinned, &registry) {
-            (Format::Avro, Framing::ContentType, _, None) => return Err(DecodeError::NoRegistry),
-            (Format::Avro, Framing::Bare, None, _) => return Err(DecodeError::NoSchema),
-            (Format::Avro, Framing::Auto, None, None) => return Err(DecodeError::NoSource),
-            _ => {}
-        }
+        let names = |kind| registry.as_ref().is_some_and(|registry| registry.names(kind));
         let known = Known {
             format: spec.format,
             framing: spec.framing,
             pinned: pinned.is_some(),
-            registry: registry.is_some(),
+            guids: names(IdKind::Guid),
+            numbers: names(IdKind::Number),
         };
+        check(known, registry.is_some())?;
         Ok(Self { known, pinned, registry, schemas: Mutex::default() })
     }
 
@@ -116,7 +114,7 @@ impl Decoder {
         let mut ids: Vec<SchemaId> = Vec::new();
         for frame in frames {
             // Most events name the same schema as the one before.
-            if let Ok(Frame::Registered(id)) = frame
+            if let Ok(Frame::Registered(_, id)) = frame
                 && ids.last() != Some(id)
             {
                 ids.push(*id);
@@ -142,12 +140,15 @@ impl Decoder {
         &self,
         id: SchemaId,
     ) -> Result<(SchemaId, Result<Arc<WriterSchema>, (RejectClass, String)>), DecodeError> {
-        let Some(registry) = &self.registry else { return Err(DecodeError::NoRegistry) };
-        let registered = match registry.schema(id.as_str()).await {
+        let Some(registry) = &self.registry else { return Err(DecodeError::NoSource) };
+        let registered = match registry.schema(&id.to_string()).await {
             Ok(registered) => registered,
-            Err(RegistryError::NotFound { .. }) => {
-                let text = format!("the registry has no schema `{id}`");
-                return Ok((id, Err((RejectClass::SchemaNotFound, text))));
+            Err(error) if error.kind() == Kind::Data => {
+                let class = match error {
+                    RegistryError::Unusable { .. } => RejectClass::SchemaUnusable,
+                    _ => RejectClass::SchemaNotFound,
+                };
+                return Ok((id, Err((class, error.to_string()))));
             }
             Err(source) => return Err(DecodeError::Registry { id: id.to_string(), source }),
         };
@@ -159,6 +160,20 @@ impl Decoder {
         let schema = usable(&prepared);
         self.schemas.lock().unwrap_or_else(PoisonError::into_inner).insert(id, prepared);
         Ok((id, schema))
+    }
+}
+
+/// Whether what the framing needs is there.
+fn check(known: Known, has_registry: bool) -> Result<(), DecodeError> {
+    let no_registry = |framing| Err(DecodeError::NoRegistry { framing });
+    match (known.format, known.framing) {
+        (Format::Raw, _) => Ok(()),
+        (Format::Avro, Framing::Auto) if !has_registry && !known.pinned => Err(DecodeError::NoSource),
+        (Format::Avro, Framing::Bare) if !known.pinned => Err(DecodeError::NoSchema),
+        (Format::Avro, Framing::ContentType) if !known.guids => no_registry("content-type"),
+        (Format::Avro, Framing::Preamble) if !known.guids => no_registry("preamble"),
+        (Format::Avro, Framing::Confluent) if !known.numbers => no_registry("confluent"),
+        (Format::Avro, _) => Ok(()),
     }
 }
 
@@ -240,17 +255,18 @@ impl Job {
                 return Ok(());
             }
             Frame::Bare => (self.pinned.as_ref().ok_or(DecodeError::NoSchema)?, None),
-            Frame::Registered(id) => match self.schemas.get(&id) {
-                Some(Ok(schema)) => (schema, Some(id)),
+            Frame::Registered(_, id) => match self.schemas.get(&id) {
+                Some(Ok(schema)) => (schema, Some(id.to_string())),
                 Some(Err((class, text))) => {
                     let all = indices.iter().map(|index| (*index, self.reject(*index, frame, *class, text.clone())));
                     rejects.extend(all);
                     return Ok(());
                 }
-                None => return Err(DecodeError::NoRegistry),
+                None => return Err(DecodeError::NoSource),
             },
         };
-        let datums: Vec<&[u8]> = indices.iter().map(|index| &*self.batch.events[*index].body).collect();
+        let prefix = frame.prefix_bytes();
+        let datums: Vec<&[u8]> = indices.iter().map(|index| &self.batch.events[*index].body[prefix..]).collect();
         let rows = schema.decode(&datums)?;
         let refused = rows.rejected.into_iter().map(|(datum, text)| (indices[datum], text));
         rejects.extend(refused.map(|(index, text)| (index, self.reject(index, frame, RejectClass::Datum, text))));
@@ -258,7 +274,7 @@ impl Job {
         for set in rows.sets {
             let events: Vec<_> = set.datums.iter().map(|datum| indices[*datum]).collect();
             let mut columns = set.columns;
-            columns.extend(envelope::columns(&self.batch, &events, schema_id.as_ref().map(SchemaId::as_str))?);
+            columns.extend(envelope::columns(&self.batch, &events, schema_id.as_deref())?);
             batches.push(RecordBatch::try_new(schema.clone(), columns)?);
         }
         Ok(())
@@ -277,7 +293,7 @@ impl Job {
 
     fn reject(&self, index: usize, frame: Frame, class: RejectClass, text: String) -> Reject {
         let schema_id = match frame {
-            Frame::Registered(id) => Some(id.to_string()),
+            Frame::Registered(_, id) => Some(id.to_string()),
             Frame::Bare | Frame::Raw => None,
         };
         Reject { event: self.event(index), record_index: 0, schema_id, framing: frame.name(), class, text }

@@ -26,4 +26,7 @@ pub use avro::SCHEMA_NODES_MAX;
 pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
 pub use error::DecodeError;
 pub use names::{column_name, field_name};
-pub use registry::{AzureRegistry, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry, TokenError, TokenSource};
+pub use registry::{
+    AzureRegistry, ConfluentRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry, TokenError,
+    TokenSource,
+};

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
-use sluicebox::config::spec::{CredentialSpec, RegistrySpec, Secret};
+use sluicebox::config::spec::Secret;
 use sluicebox::decode::{AzureRegistry, TokenError, TokenSource};
 use sluicebox::error::{Classify, Kind, Retry};
 use tokio::sync::{Semaphore, mpsc};
@@ -80,12 +80,12 @@ async fn handle(
 }
 
 impl Server {
-    fn spec(&self) -> RegistrySpec {
-        RegistrySpec::Azure { endpoint: format!("http://{}", self.address), credential: CredentialSpec::Default }
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     fn registry(&self, cache: Option<&std::path::Path>) -> AzureRegistry {
-        AzureRegistry::open(&self.spec(), cache.map(|dir| dir.to_path_buf()), None).expect("a registry")
+        AzureRegistry::open(&self.endpoint(), cache.map(|dir| dir.to_path_buf()), None).expect("a registry")
     }
 
     fn requests(&self) -> usize {
@@ -112,7 +112,7 @@ async fn a_schema_is_asked_for_as_the_service_wants_it_and_only_once() {
     let registry = server.registry(None);
     for id in [LEAD_ID.to_owned(), LEAD_ID.to_uppercase()] {
         let schema = registry.schema(&id).await.expect("a schema");
-        assert_eq!((schema.id.as_str(), schema.text.as_str()), (LEAD_ID, LEAD));
+        assert_eq!((schema.id.to_string().as_str(), schema.text.as_str()), (LEAD_ID, LEAD));
     }
     let requests = server.desk.requests.lock().expect("requests");
     assert_eq!(
@@ -125,7 +125,7 @@ async fn a_schema_is_asked_for_as_the_service_wants_it_and_only_once() {
 #[tokio::test]
 async fn a_token_never_goes_over_plain_http() {
     let server = serve(Answer::Schema(LEAD.to_owned())).await;
-    let registry = AzureRegistry::open(&server.spec(), None, Some(Arc::new(Fixed))).expect("a registry");
+    let registry = AzureRegistry::open(&server.endpoint(), None, Some(Arc::new(Fixed))).expect("a registry");
     registry.schema(LEAD_ID).await.expect("a schema");
     assert!(!server.desk.requests.lock().expect("requests")[0].1.contains_key("authorization"));
 }
@@ -272,8 +272,7 @@ async fn a_registry_that_is_gone_is_an_outage() {
 #[test]
 fn an_endpoint_that_would_leak_is_refused() {
     let open = |endpoint: &str, token: Option<Arc<dyn TokenSource>>| {
-        let spec = RegistrySpec::Azure { endpoint: endpoint.to_owned(), credential: CredentialSpec::Default };
-        AzureRegistry::open(&spec, None, token).map(drop).map_err(|error| error.to_string())
+        AzureRegistry::open(endpoint, None, token).map(drop).map_err(|error| error.to_string())
     };
     assert_eq!(open("https://insurer.servicebus.windows.net", Some(Arc::new(Fixed))), Ok(()));
     assert_eq!(open("http://[::1]:8081/", None), Ok(()));
@@ -302,8 +301,7 @@ const TLS_EXPECTED: &str = "SLUICE_TEST_REGISTRY_EXPECTED";
 fn certificates_are_checked_against_the_roots_of_ssl_cert_file() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if let Ok(endpoint) = std::env::var(TLS_ENDPOINT) {
-        let spec = RegistrySpec::Azure { endpoint, credential: CredentialSpec::Default };
-        let registry = AzureRegistry::open(&spec, None, Some(Arc::new(Fixed))).expect("a registry");
+        let registry = AzureRegistry::open(&endpoint, None, Some(Arc::new(Fixed))).expect("a registry");
         let answer = runtime.block_on(registry.schema(LEAD_ID));
         match std::env::var(TLS_EXPECTED).expect("what to expect").as_str() {
             "trusted" => assert_eq!(answer.expect("a schema").text, LEAD),
