@@ -168,9 +168,7 @@ pub(super) struct ClientSecretTable {
 pub(super) struct RegistryTable {
     pub azure: Option<AzureRegistryTable>,
     pub confluent: Option<ConfluentRegistryTable>,
-    /// A folder of `.avsc` files.
-    #[serde(rename = "folder")]
-    pub _folder: Option<Unsupported>,
+    pub folder: Option<FolderRegistryTable>,
 }
 
 /// Azure Schema Registry.
@@ -196,6 +194,17 @@ pub(super) struct ConfluentRegistryTable {
     pub username: Option<String>,
     /// The password, or the secret of an API.
     pub password: Option<String>,
+}
+
+/// A folder of `.avsc` files, those of its folders too. Each schema is known by its fingerprint; and by an id of Azure
+/// or of Confluent, where its file has that for a name: `b489dc4916744e3db72dda8f9693f342.avsc`, `42.avsc`. A
+/// file may use the named types that other files define.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FolderRegistryTable {
+    /// The folder, relative to the project's. It is read at the start, and again for a schema that isn't known.
+    #[schemars(required)]
+    pub path: Option<PathText>,
 }
 
 /// The HTTP server of `sluice run`: health, metrics.
@@ -394,7 +403,7 @@ pub(super) enum Format {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(extend("x-unsupported" = ["container", "single-object"]))]
+#[schemars(extend("x-unsupported" = ["container"]))]
 pub(super) enum Framing {
     /// The first of these that fits, in this order. What only a registry of another kind could name isn't looked
     /// for; bare where a schema is pinned.
@@ -405,6 +414,9 @@ pub(super) enum Framing {
     Preamble,
     /// Confluent's serializers: a zero byte and the schema's number in four bytes, before the datum.
     Confluent,
+    /// Avro's single-object encoding: `C3 01` and the schema's fingerprint, before the datum. Needs a folder of
+    /// schemas, or a pinned one.
+    SingleObject,
     /// The body is the datum alone, written with the pinned schema.
     Bare,
 }

@@ -310,6 +310,7 @@ fn decode(
         Some(FramingWord::ContentType) => Framing::ContentType,
         Some(FramingWord::Preamble) => Framing::Preamble,
         Some(FramingWord::Confluent) => Framing::Confluent,
+        Some(FramingWord::SingleObject) => Framing::SingleObject,
         Some(FramingWord::Bare) => Framing::Bare,
         Some(FramingWord::Auto) | None => Framing::Auto,
     };
@@ -324,7 +325,7 @@ fn decode(
         let hint = "pin it: `schema = \"schemas/lead.avsc\"`";
         reading.wrong(&["decode", "framing"], "`framing = \"bare\"` needs a schema", hint);
     } else if let Some(needed) =
-        registry_needed(framing).filter(|_| has_format && !matches!(shared.registry, Declared::Absent))
+        registry_needed(framing, has_schema).filter(|_| has_format && !matches!(shared.registry, Declared::Absent))
     {
         if let Declared::As(registry) = &shared.registry
             && !needed.contains(&registry_kind(registry))
@@ -339,7 +340,7 @@ fn decode(
         }
     } else if has_format
         && matches!(shared.registry, Declared::Absent)
-        && (!has_schema || registry_needed(framing).is_some())
+        && (!has_schema || registry_needed(framing, has_schema).is_some())
     {
         let hint =
             "declare a registry in `sluice.toml`, as `[registry.azure]`, or pin a schema, or say `format = \"raw\"`";
@@ -359,11 +360,12 @@ fn decode(
 }
 
 /// The registries that have the schema ids of a framing; none needed is `None`.
-fn registry_needed(framing: Framing) -> Option<&'static [&'static str]> {
+fn registry_needed(framing: Framing, is_pinned: bool) -> Option<&'static [&'static str]> {
     match framing {
-        Framing::ContentType | Framing::Preamble => Some(&["azure"]),
-        Framing::Confluent => Some(&["confluent"]),
-        Framing::Auto | Framing::Bare => None,
+        Framing::ContentType | Framing::Preamble => Some(&["azure", "folder"]),
+        Framing::Confluent => Some(&["confluent", "folder"]),
+        Framing::SingleObject if !is_pinned => Some(&["folder"]),
+        Framing::Auto | Framing::SingleObject | Framing::Bare => None,
     }
 }
 
@@ -371,6 +373,7 @@ fn registry_kind(registry: &RegistrySpec) -> &'static str {
     match registry {
         RegistrySpec::Azure { .. } => "azure",
         RegistrySpec::Confluent { .. } => "confluent",
+        RegistrySpec::Folder { .. } => "folder",
     }
 }
 
@@ -488,6 +491,7 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         Framing::ContentType => "content-type",
         Framing::Preamble => "preamble",
         Framing::Confluent => "confluent",
+        Framing::SingleObject => "single-object",
         Framing::Bare => "bare",
     };
     let decides = serde_json::json!({

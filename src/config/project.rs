@@ -8,7 +8,7 @@ use super::address::{endpoint, host_and_port, is_loopback, location};
 use super::connection_string::{ConnectionString, ConnectionStringError};
 use super::declared::{
     AzureRegistryTable, AzureStorageTable, ConfluentRegistryTable, Credential, CredentialWord, EventHubsTable,
-    ProjectFile, RegistryTable, SERVE_ADDRESS, SHUTDOWN_DEADLINE,
+    FolderRegistryTable, ProjectFile, RegistryTable, SERVE_ADDRESS, SHUTDOWN_DEADLINE,
 };
 use super::document::Node;
 use super::problem::{Problem, quoted};
@@ -80,7 +80,7 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
         None if !has("event_hubs") => Declared::Absent,
         _ => Declared::Wrong,
     };
-    let registry = declared.registry.map(|table| registry(table, &event_hubs, &mut reading));
+    let registry = declared.registry.map(|table| registry(table, dir, &event_hubs, &mut reading));
     let registry = match registry {
         Some(Some(spec)) => Declared::As(spec),
         None if !has("registry") => Declared::Absent,
@@ -230,8 +230,14 @@ fn event_hubs(table: EventHubsTable, reading: &mut Reading<'_>) -> Option<EventH
     Some(EventHubsSpec { access, id, endpoint })
 }
 
-fn registry(table: RegistryTable, hubs: &Declared<EventHubsSpec>, reading: &mut Reading<'_>) -> Option<RegistrySpec> {
-    let declared = ["azure", "confluent"].into_iter().filter(|kind| reading.root.at(&["registry", kind]).is_some());
+fn registry(
+    table: RegistryTable,
+    dir: &Path,
+    hubs: &Declared<EventHubsSpec>,
+    reading: &mut Reading<'_>,
+) -> Option<RegistrySpec> {
+    let declared =
+        ["azure", "confluent", "folder"].into_iter().filter(|kind| reading.root.at(&["registry", kind]).is_some());
     match declared.collect::<Vec<_>>()[..] {
         [_, second, ..] => {
             let hint = "a project has one registry: keep one of them";
@@ -244,7 +250,7 @@ fn registry(table: RegistryTable, hubs: &Declared<EventHubsSpec>, reading: &mut 
             .and_then(|entry| entry.node.table())
             .is_some_and(|table| table.is_empty()) =>
         {
-            let hint = "declare `[registry.azure]` or `[registry.confluent]`";
+            let hint = "declare `[registry.azure]`, `[registry.confluent]` or `[registry.folder]`";
             reading.wrong(&["registry"], "`[registry]` names no registry", hint);
         }
         _ => {}
@@ -252,6 +258,7 @@ fn registry(table: RegistryTable, hubs: &Declared<EventHubsSpec>, reading: &mut 
     match table {
         RegistryTable { azure: Some(azure), .. } => azure_registry(azure, hubs, reading),
         RegistryTable { confluent: Some(confluent), .. } => confluent_registry(confluent, reading),
+        RegistryTable { folder: Some(folder), .. } => folder_registry(folder, dir, reading),
         _ => None,
     }
 }
@@ -289,6 +296,17 @@ fn confluent_registry(table: ConfluentRegistryTable, reading: &mut Reading<'_>) 
     }
     let credential = table.username.zip(table.password.map(Secret::new));
     Some(RegistrySpec::Confluent { url: url?, credential })
+}
+
+fn folder_registry(table: FolderRegistryTable, dir: &Path, reading: &mut Reading<'_>) -> Option<RegistrySpec> {
+    let place = ["registry", "folder", "path"];
+    let path = dir.join(table.path?.0);
+    if !path.is_dir() {
+        let shown = quoted(reading.root.written(&place));
+        reading.wrong(&place, format!("{shown} is no folder"), "relative paths start at the project's folder");
+        return None;
+    }
+    Some(RegistrySpec::Folder { path })
 }
 
 /// None where the declaration is wrong.

@@ -131,6 +131,8 @@ pub enum RegistrySpec {
         /// User name and password, or key and secret of an API.
         credential: Option<(String, Secret)>,
     },
+    /// An absolute folder of `.avsc` files.
+    Folder { path: PathBuf },
 }
 
 #[derive(Debug, Clone)]
@@ -225,6 +227,7 @@ pub enum Framing {
     /// The preamble of the betas of Azure's encoders.
     Preamble,
     Confluent,
+    SingleObject,
     Bare,
 }
 

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use futures::StreamExt as _;
 use futures::stream;
 
-use super::avro::WriterSchema;
+use super::avro::{WriterSchema, fingerprint};
 use super::envelope;
 use super::error::DecodeError;
 use super::framing::{Frame, Known, Unframed, tell};
@@ -63,7 +63,9 @@ impl Decoder {
                 let schema = WriterSchema::parse(&avsc)
                     .map_err(|reason| DecodeError::PinnedSchema { path: path.clone(), reason })?;
                 note(&schema, &path.display());
-                Some(Arc::new(schema))
+                let fingerprint =
+                    fingerprint(&avsc).map_err(|reason| DecodeError::PinnedSchema { path: path.clone(), reason })?;
+                Some((SchemaId::Fingerprint(fingerprint), Arc::new(schema)))
             }
             _ => None,
         };
@@ -71,12 +73,16 @@ impl Decoder {
         let known = Known {
             format: spec.format,
             framing: spec.framing,
-            pinned: pinned.is_some(),
+            pinned: pinned.as_ref().map(|(id, _)| *id),
             guids: names(IdKind::Guid),
             numbers: names(IdKind::Number),
+            fingerprints: names(IdKind::Fingerprint),
         };
         check(known, registry.is_some())?;
-        Ok(Self { known, pinned, registry, schemas: Mutex::default() })
+        // Single-object encoding may name the pinned schema too.
+        let schemas = pinned.iter().map(|(id, schema)| (*id, Ok(Arc::clone(schema)))).collect();
+        let pinned = pinned.map(|(_, schema)| schema);
+        Ok(Self { known, pinned, registry, schemas: Mutex::new(schemas) })
     }
 
     /// The schema of the rows, as far as it is known before any event: of a pinned schema, or `raw`.
@@ -140,7 +146,10 @@ impl Decoder {
         &self,
         id: SchemaId,
     ) -> Result<(SchemaId, Result<Arc<WriterSchema>, (RejectClass, String)>), DecodeError> {
-        let Some(registry) = &self.registry else { return Err(DecodeError::NoSource) };
+        let Some(registry) = self.registry.as_ref().filter(|registry| registry.names(id.kind())) else {
+            let text = format!("there is no folder of schemas that could have the fingerprint `{id}`");
+            return Ok((id, Err((RejectClass::SchemaNotFound, text))));
+        };
         let registered = match registry.schema(&id.to_string()).await {
             Ok(registered) => registered,
             Err(error) if error.kind() == Kind::Data => {
@@ -168,11 +177,14 @@ fn check(known: Known, has_registry: bool) -> Result<(), DecodeError> {
     let no_registry = |framing| Err(DecodeError::NoRegistry { framing });
     match (known.format, known.framing) {
         (Format::Raw, _) => Ok(()),
-        (Format::Avro, Framing::Auto) if !has_registry && !known.pinned => Err(DecodeError::NoSource),
-        (Format::Avro, Framing::Bare) if !known.pinned => Err(DecodeError::NoSchema),
+        (Format::Avro, Framing::Auto) if !has_registry && known.pinned.is_none() => Err(DecodeError::NoSource),
+        (Format::Avro, Framing::Bare) if known.pinned.is_none() => Err(DecodeError::NoSchema),
         (Format::Avro, Framing::ContentType) if !known.guids => no_registry("content-type"),
         (Format::Avro, Framing::Preamble) if !known.guids => no_registry("preamble"),
         (Format::Avro, Framing::Confluent) if !known.numbers => no_registry("confluent"),
+        (Format::Avro, Framing::SingleObject) if !known.fingerprints && known.pinned.is_none() => {
+            no_registry("single-object")
+        }
         (Format::Avro, _) => Ok(()),
     }
 }

@@ -64,8 +64,13 @@ impl Classify for DecodeError {
                 "`[decode] schema` is a path to an `.avsc` file, relative to the project's folder"
             }
             Self::PinnedSchema { .. } | Self::Schema { .. } => return None,
-            Self::NoRegistry { framing: "confluent" } => "declare `[registry.confluent]` in `sluice.toml`",
-            Self::NoRegistry { .. } => "declare `[registry.azure]` in `sluice.toml`",
+            Self::NoRegistry { framing: "confluent" } => {
+                "declare `[registry.confluent]` in `sluice.toml`, or name files in `[registry.folder]` by number: `42.avsc`"
+            }
+            Self::NoRegistry { framing: "single-object" } => {
+                "declare `[registry.folder]` in `sluice.toml`, or name an `.avsc` file in `[decode] schema`"
+            }
+            Self::NoRegistry { .. } => "declare `[registry.azure]` or `[registry.folder]` in `sluice.toml`",
             Self::NoSchema => "name an `.avsc` file in `[decode] schema`",
             Self::NoSource => "declare a registry in `sluice.toml`, or name an `.avsc` file in `[decode] schema`",
             Self::Registry { source, .. } => return source.hint(),

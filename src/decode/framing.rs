@@ -7,10 +7,12 @@
 //! | content type | `avro/binary+<id>` in the AMQP field, else in the property `content-type` | the body is a datum |
 //! | old Azure preamble | `00 00 00 00`, 32 hex digits | a datum |
 //! | Confluent | `00`, a big-endian number of 31 bits | a datum |
+//! | single-object | `C3 01`, the eight bytes of the schema's fingerprint | a datum |
 //! | bare | anything, where a schema is pinned | the body is a datum |
 //!
 //! The first two are looked for where the registry has ids of Azure, the third where it has numbers: no other
-//! registry could say what they mean. The preamble goes before Confluent, whose ids below 2^24 begin as it does.
+//! registry could say what they mean. Single-object is looked for where there is a folder of schemas, or for the
+//! fingerprint of the pinned schema. The preamble goes before Confluent, whose ids below 2^24 begin as it does.
 
 use std::borrow::Cow;
 
@@ -33,6 +35,10 @@ const PREAMBLE_BYTES: usize = 36;
 const CONFLUENT_MAGIC: u8 = 0;
 const CONFLUENT_BYTES: usize = 5;
 
+/// What the Avro specification puts before the eight bytes of the fingerprint.
+const SINGLE_OBJECT_MARKER: [u8; 2] = [0xC3, 0x01];
+const SINGLE_OBJECT_BYTES: usize = 10;
+
 /// How much of a name from outside a reject's text repeats; longer ones would flood the log.
 const QUOTED_CHARS_MAX: usize = 100;
 
@@ -53,6 +59,7 @@ pub(super) enum NamedBy {
     ContentType,
     Preamble,
     Confluent,
+    SingleObject,
 }
 
 impl Frame {
@@ -62,6 +69,7 @@ impl Frame {
             Self::Registered(NamedBy::ContentType, _) => "content-type",
             Self::Registered(NamedBy::Preamble, _) => "preamble",
             Self::Registered(NamedBy::Confluent, _) => "confluent",
+            Self::Registered(NamedBy::SingleObject, _) => "single-object",
             Self::Bare => "bare",
             Self::Raw => "raw",
         }
@@ -72,6 +80,7 @@ impl Frame {
         match self {
             Self::Registered(NamedBy::Preamble, _) => PREAMBLE_BYTES,
             Self::Registered(NamedBy::Confluent, _) => CONFLUENT_BYTES,
+            Self::Registered(NamedBy::SingleObject, _) => SINGLE_OBJECT_BYTES,
             Self::Registered(NamedBy::ContentType, _) | Self::Bare | Self::Raw => 0,
         }
     }
@@ -93,11 +102,14 @@ impl Unframed {
 pub(super) struct Known {
     pub(super) format: Format,
     pub(super) framing: Framing,
-    pub(super) pinned: bool,
+    /// The fingerprint of the pinned schema.
+    pub(super) pinned: Option<SchemaId>,
     /// Whether the registry has schemas under the ids of Azure.
     pub(super) guids: bool,
     /// Whether the registry has schemas under numbers, as Confluent's do.
     pub(super) numbers: bool,
+    /// Whether the registry has schemas under their fingerprints.
+    pub(super) fingerprints: bool,
 }
 
 /// What `event` is, by the first framing of the order that fits; or by the one that is declared.
@@ -116,6 +128,10 @@ pub(super) fn tell(event: &Event, known: Known) -> Result<Frame, Unframed> {
         (Format::Avro, Framing::Confluent) => by_magic_byte(&event.body).ok_or_else(|| {
             let text = "the body doesn't begin with a zero byte and the number of a schema in four bytes".to_owned();
             Unframed { framing: "confluent", text }
+        }),
+        (Format::Avro, Framing::SingleObject) => by_fingerprint(&event.body).ok_or_else(|| {
+            let text = "the body doesn't begin with `C3 01` and the eight bytes of a fingerprint".to_owned();
+            Unframed { framing: "single-object", text }
         }),
     }
 }
@@ -142,12 +158,17 @@ fn first_that_fits(event: &Event, known: Known) -> Result<Frame, Unframed> {
     {
         return Ok(frame);
     }
-    if known.pinned {
+    match by_fingerprint(&event.body) {
+        Some(frame @ Frame::Registered(_, id)) if known.fingerprints || known.pinned == Some(id) => return Ok(frame),
+        _ => {}
+    }
+    if known.pinned.is_some() {
         return Ok(Frame::Bare);
     }
     let mut looked_for = Vec::new();
     looked_for.extend(known.guids.then_some([CONTENT_TYPE, "the old preamble of Azure"]).into_iter().flatten());
     looked_for.extend(known.numbers.then_some("Confluent's magic byte"));
+    looked_for.extend(known.fingerprints.then_some("single-object encoding"));
     let text = format!("{}; looked for {}", found(event), looked_for.join(", "));
     Err(Unframed { framing: "unknown", text })
 }
@@ -212,6 +233,12 @@ pub(super) fn quoted(text: &str) -> String {
     shown
 }
 
+fn by_fingerprint(body: &[u8]) -> Option<Frame> {
+    let (marker, fingerprint) = body.get(..SINGLE_OBJECT_BYTES)?.split_at(SINGLE_OBJECT_MARKER.len());
+    let id = SchemaId::Fingerprint(fingerprint.try_into().ok()?);
+    (marker == SINGLE_OBJECT_MARKER).then_some(Frame::Registered(NamedBy::SingleObject, id))
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -220,6 +247,8 @@ mod tests {
     use super::*;
 
     const ID: &str = "b489dc4916744e3db72dda8f9693f342";
+
+    const PINNED: SchemaId = SchemaId::Fingerprint([1, 2, 3, 4, 5, 6, 7, 8]);
 
     fn event(content_type: Option<&str>, properties: &[(&str, &str)]) -> Event {
         Event {
@@ -233,7 +262,8 @@ mod tests {
     }
 
     fn known(framing: Framing, pinned: bool, guids: bool) -> Known {
-        Known { format: Format::Avro, framing, pinned, guids, numbers: false }
+        let pinned = pinned.then_some(PINNED);
+        Known { format: Format::Avro, framing, pinned, guids, numbers: false, fingerprints: false }
     }
 
     fn by_type(id: &str) -> Result<Frame, Unframed> {
@@ -329,7 +359,7 @@ mod tests {
         let numbers = Known { numbers: true, ..known(Framing::Auto, false, false) };
         let frame = Frame::Registered(NamedBy::Confluent, SchemaId::parse("258").expect("an id"));
         assert_eq!((tell(&event, numbers), frame.prefix_bytes()), (Ok(frame), 5));
-        assert_eq!(tell(&event, Known { pinned: true, ..numbers }), Ok(frame));
+        assert_eq!(tell(&event, Known { pinned: Some(PINNED), ..numbers }), Ok(frame));
         assert_eq!(tell(&event, known(Framing::Auto, true, true)), Ok(Frame::Bare));
         // No number that a registry gives, and no number at all.
         for body in [&[0, 0x80, 0, 0, 1][..], &[1, 0, 0, 0, 1], &[0, 0, 0, 1], &[]] {
@@ -337,20 +367,41 @@ mod tests {
             assert!(forced.is_err_and(|told| told.text.starts_with("the body doesn't begin with a zero byte")));
             let text = tell(&with_body(body), numbers).expect_err("no framing").text;
             assert!(text.ends_with("looked for Confluent's magic byte"), "{text}");
-            assert_eq!(tell(&with_body(body), Known { pinned: true, ..numbers }), Ok(Frame::Bare));
+            assert_eq!(tell(&with_body(body), Known { pinned: Some(PINNED), ..numbers }), Ok(Frame::Bare));
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_is_looked_at_where_a_folder_or_the_pinned_schema_may_have_it() {
+        let body = |id: [u8; 8]| with_body(&[&SINGLE_OBJECT_MARKER[..], &id, &[14]].concat());
+        let (pinned, other) = (body([1, 2, 3, 4, 5, 6, 7, 8]), body([8; 8]));
+        let frame = Frame::Registered(NamedBy::SingleObject, PINNED);
+        let known = known(Framing::Auto, true, true);
+        assert_eq!((tell(&pinned, known), frame.prefix_bytes()), (Ok(frame), 10));
+        assert_eq!(tell(&other, known), Ok(Frame::Bare));
+        let other_frame = Frame::Registered(NamedBy::SingleObject, SchemaId::parse(&"08".repeat(8)).expect("an id"));
+        assert_eq!(tell(&other, Known { fingerprints: true, ..known }), Ok(other_frame));
+        let forced = Known { framing: Framing::SingleObject, ..known };
+        assert_eq!(tell(&other, forced), Ok(other_frame));
+        for torn in 0..10 {
+            let torn = with_body(&pinned.body[..torn]);
+            assert!(tell(&torn, forced).is_err_and(|told| told.framing == "single-object"));
+            assert_eq!(tell(&torn, known), Ok(Frame::Bare));
         }
     }
 
     proptest! {
         #[test]
         fn any_body_is_told_without_panic(
-            start in prop::sample::select(vec![vec![], vec![0], vec![0; 4], preamble(ID)]),
+            start in prop::sample::select(vec![vec![], vec![0], vec![0; 4], preamble(ID), vec![0xC3, 1]]),
             rest in prop::collection::vec(any::<u8>(), 0..64),
-            framing in prop::sample::select(vec![Framing::Auto, Framing::Preamble, Framing::Confluent]),
-            (guids, numbers) in any::<(bool, bool)>(),
+            framing in prop::sample::select(vec![
+                Framing::Auto, Framing::Preamble, Framing::Confluent, Framing::SingleObject
+            ]),
+            (guids, numbers, fingerprints) in any::<(bool, bool, bool)>(),
         ) {
             let event = with_body(&[start, rest].concat());
-            if let Ok(frame) = tell(&event, Known { numbers, ..known(framing, false, guids) }) {
+            if let Ok(frame) = tell(&event, Known { numbers, fingerprints, ..known(framing, false, guids) }) {
                 prop_assert!(frame.prefix_bytes() <= event.body.len());
             }
         }

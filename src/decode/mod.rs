@@ -27,6 +27,6 @@ pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
 pub use error::DecodeError;
 pub use names::{column_name, field_name};
 pub use registry::{
-    AzureRegistry, ConfluentRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry, TokenError,
-    TokenSource,
+    AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId,
+    SchemaRegistry, TokenError, TokenSource,
 };

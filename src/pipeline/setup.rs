@@ -13,7 +13,7 @@ use crate::config::spec::{
     CredentialSpec, EventHubsAccess, Format, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start,
 };
 use crate::decode::{
-    AzureRegistry, ConfluentRegistry, Decoder, SchemaRegistry, TokenError, TokenSource, arrow_schema_of,
+    AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource, arrow_schema_of,
 };
 use crate::sink::delta::dead_letters::Writer;
 use crate::sink::delta::fault_points::FaultPoints;
@@ -91,6 +91,7 @@ pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) 
                 RegistrySpec::Confluent { url, credential } => {
                     Arc::new(ConfluentRegistry::open(url, cache, credential.clone())?)
                 }
+                RegistrySpec::Folder { path } => Arc::new(FolderRegistry::open(path)?),
             };
             Some(registry)
         }

@@ -2,6 +2,7 @@
 
 mod confluent;
 mod differential;
+mod folder;
 mod outage;
 mod registry;
 mod types;

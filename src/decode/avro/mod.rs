@@ -14,4 +14,4 @@ mod walk;
 mod writer;
 
 pub use plan::SCHEMA_NODES_MAX;
-pub(super) use writer::WriterSchema;
+pub(super) use writer::{WriterSchema, fingerprint};

@@ -4,10 +4,12 @@ mod azure;
 mod cache;
 mod confluent;
 mod disk;
+mod folder;
 mod http;
 mod references;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use reqwest::StatusCode;
 
 pub use azure::AzureRegistry;
 pub use confluent::ConfluentRegistry;
+pub use folder::FolderRegistry;
 
 use crate::config::spec::Secret;
 use crate::error::{Classify, Kind, Retry};
@@ -53,6 +56,8 @@ pub enum IdKind {
     Guid,
     /// A Confluent-compatible registry's: a number of 31 bits.
     Number,
+    /// What the schema itself gives: CRC-64-AVRO of its canonical form.
+    Fingerprint,
 }
 
 /// The id of a schema. Its text is safe in a path and in a URL, and tells the kind. Copied for each event, so it
@@ -63,12 +68,14 @@ pub enum SchemaId {
     Guid([u8; 32]),
     /// At most `i32::MAX`.
     Number(u32),
+    /// The eight bytes as they lie in a body, the least first.
+    Fingerprint([u8; 8]),
 }
 
 impl SchemaId {
-    /// `None` unless the text is 32 hex digits or a number of 31 bits; upper case is made lower.
+    /// `None` unless the text is 32 hex digits, 16 of them, or a number of 31 bits; upper case is made lower.
     pub fn parse(text: &str) -> Option<Self> {
-        Self::guid(text.as_bytes()).or_else(|| {
+        Self::guid(text.as_bytes()).or_else(|| Self::fingerprint(text)).or_else(|| {
             let is_number = !text.is_empty() && text.len() <= 10 && text.bytes().all(|digit| digit.is_ascii_digit());
             is_number.then(|| text.parse().ok()).flatten().and_then(Self::number)
         })
@@ -86,10 +93,18 @@ impl SchemaId {
         i32::try_from(number).is_ok().then_some(Self::Number(number))
     }
 
+    /// `None` unless the text is 16 hex digits.
+    fn fingerprint(text: &str) -> Option<Self> {
+        let is_one = text.len() == 16 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let number = is_one.then(|| u64::from_str_radix(text, 16).ok()).flatten()?;
+        Some(Self::Fingerprint(number.to_be_bytes()))
+    }
+
     pub fn kind(&self) -> IdKind {
         match self {
             Self::Guid(_) => IdKind::Guid,
             Self::Number(_) => IdKind::Number,
+            Self::Fingerprint(_) => IdKind::Fingerprint,
         }
     }
 
@@ -107,6 +122,7 @@ impl fmt::Display for SchemaId {
         match self {
             Self::Guid(digits) => f.write_str(std::str::from_utf8(digits).expect("hex digits are ASCII")),
             Self::Number(number) => write!(f, "{number}"),
+            Self::Fingerprint(bytes) => write!(f, "{:016x}", u64::from_be_bytes(*bytes)),
         }
     }
 }
@@ -143,6 +159,14 @@ pub enum RegistryError {
     Reference { id: String, subject: String, version: i64 },
     #[error("the schema `{id}` can't be used: {reason}")]
     Unusable { id: String, reason: String },
+    #[error("the schemas in `{}` can't be read", path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    #[error("the schema `{}` can't be used: {reason}", path.display())]
+    File { path: PathBuf, reason: String },
     #[error("the registry's endpoint `{endpoint}` can't be used: {reason}")]
     Endpoint { endpoint: String, reason: &'static str },
     #[error("the registry `{endpoint}` can't be asked over TLS from this machine")]
@@ -197,7 +221,7 @@ impl Classify for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::Id { .. } | Self::Reference { .. } | Self::Unusable { .. } => Kind::Data,
-            Self::Endpoint { .. } | Self::Client { .. } => Kind::Config,
+            Self::Endpoint { .. } | Self::Client { .. } | Self::File { .. } => Kind::Config,
             _ => Kind::External,
         }
     }
@@ -212,6 +236,10 @@ impl Classify for RegistryError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { .. } | Self::Id { .. } | Self::Reference { .. } | Self::Unusable { .. } => return None,
+            Self::Folder { .. } | Self::File { .. } => {
+                "`[registry.folder] path` is a folder of `.avsc` files; it is read at the start, and again for a schema \
+                 that isn't known"
+            }
             Self::Endpoint { .. } => {
                 "`[registry.azure] endpoint` is `https://<namespace>.servicebus.windows.net`, and `[registry.confluent] \
                  url` begins with `https://` too"
