@@ -403,7 +403,6 @@ pub(super) enum Format {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(extend("x-unsupported" = ["container"]))]
 pub(super) enum Framing {
     /// The first of these that fits, in this order. What only a registry of another kind could name isn't looked
     /// for; bare where a schema is pinned.
@@ -414,6 +413,8 @@ pub(super) enum Framing {
     Preamble,
     /// Confluent's serializers: a zero byte and the schema's number in four bytes, before the datum.
     Confluent,
+    /// An Avro container: it has its own schema, and each of its records becomes a row.
+    Container,
     /// Avro's single-object encoding: `C3 01` and the schema's fingerprint, before the datum. Needs a folder of
     /// schemas, or a pinned one.
     SingleObject,

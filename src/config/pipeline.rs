@@ -310,6 +310,7 @@ fn decode(
         Some(FramingWord::ContentType) => Framing::ContentType,
         Some(FramingWord::Preamble) => Framing::Preamble,
         Some(FramingWord::Confluent) => Framing::Confluent,
+        Some(FramingWord::Container) => Framing::Container,
         Some(FramingWord::SingleObject) => Framing::SingleObject,
         Some(FramingWord::Bare) => Framing::Bare,
         Some(FramingWord::Auto) | None => Framing::Auto,
@@ -340,7 +341,7 @@ fn decode(
         }
     } else if has_format
         && matches!(shared.registry, Declared::Absent)
-        && (!has_schema || registry_needed(framing, has_schema).is_some())
+        && ((!has_schema && framing != Framing::Container) || registry_needed(framing, has_schema).is_some())
     {
         let hint =
             "declare a registry in `sluice.toml`, as `[registry.azure]`, or pin a schema, or say `format = \"raw\"`";
@@ -365,7 +366,7 @@ fn registry_needed(framing: Framing, is_pinned: bool) -> Option<&'static [&'stat
         Framing::ContentType | Framing::Preamble => Some(&["azure", "folder"]),
         Framing::Confluent => Some(&["confluent", "folder"]),
         Framing::SingleObject if !is_pinned => Some(&["folder"]),
-        Framing::Auto | Framing::SingleObject | Framing::Bare => None,
+        Framing::Auto | Framing::Container | Framing::SingleObject | Framing::Bare => None,
     }
 }
 
@@ -491,6 +492,7 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         Framing::ContentType => "content-type",
         Framing::Preamble => "preamble",
         Framing::Confluent => "confluent",
+        Framing::Container => "container",
         Framing::SingleObject => "single-object",
         Framing::Bare => "bare",
     };

@@ -227,6 +227,7 @@ pub enum Framing {
     /// The preamble of the betas of Azure's encoders.
     Preamble,
     Confluent,
+    Container,
     SingleObject,
     Bare,
 }

@@ -1,17 +1,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use futures::StreamExt as _;
 use futures::stream;
 
 use super::avro::{WriterSchema, fingerprint};
-use super::envelope;
+use super::container::EmbeddedSchemas;
 use super::error::DecodeError;
 use super::framing::{Frame, Known, Unframed, tell};
+use super::job::Job;
 use super::registry::{IdKind, RegistryError, SchemaId, SchemaRegistry};
-use crate::batch::{Decoded, Event, EventBatch, Reject, RejectClass, bronze};
+use crate::batch::{Decoded, EventBatch, RejectClass, bronze};
 use crate::compute;
 use crate::config::spec::{DecodeSpec, Format, Framing};
 use crate::error::{Classify as _, Kind};
@@ -23,9 +23,6 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Events above which decoding leaves the reactor, whatever their size.
 const INLINE_EVENTS_MAX: usize = 200;
 
-/// Memory of the events that one batch of rows is made of: Arrow's offsets have 31 bits.
-const BATCH_BYTES_MAX: usize = 512 << 20;
-
 /// Unknown ids asked for at the same time: more would run into the registry's own limits.
 const LOOKUPS_MAX: usize = 8;
 
@@ -36,13 +33,15 @@ pub struct Decoder {
     registry: Option<Arc<dyn SchemaRegistry>>,
     /// Ids are immutable, so what was understood once stays. As many as the registry has.
     schemas: Mutex<HashMap<SchemaId, Prepared>>,
+    /// Schemas that containers brought along.
+    embedded: Arc<EmbeddedSchemas>,
 }
 
-/// A registered schema, or why it can't be used.
-type Prepared = Result<Arc<WriterSchema>, String>;
+/// A schema, or why it can't be used.
+pub(super) type Prepared = Result<Arc<WriterSchema>, String>;
 
 /// What is known of the ids that a batch names.
-type Schemas = HashMap<SchemaId, Result<Arc<WriterSchema>, (RejectClass, String)>>;
+pub(super) type Schemas = HashMap<SchemaId, Result<Arc<WriterSchema>, (RejectClass, String)>>;
 
 impl std::fmt::Debug for Decoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,7 +81,7 @@ impl Decoder {
         // Single-object encoding may name the pinned schema too.
         let schemas = pinned.iter().map(|(id, schema)| (*id, Ok(Arc::clone(schema)))).collect();
         let pinned = pinned.map(|(_, schema)| schema);
-        Ok(Self { known, pinned, registry, schemas: Mutex::new(schemas) })
+        Ok(Self { known, pinned, registry, schemas: Mutex::new(schemas), embedded: Arc::default() })
     }
 
     /// The schema of the rows, as far as it is known before any event: of a pinned schema, or `raw`.
@@ -108,9 +107,13 @@ impl Decoder {
     pub async fn decode(&self, batch: Arc<EventBatch>) -> Result<Decoded, DecodeError> {
         let frames: Vec<_> = batch.events.iter().map(|event| tell(event, self.known)).collect();
         let schemas = self.schemas_of(&frames).await?;
-        let job = Job { pinned: self.pinned.clone(), batch, frames, schemas };
-        let bytes: usize = job.batch.events.iter().map(|event| event.body.len()).sum();
-        if bytes <= INLINE_BYTES_MAX && job.batch.events.len() <= INLINE_EVENTS_MAX {
+        // A container may hold much more than its bytes.
+        let has_containers = frames.contains(&Ok(Frame::Container));
+        let bytes: usize = batch.events.iter().map(|event| event.body.len()).sum();
+        let is_small = bytes <= INLINE_BYTES_MAX && batch.events.len() <= INLINE_EVENTS_MAX && !has_containers;
+        let embedded = Arc::clone(&self.embedded);
+        let job = Job { pinned: self.pinned.clone(), batch, frames, schemas, embedded };
+        if is_small {
             return job.run();
         }
         compute::spawn(move || job.run()).await.map_err(DecodeError::Worker)?
@@ -193,133 +196,9 @@ fn usable(prepared: &Prepared) -> Result<Arc<WriterSchema>, (RejectClass, String
     prepared.clone().map_err(|reason| (RejectClass::SchemaUnusable, reason))
 }
 
-fn note(schema: &WriterSchema, name: &dyn std::fmt::Display) {
+pub(super) fn note(schema: &WriterSchema, name: &dyn std::fmt::Display) {
     for note in schema.notes() {
         tracing::info!(schema = %name, "{note}");
-    }
-}
-
-/// All that decoding a batch takes: plain work, no waiting.
-struct Job {
-    pinned: Option<Arc<WriterSchema>>,
-    batch: Arc<EventBatch>,
-    frames: Vec<Result<Frame, Unframed>>,
-    schemas: Schemas,
-}
-
-impl Job {
-    fn run(self) -> Result<Decoded, DecodeError> {
-        let mut rejects = Vec::new();
-        let mut groups: Vec<(Frame, Vec<usize>)> = Vec::new();
-        let mut group_of: HashMap<Frame, usize> = HashMap::new();
-        let mut last = 0;
-        for (index, frame) in self.frames.iter().enumerate() {
-            match frame {
-                Ok(frame) => {
-                    if groups.get(last).is_none_or(|(of_last, _)| of_last != frame) {
-                        last = *group_of.entry(*frame).or_insert(groups.len());
-                        if last == groups.len() {
-                            groups.push((*frame, Vec::new()));
-                        }
-                    }
-                    groups[last].1.push(index);
-                }
-                Err(unframed) => rejects.push((index, self.unframed(index, unframed))),
-            }
-        }
-        let mut batches = Vec::with_capacity(groups.len());
-        for (frame, indices) in &groups {
-            for indices in self.portions(indices) {
-                self.group(*frame, indices, &mut batches, &mut rejects)?;
-            }
-        }
-        rejects.sort_unstable_by_key(|(index, _)| *index);
-        Ok(Decoded { batches, rejects: rejects.into_iter().map(|(_, reject)| reject).collect() })
-    }
-
-    /// Cuts `indices` so that each portion fits a batch: as a rule there is one.
-    fn portions<'a>(&self, indices: &'a [usize]) -> Vec<&'a [usize]> {
-        let mut portions = Vec::new();
-        let (mut from, mut bytes) = (0, 0_usize);
-        for (at, index) in indices.iter().enumerate() {
-            let more = self.batch.events[*index].memory_bytes();
-            if bytes.saturating_add(more) > BATCH_BYTES_MAX && at > from {
-                portions.push(&indices[from..at]);
-                (from, bytes) = (at, 0);
-            }
-            bytes = bytes.saturating_add(more);
-        }
-        portions.push(&indices[from..]);
-        portions
-    }
-
-    /// Events of one frame, and so of one schema.
-    fn group(
-        &self,
-        frame: Frame,
-        indices: &[usize],
-        batches: &mut Vec<RecordBatch>,
-        rejects: &mut Vec<(usize, Reject)>,
-    ) -> Result<(), DecodeError> {
-        let (schema, schema_id) = match frame {
-            Frame::Raw => {
-                batches.push(self.raw(indices)?);
-                return Ok(());
-            }
-            Frame::Bare => (self.pinned.as_ref().ok_or(DecodeError::NoSchema)?, None),
-            Frame::Registered(_, id) => match self.schemas.get(&id) {
-                Some(Ok(schema)) => (schema, Some(id.to_string())),
-                Some(Err((class, text))) => {
-                    let all = indices.iter().map(|index| (*index, self.reject(*index, frame, *class, text.clone())));
-                    rejects.extend(all);
-                    return Ok(());
-                }
-                None => return Err(DecodeError::NoSource),
-            },
-        };
-        let prefix = frame.prefix_bytes();
-        let datums: Vec<&[u8]> = indices.iter().map(|index| &self.batch.events[*index].body[prefix..]).collect();
-        let rows = schema.decode(&datums)?;
-        let refused = rows.rejected.into_iter().map(|(datum, text)| (indices[datum], text));
-        rejects.extend(refused.map(|(index, text)| (index, self.reject(index, frame, RejectClass::Datum, text))));
-        let schema = with_bronze(schema.columns().iter().cloned());
-        for set in rows.sets {
-            let events: Vec<_> = set.datums.iter().map(|datum| indices[*datum]).collect();
-            let mut columns = set.columns;
-            columns.extend(envelope::columns(&self.batch, &events, schema_id.as_deref())?);
-            batches.push(RecordBatch::try_new(schema.clone(), columns)?);
-        }
-        Ok(())
-    }
-
-    fn raw(&self, indices: &[usize]) -> Result<RecordBatch, DecodeError> {
-        let bodies = indices.iter().map(|index| &*self.batch.events[*index].body);
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(BinaryArray::from_iter_values(bodies))];
-        columns.extend(envelope::columns(&self.batch, indices, None)?);
-        Ok(RecordBatch::try_new(raw_schema(), columns)?)
-    }
-
-    fn event(&self, index: usize) -> Event {
-        self.batch.events[index].clone()
-    }
-
-    fn reject(&self, index: usize, frame: Frame, class: RejectClass, text: String) -> Reject {
-        let schema_id = match frame {
-            Frame::Registered(_, id) => Some(id.to_string()),
-            Frame::Bare | Frame::Raw => None,
-        };
-        Reject { event: self.event(index), record_index: 0, schema_id, framing: frame.name(), class, text }
-    }
-
-    fn unframed(&self, index: usize, unframed: &Unframed) -> Reject {
-        Reject {
-            event: self.event(index),
-            record_index: 0,
-            schema_id: None,
-            framing: unframed.framing,
-            class: Unframed::CLASS,
-            text: unframed.text.clone(),
-        }
     }
 }
 
@@ -347,6 +226,6 @@ pub fn raw_schema() -> SchemaRef {
     with_bronze([Arc::new(Field::new("body", DataType::Binary, true))])
 }
 
-fn with_bronze(payload: impl IntoIterator<Item = FieldRef>) -> SchemaRef {
+pub(super) fn with_bronze(payload: impl IntoIterator<Item = FieldRef>) -> SchemaRef {
     Arc::new(Schema::new(payload.into_iter().chain(bronze::fields().iter().cloned()).collect::<Vec<_>>()))
 }

@@ -7,6 +7,7 @@
 //! | content type | `avro/binary+<id>` in the AMQP field, else in the property `content-type` | the body is a datum |
 //! | old Azure preamble | `00 00 00 00`, 32 hex digits | a datum |
 //! | Confluent | `00`, a big-endian number of 31 bits | a datum |
+//! | container | `Obj 01` | a schema and records of it, each a row |
 //! | single-object | `C3 01`, the eight bytes of the schema's fingerprint | a datum |
 //! | bare | anything, where a schema is pinned | the body is a datum |
 //!
@@ -19,6 +20,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::avro_container::MAGIC;
 use crate::batch::{Event, RejectClass};
 use crate::config::spec::{Format, Framing};
 
@@ -47,6 +49,8 @@ const QUOTED_CHARS_MAX: usize = 100;
 pub(super) enum Frame {
     /// The datum of a schema that the registry knows.
     Registered(NamedBy, SchemaId),
+    /// An Avro container, with its own schema and any number of records.
+    Container,
     /// The body is a datum of the pinned schema.
     Bare,
     /// The body stays bytes.
@@ -70,6 +74,7 @@ impl Frame {
             Self::Registered(NamedBy::Preamble, _) => "preamble",
             Self::Registered(NamedBy::Confluent, _) => "confluent",
             Self::Registered(NamedBy::SingleObject, _) => "single-object",
+            Self::Container => "container",
             Self::Bare => "bare",
             Self::Raw => "raw",
         }
@@ -81,7 +86,7 @@ impl Frame {
             Self::Registered(NamedBy::Preamble, _) => PREAMBLE_BYTES,
             Self::Registered(NamedBy::Confluent, _) => CONFLUENT_BYTES,
             Self::Registered(NamedBy::SingleObject, _) => SINGLE_OBJECT_BYTES,
-            Self::Registered(NamedBy::ContentType, _) | Self::Bare | Self::Raw => 0,
+            Self::Registered(NamedBy::ContentType, _) | Self::Container | Self::Bare | Self::Raw => 0,
         }
     }
 }
@@ -129,6 +134,11 @@ pub(super) fn tell(event: &Event, known: Known) -> Result<Frame, Unframed> {
             let text = "the body doesn't begin with a zero byte and the number of a schema in four bytes".to_owned();
             Unframed { framing: "confluent", text }
         }),
+        (Format::Avro, Framing::Container) if event.body.starts_with(MAGIC) => Ok(Frame::Container),
+        (Format::Avro, Framing::Container) => {
+            let text = "the body doesn't begin as an Avro container, with `Obj` and a byte of 1".to_owned();
+            Err(Unframed { framing: "container", text })
+        }
         (Format::Avro, Framing::SingleObject) => by_fingerprint(&event.body).ok_or_else(|| {
             let text = "the body doesn't begin with `C3 01` and the eight bytes of a fingerprint".to_owned();
             Unframed { framing: "single-object", text }
@@ -158,6 +168,9 @@ fn first_that_fits(event: &Event, known: Known) -> Result<Frame, Unframed> {
     {
         return Ok(frame);
     }
+    if event.body.starts_with(MAGIC) {
+        return Ok(Frame::Container);
+    }
     match by_fingerprint(&event.body) {
         Some(frame @ Frame::Registered(_, id)) if known.fingerprints || known.pinned == Some(id) => return Ok(frame),
         _ => {}
@@ -168,6 +181,7 @@ fn first_that_fits(event: &Event, known: Known) -> Result<Frame, Unframed> {
     let mut looked_for = Vec::new();
     looked_for.extend(known.guids.then_some([CONTENT_TYPE, "the old preamble of Azure"]).into_iter().flatten());
     looked_for.extend(known.numbers.then_some("Confluent's magic byte"));
+    looked_for.push("an Avro container");
     looked_for.extend(known.fingerprints.then_some("single-object encoding"));
     let text = format!("{}; looked for {}", found(event), looked_for.join(", "));
     Err(Unframed { framing: "unknown", text })
@@ -319,7 +333,8 @@ mod tests {
         };
         assert_eq!(
             text(Some("application/json"), Framing::Auto, false),
-            "content type `application/json` names no schema; looked for `avro/binary+<schema id>`, the old preamble of Azure"
+            "content type `application/json` names no schema; looked for `avro/binary+<schema id>`, \
+             the old preamble of Azure, an Avro container"
         );
         assert_eq!(
             text(None, Framing::ContentType, true),
@@ -366,7 +381,7 @@ mod tests {
             let forced = tell(&with_body(body), Known { framing: Framing::Confluent, ..numbers });
             assert!(forced.is_err_and(|told| told.text.starts_with("the body doesn't begin with a zero byte")));
             let text = tell(&with_body(body), numbers).expect_err("no framing").text;
-            assert!(text.ends_with("looked for Confluent's magic byte"), "{text}");
+            assert!(text.ends_with("looked for Confluent's magic byte, an Avro container"), "{text}");
             assert_eq!(tell(&with_body(body), Known { pinned: Some(PINNED), ..numbers }), Ok(Frame::Bare));
         }
     }
@@ -393,7 +408,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_body_is_told_without_panic(
-            start in prop::sample::select(vec![vec![], vec![0], vec![0; 4], preamble(ID), vec![0xC3, 1]]),
+            start in prop::sample::select(vec![vec![], vec![0], vec![0; 4], preamble(ID), vec![0xC3, 1], MAGIC.to_vec()]),
             rest in prop::collection::vec(any::<u8>(), 0..64),
             framing in prop::sample::select(vec![
                 Framing::Auto, Framing::Preamble, Framing::Confluent, Framing::SingleObject

@@ -1,6 +1,7 @@
 //! Events to rows and rejects: each event ends as exactly one of them.
 
 mod confluent;
+mod container;
 mod differential;
 mod folder;
 mod outage;

@@ -82,10 +82,11 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// Whether an event that isn't covered lies here already.
-    pub fn holds(&self, partition: &PartitionKey, sequence_number: i64, record_index: i32) -> bool {
+    /// Whether an event that isn't covered lies here already. It is rejected as a whole, under the index 0,
+    /// however many records it holds: none of them may become a row beside its dead letter.
+    pub fn holds(&self, partition: &PartitionKey, sequence_number: i64) -> bool {
         !self.uncovered.is_empty()
-            && self.uncovered.contains(&EventKey { partition: partition.clone(), sequence_number, record_index })
+            && self.uncovered.contains(&EventKey { partition: partition.clone(), sequence_number, record_index: 0 })
     }
 
     pub fn has_uncovered(&self) -> bool {
