@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use futures::StreamExt as _;
 use futures::stream;
 
-use super::avro::{WriterSchema, fingerprint};
+use super::avro::{WriterSchema, fingerprints};
 use super::container::EmbeddedSchemas;
 use super::error::DecodeError;
 use super::framing::{Frame, Known, Unframed, tell};
@@ -62,9 +62,10 @@ impl Decoder {
                 let schema = WriterSchema::parse(&avsc)
                     .map_err(|reason| DecodeError::PinnedSchema { path: path.clone(), reason })?;
                 note(&schema, &path.display());
-                let fingerprint =
-                    fingerprint(&avsc).map_err(|reason| DecodeError::PinnedSchema { path: path.clone(), reason })?;
-                Some((SchemaId::Fingerprint(fingerprint), Arc::new(schema)))
+                let ids = fingerprints(&avsc)
+                    .map_err(|reason| DecodeError::PinnedSchema { path: path.clone(), reason })?
+                    .map(SchemaId::Fingerprint);
+                Some((ids, Arc::new(schema)))
             }
             _ => None,
         };
@@ -72,14 +73,14 @@ impl Decoder {
         let known = Known {
             format: spec.format,
             framing: spec.framing,
-            pinned: pinned.as_ref().map(|(id, _)| *id),
+            pinned: pinned.as_ref().map(|(ids, _)| *ids),
             guids: names(IdKind::Guid),
             numbers: names(IdKind::Number),
             fingerprints: names(IdKind::Fingerprint),
         };
         check(known, registry.is_some())?;
         // Single-object encoding may name the pinned schema too.
-        let schemas = pinned.iter().map(|(id, schema)| (*id, Ok(Arc::clone(schema)))).collect();
+        let schemas = pinned.iter().flat_map(|(ids, schema)| ids.map(|id| (id, Ok(Arc::clone(schema))))).collect();
         let pinned = pinned.map(|(_, schema)| schema);
         Ok(Self { known, pinned, registry, schemas: Mutex::new(schemas), embedded: Arc::default() })
     }

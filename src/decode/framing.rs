@@ -107,8 +107,8 @@ impl Unframed {
 pub(super) struct Known {
     pub(super) format: Format,
     pub(super) framing: Framing,
-    /// The fingerprint of the pinned schema.
-    pub(super) pinned: Option<SchemaId>,
+    /// The fingerprints of the pinned schema.
+    pub(super) pinned: Option<[SchemaId; 2]>,
     /// Whether the registry has schemas under the ids of Azure.
     pub(super) guids: bool,
     /// Whether the registry has schemas under numbers, as Confluent's do.
@@ -172,7 +172,11 @@ fn first_that_fits(event: &Event, known: Known) -> Result<Frame, Unframed> {
         return Ok(Frame::Container);
     }
     match by_fingerprint(&event.body) {
-        Some(frame @ Frame::Registered(_, id)) if known.fingerprints || known.pinned == Some(id) => return Ok(frame),
+        Some(frame @ Frame::Registered(_, id))
+            if known.fingerprints || known.pinned.is_some_and(|ids| ids.contains(&id)) =>
+        {
+            return Ok(frame);
+        }
         _ => {}
     }
     if known.pinned.is_some() {
@@ -276,7 +280,7 @@ mod tests {
     }
 
     fn known(framing: Framing, pinned: bool, guids: bool) -> Known {
-        let pinned = pinned.then_some(PINNED);
+        let pinned = pinned.then_some([PINNED; 2]);
         Known { format: Format::Avro, framing, pinned, guids, numbers: false, fingerprints: false }
     }
 
@@ -374,7 +378,7 @@ mod tests {
         let numbers = Known { numbers: true, ..known(Framing::Auto, false, false) };
         let frame = Frame::Registered(NamedBy::Confluent, SchemaId::parse("258").expect("an id"));
         assert_eq!((tell(&event, numbers), frame.prefix_bytes()), (Ok(frame), 5));
-        assert_eq!(tell(&event, Known { pinned: Some(PINNED), ..numbers }), Ok(frame));
+        assert_eq!(tell(&event, Known { pinned: Some([PINNED; 2]), ..numbers }), Ok(frame));
         assert_eq!(tell(&event, known(Framing::Auto, true, true)), Ok(Frame::Bare));
         // No number that a registry gives, and no number at all.
         for body in [&[0, 0x80, 0, 0, 1][..], &[1, 0, 0, 0, 1], &[0, 0, 0, 1], &[]] {
@@ -382,7 +386,7 @@ mod tests {
             assert!(forced.is_err_and(|told| told.text.starts_with("the body doesn't begin with a zero byte")));
             let text = tell(&with_body(body), numbers).expect_err("no framing").text;
             assert!(text.ends_with("looked for Confluent's magic byte, an Avro container"), "{text}");
-            assert_eq!(tell(&with_body(body), Known { pinned: Some(PINNED), ..numbers }), Ok(Frame::Bare));
+            assert_eq!(tell(&with_body(body), Known { pinned: Some([PINNED; 2]), ..numbers }), Ok(Frame::Bare));
         }
     }
 

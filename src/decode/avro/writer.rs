@@ -1,7 +1,5 @@
 //! One writer schema, ready to decode with.
 
-use apache_avro::Schema;
-use apache_avro::rabin::Rabin;
 use arrow::array::ArrayRef;
 use arrow::datatypes::Fields;
 use arrow::error::ArrowError;
@@ -19,17 +17,6 @@ const COLUMN_BYTES_MAX: usize = 512 << 20;
 #[derive(Debug)]
 pub(in crate::decode) struct WriterSchema {
     plan: Plan,
-}
-
-/// The fingerprint of a schema that single-object encoding names it by: CRC-64-AVRO of its canonical form, the
-/// least byte first.
-///
-/// # Errors
-/// Words that name what isn't a schema.
-pub(in crate::decode) fn fingerprint(avsc: &str) -> Result<[u8; 8], String> {
-    let schema = Schema::parse_str(avsc).map_err(|error| format!("it isn't an Avro schema: {error}"))?;
-    let bytes = schema.fingerprint::<Rabin>().bytes;
-    bytes.try_into().map_err(|_| "its fingerprint doesn't have eight bytes".to_owned())
 }
 
 /// What datums became.

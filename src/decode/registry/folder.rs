@@ -10,7 +10,7 @@ use super::http::SCHEMA_BYTES_MAX;
 use super::references::Definitions;
 use super::{IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
 use crate::compute;
-use crate::decode::avro::fingerprint;
+use crate::decode::avro::fingerprints;
 
 /// How long the answer that there is no such schema is believed, before the folder is read again. Shorter reads it
 /// for each batch of a stream that names an unknown schema, longer rejects events that could be rows.
@@ -111,12 +111,13 @@ fn read(folder: &Path) -> Result<Schemas, RegistryError> {
     for (path, text) in texts {
         let wrong = |reason| RegistryError::File { path: path.clone(), reason };
         let text = definitions.complete(&text).map_err(wrong)?;
-        let by_content = SchemaId::Fingerprint(fingerprint(&text).map_err(wrong)?);
+        let by_content = fingerprints(&text).map_err(wrong)?.map(SchemaId::Fingerprint);
         let by_name = path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
-        for id in [Some(by_content), by_name.filter(|id| id.kind() != IdKind::Fingerprint)].into_iter().flatten() {
+        let by_name = by_name.filter(|id| id.kind() != IdKind::Fingerprint);
+        for id in by_content.into_iter().chain(by_name) {
             let schema = Arc::new(RegisteredSchema { id, text: text.clone() });
             // Two files of one fingerprint differ in what doesn't matter to a datum; two of one id contradict.
-            if schemas.insert(id, schema).is_some_and(|other| id != by_content && other.text != text) {
+            if schemas.insert(id, schema).is_some_and(|other| Some(id) == by_name && other.text != text) {
                 return Err(wrong(format!("another file has the id `{id}` too, and another schema")));
             }
         }
