@@ -139,6 +139,7 @@ mod tests {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Date32Type, TimestampMicrosecondType};
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::batch::Origin;
@@ -201,5 +202,22 @@ mod tests {
         let entries = columns[12].as_map().value(0);
         assert_eq!(entries.column(0).as_string::<i32>().value(0), "cloudEvents_time");
         assert_eq!(entries.column(1).as_string::<i32>().value(0), "yesterday");
+    }
+
+    proptest! {
+        #[test]
+        fn any_attributes_give_columns(
+            properties in prop::collection::vec(
+                ("(cloudEvents[_:]?)?(id|source|type|time|.{0,8})", "[0-9]{0,5}-[0-9]{0,3}-[0-9]{0,3}T.{0,20}|.{0,20}"),
+                0..6,
+            ),
+            enqueued_at in any::<i64>(),
+        ) {
+            let properties: Vec<_> = properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let columns = columns(&batch(vec![event(enqueued_at, &properties)]), &[(0, 0)], None).expect("columns");
+            prop_assert_eq!(columns.len(), bronze::fields().len());
+            // What is no attribute, or none that can be read, stays among the properties.
+            prop_assert_eq!(columns[12].as_map().value(0).len(), properties.len());
+        }
     }
 }

@@ -91,7 +91,9 @@ pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) 
                 RegistrySpec::Confluent { url, credential } => {
                     Arc::new(ConfluentRegistry::open(url, cache, credential.clone())?)
                 }
-                RegistrySpec::Folder { path } => Arc::new(FolderRegistry::open(path)?),
+                RegistrySpec::Folder { path } => {
+                    Arc::new(FolderRegistry::open(path, FolderRegistry::READ_AGAIN_AFTER)?)
+                }
             };
             Some(registry)
         }

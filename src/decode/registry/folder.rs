@@ -5,16 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
 
 use super::http::SCHEMA_BYTES_MAX;
 use super::references::Definitions;
 use super::{IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
 use crate::compute;
 use crate::decode::avro::fingerprints;
-
-/// How long the answer that there is no such schema is believed, before the folder is read again. Shorter reads it
-/// for each batch of a stream that names an unknown schema, longer rejects events that could be rows.
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Files that a folder may hold, and folders in folders. More is another kind of folder.
 const FILES_MAX: usize = 10_000;
@@ -26,33 +24,48 @@ const DEPTH_MAX: usize = 16;
 /// name: `b489dc4916744e3db72dda8f9693f342.avsc`, `42.avsc`. A file may use the named types that other files
 /// define. Names that begin with a point are passed over.
 ///
-/// The folder is read when it is opened, and again for a schema that isn't known.
-#[derive(Debug)]
+/// The folder is read when it is opened, and again for a schema that isn't known. A file that is half written then is
+/// an outage, not an answer.
 pub struct FolderRegistry {
     path: PathBuf,
+    read_again_after: Duration,
     /// Whether files were named by numbers when the folder was opened.
     has_numbers: bool,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
-    schemas: Schemas,
-    read_at: Instant,
+    schemas: Arc<Schemas>,
+    /// None where the last try has failed.
+    read_at: Option<Instant>,
+    /// The one reading that all who miss a schema wait for.
+    reading: Option<Reading>,
 }
+
+type Reading = Shared<BoxFuture<'static, Result<Arc<Schemas>, RegistryError>>>;
 
 type Schemas = BTreeMap<SchemaId, Arc<RegisteredSchema>>;
 
+impl std::fmt::Debug for FolderRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FolderRegistry").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl FolderRegistry {
-    /// Reads the folder.
+    /// How long the answer that there is no such schema is believed, before the folder is read again. Shorter
+    /// reads it for each batch of a stream that names an unknown schema, longer rejects events that could be rows.
+    pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+    /// Reads the folder; as a rule again after [`Self::READ_AGAIN_AFTER`].
     ///
     /// # Errors
     /// When the folder or a file in it can't be read, or a file is no schema.
-    pub fn open(path: &Path) -> Result<Self, RegistryError> {
-        let schemas = read(path)?;
+    pub fn open(path: &Path, read_again_after: Duration) -> Result<Self, RegistryError> {
+        let schemas = Arc::new(read(path)?);
         let has_numbers = schemas.keys().any(|id| id.kind() == IdKind::Number);
-        let state = Mutex::new(State { schemas, read_at: Instant::now() });
-        Ok(Self { path: path.to_owned(), has_numbers, state })
+        let state = Mutex::new(State { schemas, read_at: Some(Instant::now()), reading: None });
+        Ok(Self { path: path.to_owned(), read_again_after, has_numbers, state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -73,25 +86,41 @@ impl SchemaRegistry for FolderRegistry {
     async fn schema(&self, id: &str) -> Result<Arc<RegisteredSchema>, RegistryError> {
         let id = SchemaId::parse(id).ok_or_else(|| RegistryError::Id { id: id.chars().take(64).collect() })?;
         let not_found = || RegistryError::NotFound { id: id.to_string() };
-        {
+        let reading = {
             let mut state = self.state();
             if let Some(schema) = state.schemas.get(&id) {
                 return Ok(schema.clone());
             }
-            if state.read_at.elapsed() < READ_AGAIN_AFTER {
+            if state.reading.is_none() && state.read_at.is_some_and(|at| at.elapsed() < self.read_again_after) {
                 return Err(not_found());
             }
-            // Who asks meanwhile gets the old answer, and asks again.
-            state.read_at = Instant::now();
+            state.reading.get_or_insert_with(|| read_again(self.path.clone())).clone()
+        };
+        let read = reading.clone().await;
+        let mut state = self.state();
+        // The first to wake files the answer.
+        if state.reading.as_ref().is_some_and(|current| current.ptr_eq(&reading)) {
+            state.reading = None;
+            state.read_at = read.is_ok().then(Instant::now);
+            if let Ok(schemas) = &read {
+                state.schemas = Arc::clone(schemas);
+            }
         }
-        let path = self.path.clone();
-        match compute::spawn(move || read(&path)).await {
-            Ok(Ok(schemas)) => self.state().schemas = schemas,
-            Ok(Err(error)) => return Err(error),
-            Err(lost) => tracing::error!(error = %lost, "the folder of schemas wasn't read again"),
-        }
-        self.state().schemas.get(&id).cloned().ok_or_else(not_found)
+        read?.get(&id).cloned().ok_or_else(not_found)
     }
+}
+
+fn read_again(path: PathBuf) -> Reading {
+    let failed = {
+        let path = path.clone();
+        move |source| RegistryError::ReadAgain { path, source: Arc::new(source) }
+    };
+    let reading = compute::spawn({
+        let path = path.clone();
+        move || read(&path).map(Arc::new)
+    });
+    let lost = move |lost| RegistryError::Folder { path, source: Arc::new(io::Error::other(lost)) };
+    async move { reading.await.map_err(lost).flatten().map_err(failed) }.boxed().shared()
 }
 
 /// All schemas of a folder, by every id that they have.

@@ -165,6 +165,12 @@ pub enum RegistryError {
         #[source]
         source: Arc<std::io::Error>,
     },
+    #[error("the folder of schemas `{}` can't be read again", path.display())]
+    ReadAgain {
+        path: PathBuf,
+        #[source]
+        source: Arc<RegistryError>,
+    },
     #[error("the schema `{}` can't be used: {reason}", path.display())]
     File { path: PathBuf, reason: String },
     #[error("the registry's endpoint `{endpoint}` can't be used: {reason}")]
@@ -236,7 +242,7 @@ impl Classify for RegistryError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { .. } | Self::Id { .. } | Self::Reference { .. } | Self::Unusable { .. } => return None,
-            Self::Folder { .. } | Self::File { .. } => {
+            Self::Folder { .. } | Self::ReadAgain { .. } | Self::File { .. } => {
                 "`[registry.folder] path` is a folder of `.avsc` files; it is read at the start, and again for a schema \
                  that isn't known"
             }

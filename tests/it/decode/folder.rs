@@ -1,10 +1,11 @@
 //! Single-object encoding, and schemas in a folder.
 
 use std::path::Path;
+use std::time::Duration;
 
 use apache_avro::rabin::Rabin;
 use sluicebox::decode::FolderRegistry;
-use sluicebox::error::{Classify, Kind};
+use sluicebox::error::{Classify, Kind, Retry};
 
 use super::*;
 
@@ -23,7 +24,7 @@ fn write(dir: &Path, name: &str, text: &str) {
 }
 
 fn open(dir: &Path) -> Result<Arc<FolderRegistry>, String> {
-    FolderRegistry::open(dir).map(Arc::new).map_err(|error| error.to_string())
+    FolderRegistry::open(dir, FolderRegistry::READ_AGAIN_AFTER).map(Arc::new).map_err(|error| error.to_string())
 }
 
 /// Fingerprints as fastavro 1.13.1 has them.
@@ -119,6 +120,27 @@ async fn a_file_may_use_the_types_of_others() {
     assert_eq!(to.column(0).as_string::<i32>().value(0), "FR");
 }
 
+#[tokio::test]
+async fn a_file_that_comes_later_is_found_and_one_that_is_half_written_is_waited_for() {
+    let dir = folder(&[]);
+    let registry = FolderRegistry::open(dir.path(), Duration::ZERO).expect("a folder");
+    let decoder = by_content_type(Arc::new(registry));
+    let events = batch(vec![event(0, None, single_object(OF_LEAD, &lead_bytes(0)))]);
+    let decoded = decoder.decode(events.clone()).await.expect("an answer");
+    assert_eq!(decoded.rejects[0].class, RejectClass::SchemaNotFound);
+
+    write(dir.path(), "lead.avsc", &LEAD[..100]);
+    for _ in 0..2 {
+        let error = decoder.decode(events.clone()).await.expect_err("half of a file");
+        assert_eq!((error.kind(), error.retry()), (Kind::External, Retry::Backoff), "{error}");
+    }
+    write(dir.path(), "lead.avsc", LEAD);
+    let askers = (0..5).map(|_| decoder.decode(events.clone()));
+    for decoded in futures::future::join_all(askers).await {
+        assert_eq!(decoded.expect("decoded").batches.len(), 1);
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_folder_names_the_file() {
     let id = |size: u32| format!(r#"{{"type":"fixed","name":"Id","size":{size}}}"#);
@@ -134,7 +156,7 @@ fn what_is_wrong_with_a_folder_names_the_file() {
         (vec![("e.avsc", " ".repeat(3 << 20))], "e.avsc` can't be used: it is no file of at most"),
     ] {
         let dir = folder(&files.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>());
-        let error = FolderRegistry::open(dir.path()).expect_err(wanted);
+        let error = FolderRegistry::open(dir.path(), Duration::ZERO).expect_err(wanted);
         assert!(error.to_string().contains(wanted), "{error}");
         assert_eq!(error.kind(), Kind::Config);
         assert!(error.hint().is_some());

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use sluicebox::config::spec::Secret;
-use sluicebox::decode::{AzureRegistry, TokenError, TokenSource};
+use sluicebox::decode::{AzureRegistry, ConfluentRegistry, TokenError, TokenSource};
 use sluicebox::error::{Classify, Kind, Retry};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -303,9 +303,18 @@ fn certificates_are_checked_against_the_roots_of_ssl_cert_file() {
     if let Ok(endpoint) = std::env::var(TLS_ENDPOINT) {
         let registry = AzureRegistry::open(&endpoint, None, Some(Arc::new(Fixed))).expect("a registry");
         let answer = runtime.block_on(registry.schema(LEAD_ID));
+        let credential = Some(("key".to_owned(), Secret::new("secret")));
+        let confluent = ConfluentRegistry::open(&endpoint, None, credential).expect("a registry");
+        let numbered = runtime.block_on(confluent.schema("1"));
         match std::env::var(TLS_EXPECTED).expect("what to expect").as_str() {
-            "trusted" => assert_eq!(answer.expect("a schema").text, LEAD),
-            _ => assert!(matches!(answer, Err(RegistryError::Unreachable { .. })), "{answer:?}"),
+            "trusted" => {
+                assert_eq!((&answer.expect("a schema").text[..], &numbered.expect("a schema").text[..]), (LEAD, LEAD));
+            }
+            _ => {
+                for answer in [answer, numbered] {
+                    assert!(matches!(answer, Err(RegistryError::Unreachable { .. })), "{answer:?}");
+                }
+            }
         }
         return;
     }
@@ -324,7 +333,7 @@ fn certificates_are_checked_against_the_roots_of_ssl_cert_file() {
         assert!(status.status.success(), "{expected}: {}", String::from_utf8_lossy(&status.stdout));
         assert!(String::from_utf8_lossy(&status.stdout).contains("1 passed"), "{expected}");
     }
-    assert_eq!(*bearer.lock().expect("headers"), ["Bearer entra"]);
+    assert_eq!(*bearer.lock().expect("headers"), ["Bearer entra", "Basic a2V5OnNlY3JldA=="]);
 }
 
 fn write_authority(path: &std::path::Path) -> (rcgen::CertificateParams, rcgen::KeyPair) {
@@ -367,8 +376,10 @@ async fn serve_tls(authority: &std::path::Path) -> (String, Arc<Mutex<Vec<String
             let request = String::from_utf8_lossy(&request).into_owned();
             let sign_in = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
             noted.lock().expect("headers").push(sign_in.to_owned());
+            let is_numbered = request.starts_with("GET /schemas/ids/1 ");
+            let body = if is_numbered { json!({"schema": LEAD}).to_string() } else { LEAD.to_owned() };
             let answer =
-                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{LEAD}", LEAD.len());
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
             drop(stream.write_all(answer.as_bytes()).await);
             drop(stream.shutdown().await);
         }
