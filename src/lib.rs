@@ -15,12 +15,13 @@
 //! | 4 | [`source`], [`decode`], [`sink`] | the stages; none knows another |
 //! | 3 | [`catalog`] | names to tables, and what their logs say |
 //! | 2 | [`storage`] | object stores and sign-ins |
-//! | 1 | [`config`], [`telemetry`], [`batch`], [`compute`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, threads and memory |
+//! | 1 | [`config`], [`telemetry`], [`avro_container`], [`batch`], [`compute`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, threads and memory |
 //! | 0 | [`checkpoint`], [`error`] | the ledger's algebra, and how errors are classified; no I/O |
 //!
 //! Imports run downward alone; a test keeps that true. `docs/exactly-once.md` has the argument
 //! that everything rests on.
 
+pub mod avro_container;
 pub mod batch;
 pub mod catalog;
 pub mod checkpoint;

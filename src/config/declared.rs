@@ -173,12 +173,8 @@ pub(super) struct ClientSecretTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistryTable {
     pub azure: Option<AzureRegistryTable>,
-    /// A Confluent-compatible registry.
-    #[serde(rename = "confluent")]
-    pub _confluent: Option<Unsupported>,
-    /// A folder of `.avsc` files.
-    #[serde(rename = "folder")]
-    pub _folder: Option<Unsupported>,
+    pub confluent: Option<ConfluentRegistryTable>,
+    pub folder: Option<FolderRegistryTable>,
 }
 
 /// Azure Schema Registry.
@@ -191,6 +187,30 @@ pub(super) struct AzureRegistryTable {
     /// How to sign in.
     #[schemars(extend("x-default-words" = "as `[event_hubs]` does"))]
     pub credential: Option<Credential>,
+}
+
+/// A registry that speaks Confluent's REST.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfluentRegistryTable {
+    /// Its address; plain `http` on loopback alone.
+    #[schemars(required)]
+    pub url: Option<UrlText>,
+    /// The user name, or the key of an API.
+    pub username: Option<String>,
+    /// The password, or the secret of an API.
+    pub password: Option<String>,
+}
+
+/// A folder of `.avsc` files, those of its folders too. Each schema is known by its fingerprint; and by an id of Azure
+/// or of Confluent, where its file has that for a name: `b489dc4916744e3db72dda8f9693f342.avsc`, `42.avsc`. A
+/// file may use the named types that other files define.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FolderRegistryTable {
+    /// The folder, relative to the project's. It is read at the start, and again for a schema that isn't known.
+    #[schemars(required)]
+    pub path: Option<PathText>,
 }
 
 /// The HTTP server of `sluice run`: health, metrics, and the webhook where there is one.
@@ -423,12 +443,21 @@ pub(super) enum Format {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schemars(extend("x-unsupported" = ["preamble", "confluent", "container", "single-object"]))]
 pub(super) enum Framing {
-    /// By the content type of the message, else bare where a schema is pinned.
+    /// The first of these that fits, in this order. What only a registry of another kind could name isn't looked
+    /// for; bare where a schema is pinned.
     Auto,
     /// The content type names the schema: `avro/binary+<schema id>`.
     ContentType,
+    /// The preamble of the first Azure encoders: four zero bytes and the schema id, before the datum.
+    Preamble,
+    /// Confluent's serializers: a zero byte and the schema's number in four bytes, before the datum.
+    Confluent,
+    /// An Avro container: it has its own schema, and each of its records becomes a row.
+    Container,
+    /// Avro's single-object encoding: `C3 01` and the schema's fingerprint, before the datum. Needs a folder of
+    /// schemas, or a pinned one.
+    SingleObject,
     /// The body is the datum alone, written with the pinned schema.
     Bare,
 }

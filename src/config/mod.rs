@@ -28,6 +28,7 @@ pub mod source_id;
 pub mod spec;
 
 mod declared;
+mod decode;
 mod document;
 mod mask;
 mod pipeline;

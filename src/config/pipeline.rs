@@ -10,9 +10,9 @@ use super::capture_name::{DEFAULT_TEMPLATE, NameTemplate};
 use super::connection_string::ConnectionString;
 use super::cron::Cron;
 use super::declared::{
-    COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, CaptureTable, DecodeTable, EventHubsSourceTable,
-    Format as FormatWord, Framing as FramingWord, GenerationTable, MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable,
-    SWEEP_EVERY, ScheduleTable, SinkTable, Start as StartDeclared, StartWord,
+    COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, CaptureTable, EventHubsSourceTable, GenerationTable,
+    MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable, SWEEP_EVERY, ScheduleTable, SinkTable, Start as StartDeclared,
+    StartWord,
 };
 use super::document::Node;
 use super::problem::{Place, Problem, listed, nearest, quoted};
@@ -27,9 +27,6 @@ use super::{schema, shape, text};
 
 /// The suffix of the table that holds what could not become a row.
 const DEAD_LETTERS: &str = "__dead_letters";
-
-/// A schema is written by hand or by a tool: what is larger is another kind of file.
-const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Each sweep lists the container.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
@@ -78,7 +75,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     };
     let has_captures = captured.is_some();
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
-    let decode = decode(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
+    let decode = super::decode::build(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
     let sink = declared.sink.and_then(|table| sink(table, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
@@ -349,97 +346,6 @@ fn generation_of(table: GenerationTable, reading: &mut Reading<'_>) -> Option<Ge
     Some(GenerationSpec { name: name?, since: since? })
 }
 
-/// With the bytes of the pinned schema.
-fn decode(
-    table: DecodeTable,
-    dir: &Path,
-    shared: &Shared,
-    reading: &mut Reading<'_>,
-) -> Option<(DecodeSpec, Option<Vec<u8>>)> {
-    let format = match table.format {
-        Some(FormatWord::Raw) => Format::Raw,
-        Some(FormatWord::Avro) | None => Format::Avro,
-    };
-    let framing = match table.framing {
-        Some(FramingWord::ContentType) => Framing::ContentType,
-        Some(FramingWord::Bare) => Framing::Bare,
-        Some(FramingWord::Auto) | None => Framing::Auto,
-    };
-    let has = |key| reading.root.at(&["decode", key]).is_some();
-    let (has_schema, has_format) = (has("schema"), table.format.is_some() || !has("format"));
-    if format == Format::Raw {
-        for key in ["schema", "framing"].into_iter().filter(|key| has(key)) {
-            let hint = format!("remove `{key}`, or say `format = \"avro\"`");
-            reading.wrong(&["decode", key], format!("`{key}` does nothing with `format = \"raw\"`"), hint);
-        }
-    } else if framing == Framing::Bare && !has_schema {
-        let hint = "pin it: `schema = \"schemas/lead.avsc\"`";
-        reading.wrong(&["decode", "framing"], "`framing = \"bare\"` needs a schema", hint);
-    } else if has_format
-        && matches!(shared.registry, Declared::Absent)
-        && (!has_schema || framing == Framing::ContentType)
-    {
-        let hint = "declare `[registry.azure]` in `sluice.toml`, or pin a schema, or say `format = \"raw\"`";
-        let places: [&[&str]; 3] = [&["decode"], &["source", "event_hubs"], &["source", "capture"]];
-        let path = places.into_iter().find(|place| reading.root.at(place).is_some()).unwrap_or(&["source"]);
-        reading.wrong(path, "no schema to decode with: there is no registry", hint);
-    }
-    let (schema, bytes) = match &table.schema {
-        None => (None, None),
-        Some(file) => {
-            let path = dir.join(&file.0);
-            let bytes = schema_of(&path, reading)?;
-            (Some(path), Some(bytes))
-        }
-    };
-    Some((DecodeSpec { format, schema, framing }, bytes))
-}
-
-/// The bytes of a pinned schema that can be used.
-fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
-    let path = ["decode", "schema"];
-    let shown = quoted(reading.root.written(&path));
-    let relative = "relative paths start at the project's folder";
-    let bytes = match std::fs::metadata(file) {
-        Ok(metadata) if metadata.is_file() && metadata.len() <= LARGEST_SCHEMA_BYTES => std::fs::read(file),
-        Ok(metadata) if metadata.is_file() => {
-            let message = format!("schema {shown} has {} bytes, more than {LARGEST_SCHEMA_BYTES}", metadata.len());
-            reading.wrong(&path, message, "is it a schema at all?");
-            return None;
-        }
-        Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a file"), relative);
-            return None;
-        }
-        Err(error) => Err(error),
-    };
-    let bytes = match bytes {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            reading.wrong(&path, format!("schema {shown} isn't there"), relative);
-            return None;
-        }
-        Err(error) => {
-            reading.wrong(&path, format!("schema {shown} can't be read: {error}"), relative);
-            return None;
-        }
-    };
-    let parsed = std::str::from_utf8(&bytes)
-        .map_err(|_| "it is not UTF-8 text".to_owned())
-        .and_then(|text| apache_avro::Schema::parse_str(text).map_err(|error| error.to_string()));
-    match parsed {
-        Ok(apache_avro::Schema::Record(_)) => Some(bytes),
-        Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a record"), "a row needs named fields");
-            None
-        }
-        Err(error) => {
-            reading.wrong(&path, format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
-            None
-        }
-    }
-}
-
 fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
@@ -507,6 +413,10 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
     let framing = match decode.framing {
         Framing::Auto => "auto",
         Framing::ContentType => "content-type",
+        Framing::Preamble => "preamble",
+        Framing::Confluent => "confluent",
+        Framing::Container => "container",
+        Framing::SingleObject => "single-object",
         Framing::Bare => "bare",
     };
     let decides = serde_json::json!({

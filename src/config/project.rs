@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::address::{endpoint, host_and_port, is_loopback, location};
 use super::connection_string::{ConnectionString, ConnectionStringError};
 use super::declared::{
-    AzureStorageTable, Credential, CredentialWord, ENTRA_AUTHORITY, EVENT_GRID_APP, EventHubsTable, ProjectFile,
-    RegistryTable, SERVE_ADDRESS, SHUTDOWN_DEADLINE, WebhookEntraTable, WebhookTable,
+    AzureRegistryTable, AzureStorageTable, ConfluentRegistryTable, Credential, CredentialWord, ENTRA_AUTHORITY,
+    EVENT_GRID_APP, EventHubsTable, FolderRegistryTable, ProjectFile, RegistryTable, SERVE_ADDRESS, SHUTDOWN_DEADLINE,
+    WebhookEntraTable, WebhookTable,
 };
 use super::document::Node;
 use super::problem::{Problem, quoted};
@@ -80,7 +81,7 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
         None if !has("event_hubs") => Declared::Absent,
         _ => Declared::Wrong,
     };
-    let registry = declared.registry.map(|table| registry(table, &event_hubs, &mut reading));
+    let registry = declared.registry.map(|table| registry(table, dir, &event_hubs, &mut reading));
     let registry = match registry {
         Some(Some(spec)) => Declared::As(spec),
         None if !has("registry") => Declared::Absent,
@@ -237,18 +238,49 @@ fn event_hubs(table: EventHubsTable, reading: &mut Reading<'_>) -> Option<EventH
     Some(EventHubsSpec { access, id, endpoint })
 }
 
-fn registry(table: RegistryTable, hubs: &Declared<EventHubsSpec>, reading: &mut Reading<'_>) -> Option<RegistrySpec> {
-    let Some(azure) = table.azure else {
-        if reading.root.at(&["registry"]).and_then(|entry| entry.node.table()).is_some_and(|table| table.is_empty()) {
-            reading.wrong(&["registry"], "`[registry]` names no registry", "declare `[registry.azure]`");
+fn registry(
+    table: RegistryTable,
+    dir: &Path,
+    hubs: &Declared<EventHubsSpec>,
+    reading: &mut Reading<'_>,
+) -> Option<RegistrySpec> {
+    let declared =
+        ["azure", "confluent", "folder"].into_iter().filter(|kind| reading.root.at(&["registry", kind]).is_some());
+    match declared.collect::<Vec<_>>()[..] {
+        [_, second, ..] => {
+            let hint = "a project has one registry: keep one of them";
+            reading.wrong(&["registry", second], "`[registry]` names more than one registry", hint);
+            return None;
         }
-        return None;
-    };
+        [] if reading
+            .root
+            .at(&["registry"])
+            .and_then(|entry| entry.node.table())
+            .is_some_and(|table| table.is_empty()) =>
+        {
+            let hint = "declare `[registry.azure]`, `[registry.confluent]` or `[registry.folder]`";
+            reading.wrong(&["registry"], "`[registry]` names no registry", hint);
+        }
+        _ => {}
+    }
+    match table {
+        RegistryTable { azure: Some(azure), .. } => azure_registry(azure, hubs, reading),
+        RegistryTable { confluent: Some(confluent), .. } => confluent_registry(confluent, reading),
+        RegistryTable { folder: Some(folder), .. } => folder_registry(folder, dir, reading),
+        _ => None,
+    }
+}
+
+fn azure_registry(
+    table: AzureRegistryTable,
+    hubs: &Declared<EventHubsSpec>,
+    reading: &mut Reading<'_>,
+) -> Option<RegistrySpec> {
     let path = ["registry", "azure", "endpoint"];
-    let address = azure.endpoint.as_ref().map(|endpoint| endpoint.0.as_str());
+    let address = table.endpoint.as_ref().map(|endpoint| endpoint.0.as_str());
     let address = reading.address(&path, address, |text| endpoint(text, "https", "http"));
-    let own = azure.credential.is_some();
-    let own = own.then(|| credential(azure.credential, &["registry", "azure", "credential"], reading));
+    let own = table.credential.is_some();
+    let own = own.then(|| credential(table.credential, &["registry", "azure", "credential"], reading));
     let credential = match (own, hubs) {
         (Some(own), _) => own?,
         (None, Declared::As(EventHubsSpec { access: EventHubsAccess::Namespace { credential, .. }, .. })) => {
@@ -304,6 +336,32 @@ fn webhook_entra(table: WebhookEntraTable, reading: &mut Reading<'_>) -> Option<
     let authority = table.authority.as_ref().map_or(ENTRA_AUTHORITY, |authority| authority.0.as_str());
     let authority = reading.address(&at("authority"), Some(authority), |text| endpoint(text, "https", "http"));
     Some(WebhookEntraSpec { tenant_id: tenant_id?, audience: audience?, client_id: client_id?, authority: authority? })
+}
+
+fn confluent_registry(table: ConfluentRegistryTable, reading: &mut Reading<'_>) -> Option<RegistrySpec> {
+    let at = |key: &'static str| ["registry", "confluent", key];
+    let url = table.url.as_ref().map(|url| url.0.as_str());
+    let url = reading.address(&at("url"), url, |text| endpoint(text, "https", "http"));
+    for (key, other) in [("username", "password"), ("password", "username")] {
+        if reading.root.at(&at(key)).is_some() && reading.root.at(&at(other)).is_none() {
+            let hint = format!("set `{other}` too, or neither for a registry without sign-in");
+            reading.wrong(&at(key), format!("`{key}` needs `{other}`"), hint);
+            return None;
+        }
+    }
+    let credential = table.username.zip(table.password.map(Secret::new));
+    Some(RegistrySpec::Confluent { url: url?, credential })
+}
+
+fn folder_registry(table: FolderRegistryTable, dir: &Path, reading: &mut Reading<'_>) -> Option<RegistrySpec> {
+    let place = ["registry", "folder", "path"];
+    let path = dir.join(table.path?.0);
+    if !path.is_dir() {
+        let shown = quoted(reading.root.written(&place));
+        reading.wrong(&place, format!("{shown} is no folder"), "relative paths start at the project's folder");
+        return None;
+    }
+    Some(RegistrySpec::Folder { path })
 }
 
 /// None where the declaration is wrong.

@@ -146,6 +146,14 @@ pub enum CredentialSpec {
 pub enum RegistrySpec {
     /// Azure Schema Registry; plain `http` endpoints on loopback alone, and without a credential there.
     Azure { endpoint: String, credential: CredentialSpec },
+    /// A Confluent-compatible registry; plain `http` on loopback alone.
+    Confluent {
+        url: String,
+        /// User name and password, or key and secret of an API.
+        credential: Option<(String, Secret)>,
+    },
+    /// An absolute folder of `.avsc` files.
+    Folder { path: PathBuf },
 }
 
 #[derive(Debug, Clone)]
@@ -243,10 +251,15 @@ pub enum Format {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Framing {
-    /// Content type, else bare where a schema is pinned.
+    /// The first that fits, in the order in which they stand here.
     #[default]
     Auto,
     ContentType,
+    /// The preamble of the betas of Azure's encoders.
+    Preamble,
+    Confluent,
+    Container,
+    SingleObject,
     Bare,
 }
 

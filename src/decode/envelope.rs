@@ -3,7 +3,7 @@
 //! | column | from |
 //! |---|---|
 //! | `_source`, `_partition`, `_sequence_number`, `_offset`, `_origin` | where the event was read |
-//! | `_record_index` | 0: each body holds one record |
+//! | `_record_index` | which record of the body it is: 0, unless the body is a container |
 //! | `_enqueued_at`, `_enqueued_date` | the enqueued time; its day in UTC |
 //! | `_event_id`, `_event_source`, `_event_type`, `_event_time` | CloudEvents attributes: the application properties `cloudEvents_<name>` or `cloudEvents:<name>` |
 //! | `_schema_id` | the id that the event names, if it names one |
@@ -26,14 +26,14 @@ use crate::batch::{Event, EventBatch, bronze};
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
-/// Columns for the events at `rows`, in the order of [`bronze::fields`].
+/// Columns for `rows`, each the place of its event and its index in that, in the order of [`bronze::fields`].
 pub(super) fn columns(
     batch: &EventBatch,
-    rows: &[usize],
+    rows: &[(usize, i32)],
     schema_id: Option<&str>,
 ) -> Result<Vec<ArrayRef>, ArrowError> {
     let count = rows.len();
-    let events = || rows.iter().map(|row| &batch.events[*row]);
+    let events = || rows.iter().map(|(event, _)| &batch.events[*event]);
     let same = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(repeat_n(text, count))) };
     let attributes: Vec<_> = events().map(Attributes::of).collect();
     let ids: StringArray = attributes.iter().map(|found| found.id).collect();
@@ -46,7 +46,7 @@ pub(super) fn columns(
         same(batch.partition.source.as_str()),
         same(&batch.partition.partition),
         Arc::new(Int64Array::from_iter_values(events().map(|event| event.sequence_number))),
-        Arc::new(Int32Array::from_iter_values(repeat_n(0, count))),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|(_, index)| *index))),
         Arc::new(StringArray::from_iter_values(events().map(|event| event.offset.as_str()))),
         Arc::new(enqueued.with_timezone("UTC")),
         Arc::new(Date32Array::from_iter_values(events().map(|event| day(event.enqueued_at)))),
@@ -139,6 +139,7 @@ mod tests {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Date32Type, TimestampMicrosecondType};
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::batch::Origin;
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn the_columns_are_of_the_types_that_bronze_declares() {
         let batch = batch(vec![event(0, &[]), event(1, &[("a", "b")])]);
-        let columns = columns(&batch, &[0, 1], Some("id")).expect("columns");
+        let columns = columns(&batch, &[(0, 0), (1, 0)], Some("id")).expect("columns");
         let types: Vec<_> = columns.iter().map(|column| column.data_type().clone()).collect();
         let declared: Vec<_> = bronze::fields().iter().map(|field| field.data_type().clone()).collect();
         assert_eq!(types, declared);
@@ -173,7 +174,7 @@ mod tests {
     fn the_enqueued_date_is_the_day_in_utc() {
         for (millis, days) in [(0, 0), (-1, -1), (MILLIS_PER_DAY - 1, 0), (MILLIS_PER_DAY, 1), (i64::MAX, i32::MAX)] {
             let batch = batch(vec![event(millis, &[])]);
-            let columns = columns(&batch, &[0], None).expect("columns");
+            let columns = columns(&batch, &[(0, 0)], None).expect("columns");
             assert_eq!(columns[6].as_primitive::<Date32Type>().value(0), days);
         }
     }
@@ -185,7 +186,7 @@ mod tests {
             let values = ["1", "/leads", "lead.generated", "2026-11-23T12:00:00.5+01:00"];
             let properties: Vec<_> = names.iter().map(String::as_str).zip(values).collect();
             let batch = batch(vec![event(0, &properties)]);
-            let columns = columns(&batch, &[0], None).expect("columns");
+            let columns = columns(&batch, &[(0, 0)], None).expect("columns");
             assert_eq!(columns[7].as_string::<i32>().value(0), "1");
             assert_eq!(columns[8].as_string::<i32>().value(0), "/leads");
             assert_eq!(columns[9].as_string::<i32>().value(0), "lead.generated");
@@ -196,10 +197,27 @@ mod tests {
     #[test]
     fn a_time_that_is_none_is_null_and_stays_among_the_properties() {
         let batch = batch(vec![event(0, &[("cloudEvents_time", "yesterday")])]);
-        let columns = columns(&batch, &[0], None).expect("columns");
+        let columns = columns(&batch, &[(0, 0)], None).expect("columns");
         assert!(columns[10].is_null(0));
         let entries = columns[12].as_map().value(0);
         assert_eq!(entries.column(0).as_string::<i32>().value(0), "cloudEvents_time");
         assert_eq!(entries.column(1).as_string::<i32>().value(0), "yesterday");
+    }
+
+    proptest! {
+        #[test]
+        fn any_attributes_give_columns(
+            properties in prop::collection::vec(
+                ("(cloudEvents[_:]?)?(id|source|type|time|.{0,8})", "[0-9]{0,5}-[0-9]{0,3}-[0-9]{0,3}T.{0,20}|.{0,20}"),
+                0..6,
+            ),
+            enqueued_at in any::<i64>(),
+        ) {
+            let properties: Vec<_> = properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let columns = columns(&batch(vec![event(enqueued_at, &properties)]), &[(0, 0)], None).expect("columns");
+            prop_assert_eq!(columns.len(), bronze::fields().len());
+            // What is no attribute, or none that can be read, stays among the properties.
+            prop_assert_eq!(columns[12].as_map().value(0).len(), properties.len());
+        }
     }
 }

@@ -19,8 +19,8 @@ pub enum DecodeError {
     PinnedSchema { path: PathBuf, reason: String },
     #[error("the schema can't be used: {reason}")]
     Schema { reason: String },
-    #[error("framing `content-type` needs a registry, and the project declares none")]
-    NoRegistry,
+    #[error("framing `{framing}` needs a registry with such schema ids, and the project declares none")]
+    NoRegistry { framing: &'static str },
     #[error("framing `bare` needs a pinned schema, and the pipeline names none")]
     NoSchema,
     #[error("format `avro` needs a registry or a pinned schema, and there is neither")]
@@ -43,7 +43,7 @@ impl Classify for DecodeError {
             Self::SchemaFile { .. }
             | Self::PinnedSchema { .. }
             | Self::Schema { .. }
-            | Self::NoRegistry
+            | Self::NoRegistry { .. }
             | Self::NoSchema
             | Self::NoSource => Kind::Config,
             Self::Registry { source, .. } => source.kind(),
@@ -64,11 +64,15 @@ impl Classify for DecodeError {
                 "`[decode] schema` is a path to an `.avsc` file, relative to the project's folder"
             }
             Self::PinnedSchema { .. } | Self::Schema { .. } => return None,
-            Self::NoRegistry => "declare `[registry.azure]` in `sluice.toml`, or pin a schema with `[decode] schema`",
-            Self::NoSchema => "name an `.avsc` file in `[decode] schema`",
-            Self::NoSource => {
-                "declare `[registry.azure]` in `sluice.toml`, or name an `.avsc` file in `[decode] schema`"
+            Self::NoRegistry { framing: "confluent" } => {
+                "declare `[registry.confluent]` in `sluice.toml`, or name files in `[registry.folder]` by number: `42.avsc`"
             }
+            Self::NoRegistry { framing: "single-object" } => {
+                "declare `[registry.folder]` in `sluice.toml`, or name an `.avsc` file in `[decode] schema`"
+            }
+            Self::NoRegistry { .. } => "declare `[registry.azure]` or `[registry.folder]` in `sluice.toml`",
+            Self::NoSchema => "name an `.avsc` file in `[decode] schema`",
+            Self::NoSource => "declare a registry in `sluice.toml`, or name an `.avsc` file in `[decode] schema`",
             Self::Registry { source, .. } => return source.hint(),
             Self::Worker(_) | Self::Columns(_) => "this is a defect of sluice: report it with the schema",
         };

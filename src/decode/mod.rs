@@ -6,7 +6,7 @@
 //!
 //! The contract of this stage:
 //!
-//! * Each event ends as exactly one row or one [`Reject`](crate::batch::Reject), with the exact
+//! * Each event ends as a row (a container as a row for each record) or as one [`Reject`](crate::batch::Reject), with the exact
 //!   bytes; one bad event never costs its neighbours a row.
 //! * [`Decoder::decode`] fails only for what isn't the event's fault and may pass: a registry that
 //!   can't be asked. Nothing is lost then; the caller asks again with the same batch.
@@ -15,10 +15,12 @@
 //!   `docs/types.md` has the table of types.
 
 mod avro;
+mod container;
 mod decoder;
 mod envelope;
 mod error;
 mod framing;
+mod job;
 mod names;
 mod registry;
 
@@ -26,4 +28,7 @@ pub use avro::{Rows, SCHEMA_NODES_MAX, Set, WriterSchema};
 pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
 pub use error::DecodeError;
 pub use names::{column_name, field_name};
-pub use registry::{AzureRegistry, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry, TokenError, TokenSource};
+pub use registry::{
+    AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId,
+    SchemaRegistry, TokenError, TokenSource,
+};

@@ -9,8 +9,12 @@ use super::checkpoints::Checkpoints;
 use crate::catalog::{dead_letters_of, table_location};
 use crate::checkpoint::{PartitionKey, Range, SourceId};
 use crate::config::source_id;
-use crate::config::spec::{EventHubsAccess, Format, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start};
-use crate::decode::{AzureRegistry, Decoder, SchemaRegistry, TokenError, TokenSource, arrow_schema_of};
+use crate::config::spec::{
+    CredentialSpec, EventHubsAccess, Format, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start,
+};
+use crate::decode::{
+    AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource, arrow_schema_of,
+};
 use crate::sink::delta::dead_letters::Writer;
 use crate::sink::delta::fault_points::FaultPoints;
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
@@ -80,16 +84,29 @@ pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) 
         None => None,
         Some(spec) => {
             let cache = places.state.join("schemas").folder();
-            let registry = AzureRegistry::open(spec, cache, token_source(project, spec)?)?;
-            Some(Arc::new(registry) as Arc<dyn SchemaRegistry>)
+            let registry: Arc<dyn SchemaRegistry> = match spec {
+                RegistrySpec::Azure { endpoint, credential } => {
+                    Arc::new(AzureRegistry::open(endpoint, cache, token_source(project, endpoint, credential)?)?)
+                }
+                RegistrySpec::Confluent { url, credential } => {
+                    Arc::new(ConfluentRegistry::open(url, cache, credential.clone())?)
+                }
+                RegistrySpec::Folder { path } => {
+                    Arc::new(FolderRegistry::open(path, FolderRegistry::READ_AGAIN_AFTER)?)
+                }
+            };
+            Some(registry)
         }
     };
     Ok(Decoder::open(&pipeline.decode, registry)?)
 }
 
-/// A registry is signed in to with Entra alone: its own credential, else that of the hubs.
-fn token_source(project: &ProjectSpec, registry: &RegistrySpec) -> Result<Option<Arc<dyn TokenSource>>, PipelineError> {
-    let RegistrySpec::Azure { endpoint, credential } = registry;
+/// Azure's registry is signed in to with Entra alone: its own credential, else that of the hubs.
+fn token_source(
+    project: &ProjectSpec,
+    endpoint: &str,
+    credential: &CredentialSpec,
+) -> Result<Option<Arc<dyn TokenSource>>, PipelineError> {
     if endpoint.starts_with("http://") {
         return Ok(None);
     }

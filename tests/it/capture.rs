@@ -429,7 +429,7 @@ async fn other_codecs_and_foreign_files_are_refused_by_name() {
         bytes
     };
     for (bytes, words) in [
-        (snappy, "its codec is `snappy`, and Capture writes `null` or `deflate`"),
+        (snappy, "its codec is `snappy`, and only `null` and `deflate` can be read"),
         (b"PAR1 is another format".to_vec(), "it doesn't begin as an Avro container"),
         (foreign, "its schema isn't that of Capture: it isn't a record"),
         (REAL[..100].to_vec(), "it is cut off"),

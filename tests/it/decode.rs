@@ -1,6 +1,9 @@
 //! Events to rows and rejects: each event ends as exactly one of them.
 
+mod confluent;
+mod container;
 mod differential;
+mod folder;
 mod outage;
 mod registry;
 mod types;
@@ -21,7 +24,7 @@ use serde_json::{Value as Json, json};
 use sluicebox::batch::{Decoded, Event, EventBatch, Origin, RejectClass, bronze};
 use sluicebox::checkpoint::{PartitionKey, SourceId};
 use sluicebox::config::spec::{DecodeSpec, Format, Framing};
-use sluicebox::decode::{Decoder, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
+use sluicebox::decode::{Decoder, IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
 
 /// A nested record as a team would send it, and the schema that the other tests use.
 const LEAD: &str = r#"{
@@ -58,6 +61,10 @@ impl Shelf {
 
 #[async_trait]
 impl SchemaRegistry for Shelf {
+    fn names(&self, kind: IdKind) -> bool {
+        kind == IdKind::Guid
+    }
+
     async fn schema(&self, id: &str) -> Result<Arc<RegisteredSchema>, RegistryError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         match self.schemas.get(id) {

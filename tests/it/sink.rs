@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, Date32Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    new_null_array,
+    UInt32Array, new_null_array,
 };
+use arrow::compute::take_arrays;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -241,6 +242,47 @@ async fn what_was_rejected_once_stays_rejected_and_is_kept_once() {
     assert_eq!(numbers(dir.path(), "leads__dead_letters", "0").await, BTreeMap::from([(5, 1)]));
     let ledger = second.ledger().partition(&key("0")).cloned().expect("the partition is in the ledger");
     assert_eq!(ledger.counter(Counter::Rejected), 1);
+}
+
+/// Each event as one of three records.
+fn of_three_records(mut staged: Staged) -> Staged {
+    for batch in &mut staged.batches {
+        let rows = batch.num_rows() as u32;
+        let thrice = UInt32Array::from_iter_values((0..rows).flat_map(|row| [row; 3]));
+        let mut columns = take_arrays(batch.columns(), &thrice, None).expect("rows are taken");
+        let at = batch.schema().index_of(bronze::RECORD_INDEX).expect("the column is there");
+        columns[at] = Arc::new(Int32Array::from_iter_values((0..rows).flat_map(|_| [0, 1, 2])));
+        *batch = RecordBatch::try_new(batch.schema(), columns).expect("the columns fit");
+    }
+    staged
+}
+
+#[tokio::test]
+async fn the_records_of_an_event_are_trimmed_and_stay_rejected_together() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut first = open(dir.path()).await;
+    let parts = [of_three_records(staged("0", 0, 5)), rejected("0", 5)];
+    let flushed = first.flush(&parts).await.expect("a flush lands");
+    assert_eq!((flushed.rows, flushed.counts[&key("0")].committed, flushed.counts[&key("0")].rejected), (15, 5, 1));
+    let log = dir.path().join("leads/_delta_log");
+    let thrice = |from: i64, to: i64| (from..to).map(|number| (number, 3)).collect::<BTreeMap<_, _>>();
+    assert_eq!(numbers(dir.path(), "leads", "0").await, thrice(0, 5));
+    std::fs::remove_file(log.join(format!("{:020}.json", first.version()))).expect("the newest commit can be removed");
+
+    // Event 5 decodes by now: none of its records becomes a row beside its dead letter.
+    let mut second = open(dir.path()).await;
+    let flushed = second.flush(&[of_three_records(staged("0", 0, 6))]).await.expect("a flush lands");
+    assert_eq!((flushed.counts[&key("0")].committed, flushed.counts[&key("0")].rejected), (5, 1));
+    assert_eq!(numbers(dir.path(), "leads", "0").await, thrice(0, 5));
+    assert_eq!(numbers(dir.path(), "leads__dead_letters", "0").await, BTreeMap::from([(5, 1)]));
+
+    // What is there already is left out with all of its records, also where it was encoded ahead.
+    let again = encoded(&second, vec![of_three_records(staged("0", 3, 8))]).await;
+    let flushed = second.flush(&again).await.expect("a flush lands");
+    assert_eq!((flushed.counts[&key("0")].committed, flushed.counts[&key("0")].duplicate), (2, 3));
+    let mut whole = thrice(0, 8);
+    whole.remove(&5);
+    assert_eq!(numbers(dir.path(), "leads", "0").await, whole);
 }
 
 #[tokio::test]

@@ -270,9 +270,13 @@ def audit(project, table, env=None, expect=0):
     return json.loads(out[0] if expect != 0 else out)
 
 
-def write_project(path, emulator, pipelines, lake="lake", storage="", event_hubs=None, registry="", source=""):
-    """A project whose pipelines are named by hub; values of `pipelines` are extra TOML of `[source.event_hubs]`."""
+def write_project(path, emulator, pipelines, lake="lake", storage="", event_hubs=None, registry="", source="", schemas=None):
+    """A project whose pipelines are named by hub; values of `pipelines` are extra TOML of `[source.event_hubs]`.
+
+    `schemas` is the TOML of another registry than the emulator's.
+    """
     path.mkdir(parents=True, exist_ok=True)
+    schemas = schemas or f'[registry.azure]\nendpoint = "{emulator.schema_registry}"'
     event_hubs = event_hubs or f'connection_string = "{emulator.connection_string}"'
     (path / "sluice.toml").write_text(f"""
 [project]
@@ -285,8 +289,7 @@ url = "{lake}"
 [event_hubs]
 {event_hubs}
 
-[registry.azure]
-endpoint = "{emulator.schema_registry}"
+{schemas}
 {registry}
 
 [serve]

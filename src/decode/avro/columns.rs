@@ -70,6 +70,18 @@ impl<'p> Columns<'p> {
         }
     }
 
+    /// How many bytes the datum at the front of `bytes` takes. Adds nothing but to `extra`: what datums one
+    /// behind the other take in columns beyond their own bytes, which is bounded as for one.
+    ///
+    /// # Errors
+    /// What is wrong with the datum.
+    pub(super) fn length_of(&mut self, bytes: &[u8], extra: &mut usize) -> Result<usize, Box<DatumError>> {
+        let mut walk = Walk::new(bytes, Texts::Together);
+        let walked = self.column.push(&mut walk, extra);
+        self.column.truncate(self.rows);
+        walked.map(|()| bytes.len() - walk.left())
+    }
+
     /// The payload's columns, in the plan's order.
     ///
     /// # Errors

@@ -9,9 +9,11 @@
 //! the start: nothing is converted afterwards.
 
 mod columns;
+mod fingerprint;
 mod plan;
 mod walk;
 mod writer;
 
+pub(super) use fingerprint::fingerprints;
 pub use plan::SCHEMA_NODES_MAX;
 pub use writer::{Rows, Set, WriterSchema};

@@ -3,10 +3,11 @@
 use arrow::array::ArrayRef;
 use arrow::datatypes::Fields;
 use arrow::error::ArrowError;
+use bytes::Bytes;
 
 use super::columns::Columns;
 use super::plan::Plan;
-use super::walk::Texts;
+use super::walk::{DatumError, Texts};
 
 /// Bytes that one set of columns is made of, datums and what they take beyond. Arrow's offsets have 31
 /// bits; smaller only makes more batches.
@@ -60,6 +61,29 @@ impl WriterSchema {
     pub fn decode(&self, datums: &[&[u8]]) -> Result<Rows, ArrowError> {
         // Should a text not be one, the second walk finds out whose.
         self.walk(datums, Texts::Together).or_else(|_| self.walk(datums, Texts::Each))
+    }
+
+    /// Takes `blocks` of records apart, which lie one behind the other: so many of them, in so many bytes.
+    ///
+    /// # Errors
+    /// Words that name the first record that is wrong. (Texts aren't looked at yet.)
+    pub(in crate::decode) fn split<'b>(&self, blocks: &'b [(usize, Bytes)]) -> Result<Vec<&'b [u8]>, String> {
+        let mut datums = Vec::with_capacity(blocks.iter().map(|(records, _)| records).sum());
+        let mut columns = Columns::new(&self.plan.root, 0);
+        let mut extra = 0;
+        for (records, block) in blocks {
+            let mut rest = &block[..];
+            for _ in 0..*records {
+                let wrong = |error: Box<DatumError>| format!("record {}: {error}", datums.len());
+                let (datum, behind) = rest.split_at(columns.length_of(rest, &mut extra).map_err(wrong)?);
+                datums.push(datum);
+                rest = behind;
+            }
+            if !rest.is_empty() {
+                return Err(format!("behind record {} follow {} bytes", datums.len().saturating_sub(1), rest.len()));
+            }
+        }
+        Ok(datums)
     }
 
     fn walk(&self, datums: &[&[u8]], texts: Texts) -> Result<Rows, ArrowError> {

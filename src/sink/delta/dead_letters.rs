@@ -66,8 +66,8 @@ pub struct Writer {
 pub struct DeadLetters {
     log: CommitLog,
     table: Option<OpenTable>,
-    /// Events in the table that the ledger of the rows doesn't cover: (number, index of the record).
-    uncovered: BTreeMap<PartitionKey, BTreeSet<(i64, i32)>>,
+    /// The numbers of events in the table that the ledger of the rows doesn't cover.
+    uncovered: BTreeMap<PartitionKey, BTreeSet<i64>>,
 }
 
 impl DeadLetters {
@@ -82,32 +82,33 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// Whether an event that isn't covered lies here already.
-    pub fn holds(&self, partition: &PartitionKey, sequence_number: i64, record_index: i32) -> bool {
-        self.uncovered.get(partition).is_some_and(|held| held.contains(&(sequence_number, record_index)))
+    /// Whether an event that isn't covered lies here already. It is rejected as a whole, however many
+    /// records it holds: none of them may become a row beside its dead letter.
+    pub fn holds(&self, partition: &PartitionKey, sequence_number: i64) -> bool {
+        self.uncovered.get(partition).is_some_and(|held| held.contains(&sequence_number))
     }
 
-    /// The events in `range` that lie here and aren't covered: (number, index of the record), ascending.
-    pub fn within(&self, partition: &PartitionKey, range: Range) -> impl Iterator<Item = (i64, i32)> {
+    /// The numbers in `range` of events that lie here and aren't covered, ascending.
+    pub fn within(&self, partition: &PartitionKey, range: Range) -> impl Iterator<Item = i64> {
         let held = self.uncovered.get(partition).filter(|_| !range.is_empty());
-        held.into_iter().flat_map(move |held| held.range((range.from, i32::MIN)..(range.to, i32::MIN)).copied())
+        held.into_iter().flat_map(move |held| held.range(range.from..range.to).copied())
     }
 
     /// Forgets the events that the ledger has come to cover.
     pub fn forget_covered(&mut self, ledger: &Ledger) {
         self.uncovered.retain(|partition, held| {
             let covered = ledger.coverage(partition);
-            held.retain(|(number, _)| !covered.contains(*number));
+            held.retain(|number| !covered.contains(*number));
             !held.is_empty()
         });
     }
 
     fn has(&self, key: &EventKey) -> bool {
-        self.holds(&key.partition, key.sequence_number, key.record_index)
+        self.holds(&key.partition, key.sequence_number)
     }
 
     fn remember(&mut self, key: EventKey) {
-        self.uncovered.entry(key.partition).or_default().insert((key.sequence_number, key.record_index));
+        self.uncovered.entry(key.partition).or_default().insert(key.sequence_number);
     }
 
     /// Appends those letters that aren't here yet, in one commit.

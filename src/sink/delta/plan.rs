@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
+use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::dead_letters::{DeadLetters, Letter};
@@ -145,12 +145,8 @@ impl Base<'_> {
 
     fn has_dead(self, part: &Staged) -> bool {
         let rejects = &part.rejects;
-        let is_own = |number: i64, index: i32| {
-            let at = rejects.partition_point(|reject| reject.event.sequence_number < number);
-            let same = rejects[at..].iter().take_while(|reject| reject.event.sequence_number == number);
-            same.into_iter().any(|reject| reject.record_index == index)
-        };
-        self.dead_letters.within(&part.partition, part.range).any(|(number, index)| !is_own(number, index))
+        let is_own = |number: i64| rejects.binary_search_by_key(&number, |reject| reject.event.sequence_number).is_ok();
+        self.dead_letters.within(&part.partition, part.range).any(|number| !is_own(number))
     }
 
     /// Chunks that can't be used as they are: a rival has some of their rows, the table's columns
@@ -173,13 +169,12 @@ impl Base<'_> {
         wanted: &RangeSet,
         stayed: &mut BTreeSet<i64>,
     ) -> Result<RecordBatch, ArrowError> {
-        let (numbers, indexes) = row_keys(batch)?;
+        let numbers = sequence_numbers(batch)?;
         let mask: BooleanArray = numbers
             .iter()
-            .zip(&indexes)
-            .map(|(&number, &index)| {
+            .map(|&number| {
                 let is_wanted = wanted.contains(number);
-                let is_dead = is_wanted && self.dead_letters.holds(partition, number, index);
+                let is_dead = is_wanted && self.dead_letters.holds(partition, number);
                 if is_dead {
                     stayed.insert(number);
                 }
@@ -224,13 +219,9 @@ fn events_in(events: &[(i64, i64)], range: Range) -> u64 {
     (to - from) as u64
 }
 
-fn row_keys(batch: &RecordBatch) -> Result<(Vec<i64>, Vec<i32>), ArrowError> {
-    let wrong = |name: &str| ArrowError::SchemaError(format!("column `{name}` is missing or of another type"));
-    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
-    let numbers = column(bronze::SEQUENCE_NUMBER)?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong(bronze::SEQUENCE_NUMBER))?;
-    let indexes =
-        column(bronze::RECORD_INDEX)?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong(bronze::RECORD_INDEX))?;
-    Ok((numbers.values().to_vec(), indexes.values().to_vec()))
+fn sequence_numbers(batch: &RecordBatch) -> Result<&[i64], ArrowError> {
+    let name = bronze::SEQUENCE_NUMBER;
+    let numbers = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let wrong = || ArrowError::SchemaError(format!("column `{name}` is missing or of another type"));
+    Ok(numbers.ok_or_else(wrong)?.values())
 }

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use super::container::ContainerError;
 use super::record::RecordError;
+use crate::avro_container::ContainerError;
 use crate::error::{Classify, Kind, Retry};
 
 #[derive(Debug, Error)]

@@ -15,10 +15,10 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::CaptureError;
-use super::container::{Header, Step};
 use super::index::BlobIndex;
 use super::read::{EnqueuedBetween, events};
 use super::record::RecordShape;
+use crate::avro_container::{ContainerError, Header, Step};
 use crate::checkpoint::Range;
 use crate::config::capture_name::BlobName;
 use crate::config::spec::CaptureSpec;
@@ -376,15 +376,10 @@ impl CaptureSource {
 ///
 /// # Errors
 /// When all there is was fetched already.
-pub(super) fn next_window(
-    more: u64,
-    had: u64,
-    is_whole: bool,
-    size: u64,
-) -> Result<u64, super::container::ContainerError> {
+pub(super) fn next_window(more: u64, had: u64, is_whole: bool, size: u64) -> Result<u64, ContainerError> {
     if is_whole || more > size {
         let needed = usize::try_from(more).unwrap_or(usize::MAX);
-        return Err(super::container::ContainerError::CutOff { at: 0, needed, left: size });
+        return Err(ContainerError::CutOff { at: 0, needed, left: size });
     }
     Ok(more.max(had.saturating_mul(2)))
 }

@@ -12,7 +12,6 @@
 //! A blob that is torn costs its own rest and nothing else: it is tried again, then named and
 //! left. Numbers that weren't handed on aren't covered by anything, so a later sweep finds them.
 
-mod container;
 mod error;
 mod index;
 mod listing;

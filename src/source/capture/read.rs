@@ -11,9 +11,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::CaptureError;
-use super::container::{Block, ContainerError, Header, Step};
 use super::listing::{CaptureBlob, CaptureSource, Listing, next_window};
 use super::record::RecordShape;
+use crate::avro_container::{BLOCK_BYTES_MAX, Block, ContainerError, Header, Step};
 use crate::batch::{Event, EventBatch, Origin};
 use crate::checkpoint::{PartitionKey, Range, RangeSet};
 use crate::compute;
@@ -310,7 +310,8 @@ pub(super) async fn events(shape: &Arc<RecordShape>, block: Block, path: &Path) 
 }
 
 fn events_of(shape: &RecordShape, block: &Block, path: &Path) -> Result<Vec<Event>, CaptureError> {
-    let data = block.unpacked().map_err(|source| CaptureError::Container { path: path.to_string(), source })?;
+    let data =
+        block.unpacked(BLOCK_BYTES_MAX).map_err(|source| CaptureError::Container { path: path.to_string(), source })?;
     let events = shape.events(&data, block.records);
     events.map_err(|source| CaptureError::Record { path: path.to_string(), source })
 }

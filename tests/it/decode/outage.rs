@@ -15,6 +15,10 @@ struct Flaky {
 
 #[async_trait]
 impl SchemaRegistry for Flaky {
+    fn names(&self, kind: IdKind) -> bool {
+        kind == IdKind::Guid
+    }
+
     async fn schema(&self, id: &str) -> Result<Arc<RegisteredSchema>, RegistryError> {
         if self.up.load(Ordering::Relaxed) {
             return self.shelf.schema(id).await;
@@ -52,6 +56,10 @@ struct Late {
 
 #[async_trait]
 impl SchemaRegistry for Late {
+    fn names(&self, kind: IdKind) -> bool {
+        kind == IdKind::Guid
+    }
+
     async fn schema(&self, id: &str) -> Result<Arc<RegisteredSchema>, RegistryError> {
         if self.registered.load(Ordering::Relaxed) {
             return self.shelf.schema(id).await;

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
-use sluicebox::config::spec::{CredentialSpec, RegistrySpec, Secret};
-use sluicebox::decode::{AzureRegistry, TokenError, TokenSource};
+use sluicebox::config::spec::Secret;
+use sluicebox::decode::{AzureRegistry, ConfluentRegistry, TokenError, TokenSource};
 use sluicebox::error::{Classify, Kind, Retry};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -80,12 +80,12 @@ async fn handle(
 }
 
 impl Server {
-    fn spec(&self) -> RegistrySpec {
-        RegistrySpec::Azure { endpoint: format!("http://{}", self.address), credential: CredentialSpec::Default }
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     fn registry(&self, cache: Option<&std::path::Path>) -> AzureRegistry {
-        AzureRegistry::open(&self.spec(), cache.map(|dir| dir.to_path_buf()), None).expect("a registry")
+        AzureRegistry::open(&self.endpoint(), cache.map(|dir| dir.to_path_buf()), None).expect("a registry")
     }
 
     fn requests(&self) -> usize {
@@ -112,7 +112,7 @@ async fn a_schema_is_asked_for_as_the_service_wants_it_and_only_once() {
     let registry = server.registry(None);
     for id in [LEAD_ID.to_owned(), LEAD_ID.to_uppercase()] {
         let schema = registry.schema(&id).await.expect("a schema");
-        assert_eq!((schema.id.as_str(), schema.text.as_str()), (LEAD_ID, LEAD));
+        assert_eq!((schema.id.to_string().as_str(), schema.text.as_str()), (LEAD_ID, LEAD));
     }
     let requests = server.desk.requests.lock().expect("requests");
     assert_eq!(
@@ -125,7 +125,7 @@ async fn a_schema_is_asked_for_as_the_service_wants_it_and_only_once() {
 #[tokio::test]
 async fn a_token_never_goes_over_plain_http() {
     let server = serve(Answer::Schema(LEAD.to_owned())).await;
-    let registry = AzureRegistry::open(&server.spec(), None, Some(Arc::new(Fixed))).expect("a registry");
+    let registry = AzureRegistry::open(&server.endpoint(), None, Some(Arc::new(Fixed))).expect("a registry");
     registry.schema(LEAD_ID).await.expect("a schema");
     assert!(!server.desk.requests.lock().expect("requests")[0].1.contains_key("authorization"));
 }
@@ -272,8 +272,7 @@ async fn a_registry_that_is_gone_is_an_outage() {
 #[test]
 fn an_endpoint_that_would_leak_is_refused() {
     let open = |endpoint: &str, token: Option<Arc<dyn TokenSource>>| {
-        let spec = RegistrySpec::Azure { endpoint: endpoint.to_owned(), credential: CredentialSpec::Default };
-        AzureRegistry::open(&spec, None, token).map(drop).map_err(|error| error.to_string())
+        AzureRegistry::open(endpoint, None, token).map(drop).map_err(|error| error.to_string())
     };
     assert_eq!(open("https://insurer.servicebus.windows.net", Some(Arc::new(Fixed))), Ok(()));
     assert_eq!(open("http://[::1]:8081/", None), Ok(()));
@@ -302,12 +301,20 @@ const TLS_EXPECTED: &str = "SLUICE_TEST_REGISTRY_EXPECTED";
 fn certificates_are_checked_against_the_roots_of_ssl_cert_file() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if let Ok(endpoint) = std::env::var(TLS_ENDPOINT) {
-        let spec = RegistrySpec::Azure { endpoint, credential: CredentialSpec::Default };
-        let registry = AzureRegistry::open(&spec, None, Some(Arc::new(Fixed))).expect("a registry");
+        let registry = AzureRegistry::open(&endpoint, None, Some(Arc::new(Fixed))).expect("a registry");
         let answer = runtime.block_on(registry.schema(LEAD_ID));
+        let credential = Some(("key".to_owned(), Secret::new("secret")));
+        let confluent = ConfluentRegistry::open(&endpoint, None, credential).expect("a registry");
+        let numbered = runtime.block_on(confluent.schema("1"));
         match std::env::var(TLS_EXPECTED).expect("what to expect").as_str() {
-            "trusted" => assert_eq!(answer.expect("a schema").text, LEAD),
-            _ => assert!(matches!(answer, Err(RegistryError::Unreachable { .. })), "{answer:?}"),
+            "trusted" => {
+                assert_eq!((&answer.expect("a schema").text[..], &numbered.expect("a schema").text[..]), (LEAD, LEAD));
+            }
+            _ => {
+                for answer in [answer, numbered] {
+                    assert!(matches!(answer, Err(RegistryError::Unreachable { .. })), "{answer:?}");
+                }
+            }
         }
         return;
     }
@@ -326,7 +333,7 @@ fn certificates_are_checked_against_the_roots_of_ssl_cert_file() {
         assert!(status.status.success(), "{expected}: {}", String::from_utf8_lossy(&status.stdout));
         assert!(String::from_utf8_lossy(&status.stdout).contains("1 passed"), "{expected}");
     }
-    assert_eq!(*bearer.lock().expect("headers"), ["Bearer entra"]);
+    assert_eq!(*bearer.lock().expect("headers"), ["Bearer entra", "Basic a2V5OnNlY3JldA=="]);
 }
 
 fn write_authority(path: &std::path::Path) -> (rcgen::CertificateParams, rcgen::KeyPair) {
@@ -369,8 +376,10 @@ async fn serve_tls(authority: &std::path::Path) -> (String, Arc<Mutex<Vec<String
             let request = String::from_utf8_lossy(&request).into_owned();
             let sign_in = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
             noted.lock().expect("headers").push(sign_in.to_owned());
+            let is_numbered = request.starts_with("GET /schemas/ids/1 ");
+            let body = if is_numbered { json!({"schema": LEAD}).to_string() } else { LEAD.to_owned() };
             let answer =
-                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{LEAD}", LEAD.len());
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
             drop(stream.write_all(answer.as_bytes()).await);
             drop(stream.shutdown().await);
         }

@@ -1,4 +1,5 @@
-//! Walks an Avro object container: its header, then its blocks, one at a time.
+//! Walks an Avro object container: its header, then its blocks, one at a time. Blobs of Capture are such
+//! containers, and so may bodies of events be.
 //!
 //! ```text
 //! header: "Obj" 0x01, map of metadata (avro.schema, avro.codec), 16 bytes of marker
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use flate2::read::DeflateDecoder;
 use thiserror::Error;
 
-const MAGIC: &[u8; 4] = b"Obj\x01";
+/// How every container begins.
+pub const MAGIC: &[u8; 4] = b"Obj\x01";
 
 const MARKER_BYTES: usize = 16;
 
@@ -24,7 +26,7 @@ const HEADER_BYTES_MAX: usize = 1 << 20;
 
 /// What a block may hold once it is decompressed. An event has 20 MB at most, and Capture's blocks a few
 /// megabytes; a bomb of some kilobytes could hold any amount, in records of a few bytes each.
-const BLOCK_BYTES_MAX: usize = 64 << 20;
+pub const BLOCK_BYTES_MAX: usize = 64 << 20;
 
 /// The two numbers before a block's bytes take no more than this.
 const BLOCK_HEAD_BYTES_MAX: usize = 20;
@@ -35,7 +37,7 @@ pub enum ContainerError {
     NotAContainer,
     #[error("its header is torn: {0}")]
     Header(&'static str),
-    #[error("its codec is `{codec}`, and Capture writes `null` or `deflate`")]
+    #[error("its codec is `{codec}`, and only `null` and `deflate` can be read")]
     Codec { codec: String },
     #[error("it is cut off: {needed} bytes from byte {at} on were announced, and {left} are there")]
     CutOff { at: u64, needed: usize, left: u64 },
@@ -51,42 +53,43 @@ enum Codec {
 
 /// What the header of a container says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub struct Header {
     /// The writer's schema, as JSON.
-    pub(super) schema: String,
+    pub schema: String,
     /// Where the first block begins.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     codec: Codec,
     marker: [u8; MARKER_BYTES],
 }
 
 /// A whole block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Block {
-    pub(super) records: usize,
+pub struct Block {
+    pub records: usize,
     /// Its records as they lie in the container.
-    pub(super) packed: Bytes,
+    pub packed: Bytes,
     /// What it takes of the container, with its marker.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     codec: Codec,
     at: u64,
 }
 
 impl Block {
     /// Whether its records are there as they are.
-    pub(super) fn is_plain(&self) -> bool {
+    pub fn is_plain(&self) -> bool {
         self.codec == Codec::Null
     }
 
     /// Its records, decompressed; without a codec a view of the container's own bytes. CPU work.
     ///
     /// # Errors
-    /// Bytes that can't be inflated, or more than any block of Capture holds.
-    pub(super) fn unpacked(&self) -> Result<Bytes, ContainerError> {
+    /// Bytes that can't be inflated, or more than `bytes_max` of them.
+    pub fn unpacked(&self, bytes_max: usize) -> Result<Bytes, ContainerError> {
         let torn = |what| ContainerError::Block { at: self.at, what };
         let data = match self.codec {
+            Codec::Null if self.packed.len() > bytes_max => return Err(torn(TOO_MUCH)),
             Codec::Null => self.packed.clone(),
-            Codec::Deflate => inflate(&self.packed).map_err(torn)?,
+            Codec::Deflate => inflate(&self.packed, bytes_max).map_err(torn)?,
         };
         // Each record takes a byte at least.
         if self.records > data.len() {
@@ -98,7 +101,7 @@ impl Block {
 
 /// What came of the bytes that were there.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step<T> {
+pub enum Step<T> {
     Whole(T),
     /// At least so many bytes are needed, counted from the same place.
     Needs(usize),
@@ -108,8 +111,8 @@ impl Header {
     /// Reads the header from the first bytes of a container.
     ///
     /// # Errors
-    /// What isn't a container, a torn header, a codec that Capture doesn't write.
-    pub(super) fn read(bytes: &[u8]) -> Result<Step<Self>, ContainerError> {
+    /// What isn't a container, a torn header, a codec that can't be read.
+    pub fn read(bytes: &[u8]) -> Result<Step<Self>, ContainerError> {
         let magic = &bytes[..bytes.len().min(MAGIC.len())];
         if magic != &MAGIC[..magic.len()] {
             return Err(ContainerError::NotAContainer);
@@ -128,7 +131,7 @@ impl Header {
     ///
     /// # Errors
     /// A block that is torn.
-    pub(super) fn block(&self, bytes: &Bytes, at: u64) -> Result<Step<Block>, ContainerError> {
+    pub fn block(&self, bytes: &Bytes, at: u64) -> Result<Step<Block>, ContainerError> {
         let torn = |what| ContainerError::Block { at, what };
         let mut cursor = Cursor { bytes, at: 0 };
         let (records, length) = match cursor.long().and_then(|records| Ok((records, cursor.long()?))) {
@@ -155,7 +158,7 @@ impl Header {
 impl Header {
     /// What is there of the records of the block at the front of `bytes`; none of an empty block, nor of
     /// one that has to be inflated first.
-    pub(super) fn records_so_far(&self, bytes: &Bytes) -> Option<Bytes> {
+    pub fn records_so_far(&self, bytes: &Bytes) -> Option<Bytes> {
         let mut cursor = Cursor { bytes, at: 0 };
         let (Ok(records), Ok(length)) = (cursor.long(), cursor.long()) else { return None };
         let end = cursor.at.checked_add(usize::try_from(length).ok()?)?.min(bytes.len());
@@ -163,12 +166,14 @@ impl Header {
     }
 }
 
-fn inflate(data: &[u8]) -> Result<Bytes, &'static str> {
-    let mut inflated = Vec::with_capacity(data.len().saturating_mul(4).min(BLOCK_BYTES_MAX));
-    let mut decoder = DeflateDecoder::new(data).take(BLOCK_BYTES_MAX as u64 + 1);
+const TOO_MUCH: &str = "it holds more bytes than are read";
+
+fn inflate(data: &[u8], bytes_max: usize) -> Result<Bytes, &'static str> {
+    let mut inflated = Vec::with_capacity(data.len().saturating_mul(4).min(bytes_max));
+    let mut decoder = DeflateDecoder::new(data).take(bytes_max as u64 + 1);
     decoder.read_to_end(&mut inflated).map_err(|_| "its bytes can't be inflated")?;
-    if inflated.len() > BLOCK_BYTES_MAX {
-        return Err("it holds more than 64 MiB");
+    if inflated.len() > bytes_max {
+        return Err(TOO_MUCH);
     }
     Ok(inflated.into())
 }

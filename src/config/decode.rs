@@ -1,0 +1,140 @@
+//! `[decode]` of a pipeline, from what is declared to what it means.
+
+use std::path::Path;
+
+use super::declared::{DecodeTable, Format as FormatWord, Framing as FramingWord};
+use super::problem::quoted;
+use super::project::{Declared, Shared};
+use super::reading::Reading;
+use super::spec::{DecodeSpec, Format, Framing, RegistrySpec};
+
+/// A schema is written by hand or by a tool: what is larger is another kind of file.
+const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What it means, with the bytes of the pinned schema.
+pub(super) fn build(
+    table: DecodeTable,
+    dir: &Path,
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> Option<(DecodeSpec, Option<Vec<u8>>)> {
+    let format = match table.format {
+        Some(FormatWord::Raw) => Format::Raw,
+        Some(FormatWord::Avro) | None => Format::Avro,
+    };
+    let framing = match table.framing {
+        Some(FramingWord::ContentType) => Framing::ContentType,
+        Some(FramingWord::Preamble) => Framing::Preamble,
+        Some(FramingWord::Confluent) => Framing::Confluent,
+        Some(FramingWord::Container) => Framing::Container,
+        Some(FramingWord::SingleObject) => Framing::SingleObject,
+        Some(FramingWord::Bare) => Framing::Bare,
+        Some(FramingWord::Auto) | None => Framing::Auto,
+    };
+    let has = |key| reading.root.at(&["decode", key]).is_some();
+    let (has_schema, has_format) = (has("schema"), table.format.is_some() || !has("format"));
+    if format == Format::Raw {
+        for key in ["schema", "framing"].into_iter().filter(|key| has(key)) {
+            let hint = format!("remove `{key}`, or say `format = \"avro\"`");
+            reading.wrong(&["decode", key], format!("`{key}` does nothing with `format = \"raw\"`"), hint);
+        }
+    } else if framing == Framing::Bare && !has_schema {
+        let hint = "pin it: `schema = \"schemas/lead.avsc\"`";
+        reading.wrong(&["decode", "framing"], "`framing = \"bare\"` needs a schema", hint);
+    } else if let Some(needed) =
+        registry_needed(framing, has_schema).filter(|_| has_format && !matches!(shared.registry, Declared::Absent))
+    {
+        if let Declared::As(registry) = &shared.registry
+            && !needed.contains(&registry_kind(registry))
+        {
+            let word = reading.root.written(&["decode", "framing"]).trim_matches('"').to_owned();
+            let message = format!(
+                "`framing = \"{word}\"` needs schema ids that `[registry.{}]` doesn't have",
+                registry_kind(registry)
+            );
+            let hint = format!("declare `[registry.{}]` in `sluice.toml`, or say `framing = \"auto\"`", needed[0]);
+            reading.wrong(&["decode", "framing"], message, hint);
+        }
+    } else if has_format
+        && matches!(shared.registry, Declared::Absent)
+        && ((!has_schema && framing != Framing::Container) || registry_needed(framing, has_schema).is_some())
+    {
+        let hint =
+            "declare a registry in `sluice.toml`, as `[registry.azure]`, or pin a schema, or say `format = \"raw\"`";
+        let places: [&[&str]; 3] = [&["decode"], &["source", "event_hubs"], &["source", "capture"]];
+        let path = places.into_iter().find(|place| reading.root.at(place).is_some()).unwrap_or(&["source"]);
+        reading.wrong(path, "no schema to decode with: there is no registry", hint);
+    }
+    let (schema, bytes) = match &table.schema {
+        None => (None, None),
+        Some(file) => {
+            let path = dir.join(&file.0);
+            let bytes = schema_of(&path, reading)?;
+            (Some(path), Some(bytes))
+        }
+    };
+    Some((DecodeSpec { format, schema, framing }, bytes))
+}
+
+/// The registries that have the schema ids of a framing; none needed is `None`.
+fn registry_needed(framing: Framing, is_pinned: bool) -> Option<&'static [&'static str]> {
+    match framing {
+        Framing::ContentType | Framing::Preamble => Some(&["azure", "folder"]),
+        Framing::Confluent => Some(&["confluent", "folder"]),
+        Framing::SingleObject if !is_pinned => Some(&["folder"]),
+        Framing::Auto | Framing::Container | Framing::SingleObject | Framing::Bare => None,
+    }
+}
+
+fn registry_kind(registry: &RegistrySpec) -> &'static str {
+    match registry {
+        RegistrySpec::Azure { .. } => "azure",
+        RegistrySpec::Confluent { .. } => "confluent",
+        RegistrySpec::Folder { .. } => "folder",
+    }
+}
+
+/// The bytes of a pinned schema that can be used.
+fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
+    let path = ["decode", "schema"];
+    let shown = quoted(reading.root.written(&path));
+    let relative = "relative paths start at the project's folder";
+    let bytes = match std::fs::metadata(file) {
+        Ok(metadata) if metadata.is_file() && metadata.len() <= LARGEST_SCHEMA_BYTES => std::fs::read(file),
+        Ok(metadata) if metadata.is_file() => {
+            let message = format!("schema {shown} has {} bytes, more than {LARGEST_SCHEMA_BYTES}", metadata.len());
+            reading.wrong(&path, message, "is it a schema at all?");
+            return None;
+        }
+        Ok(_) => {
+            reading.wrong(&path, format!("schema {shown} is not a file"), relative);
+            return None;
+        }
+        Err(error) => Err(error),
+    };
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            reading.wrong(&path, format!("schema {shown} isn't there"), relative);
+            return None;
+        }
+        Err(error) => {
+            reading.wrong(&path, format!("schema {shown} can't be read: {error}"), relative);
+            return None;
+        }
+    };
+    let parsed = std::str::from_utf8(&bytes)
+        .map_err(|_| "it is not UTF-8 text".to_owned())
+        .and_then(|text| apache_avro::Schema::parse_str(text).map_err(|error| error.to_string()));
+    match parsed {
+        Ok(apache_avro::Schema::Record(_)) => Some(bytes),
+        Ok(_) => {
+            reading.wrong(&path, format!("schema {shown} is not a record"), "a row needs named fields");
+            None
+        }
+        Err(error) => {
+            reading.wrong(&path, format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
+            None
+        }
+    }
+}

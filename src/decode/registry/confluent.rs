@@ -1,0 +1,163 @@
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use reqwest::header::ACCEPT;
+use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+
+use super::cache::{Cached, Wire};
+use super::http::{Http, SCHEMA_BYTES_MAX};
+use super::references::Definitions;
+use super::{IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
+use crate::config::spec::Secret;
+
+/// Schemas that one schema may be put together from, directly or by way of others. Each costs a request.
+const REFERENCES_MAX: usize = 100;
+
+/// The codes under which a registry says that it has no such schema, subject or version: 404 and two digits more.
+const NOT_THERE: std::ops::Range<u32> = 40_400..40_500;
+
+/// A registry that speaks Confluent's REST, wire format of `GET /schemas/ids/{id}`.
+///
+/// A schema that refers to others is put together with them. The rest is as of
+/// [`AzureRegistry`](super::AzureRegistry).
+#[derive(Debug)]
+pub struct ConfluentRegistry(Cached<ConfluentWire>);
+
+struct ConfluentWire {
+    http: Http,
+    credential: Option<(String, Secret)>,
+}
+
+impl ConfluentRegistry {
+    /// Makes the folder of the cache; no network. Plain `http` is for loopback alone. `credential` is user name and
+    /// password, or key and secret of an API.
+    ///
+    /// # Errors
+    /// When the address can't be used. A folder that can't be used is told and passed over.
+    pub fn open(
+        url: &str,
+        cache_dir: Option<PathBuf>,
+        credential: Option<(String, Secret)>,
+    ) -> Result<Self, RegistryError> {
+        let http = Http::open(url)?;
+        let name = http.name();
+        Ok(Self(Cached::new(ConfluentWire { http, credential }, cache_dir, &name)))
+    }
+}
+
+#[async_trait]
+impl SchemaRegistry for ConfluentRegistry {
+    fn names(&self, kind: IdKind) -> bool {
+        kind == IdKind::Number
+    }
+
+    async fn schema(&self, id: &str) -> Result<Arc<RegisteredSchema>, RegistryError> {
+        self.0.get(SchemaId::of_kind(IdKind::Number, id)?).await
+    }
+}
+
+/// What is asked for by id, and by subject and version.
+#[derive(Deserialize)]
+struct Held {
+    schema: String,
+    /// Missing means Avro.
+    #[serde(rename = "schemaType")]
+    schema_type: Option<String>,
+    references: Option<Vec<Reference>>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    subject: String,
+    version: i64,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error_code: u32,
+}
+
+#[async_trait]
+impl Wire for ConfluentWire {
+    fn endpoint(&self) -> &str {
+        &self.http.endpoint
+    }
+
+    async fn fetch(&self, id: &SchemaId) -> Result<String, RegistryError> {
+        let name = id.to_string();
+        let unusable = |reason: String| RegistryError::Unusable { id: id.to_string(), reason };
+        let not_found = || RegistryError::NotFound { id: id.to_string() };
+        let root = self.ask(self.http.url(&["schemas", "ids", &name]), &name, not_found).await?;
+        let mut definitions = Definitions::default();
+        let mut wanted = referred_to(&root).map_err(unusable)?;
+        let mut seen = HashSet::new();
+        let mut bytes = root.schema.len();
+        while let Some(Reference { subject, version }) = wanted.pop() {
+            if !seen.insert((subject.clone(), version)) {
+                continue;
+            }
+            if seen.len() > REFERENCES_MAX {
+                return Err(unusable(format!("it refers to more than {REFERENCES_MAX} others")));
+            }
+            let mut url = self.http.url(&["subjects", &subject, "versions", &version.to_string()]);
+            // What was deleted softly is still part of those that refer to it.
+            url.query_pairs_mut().append_pair("deleted", "true");
+            let what = format!("{name}` by way of `{subject}");
+            let missing = || RegistryError::Reference { id: id.to_string(), subject: subject.clone(), version };
+            let part = self.ask(url, &what, missing).await?;
+            bytes += part.schema.len();
+            if bytes > SCHEMA_BYTES_MAX {
+                return Err(RegistryError::TooLarge { id: what, limit: SCHEMA_BYTES_MAX });
+            }
+            wanted.extend(referred_to(&part).map_err(unusable)?);
+            definitions.add(&subject, &part.schema).map_err(unusable)?;
+        }
+        if seen.is_empty() {
+            return Ok(root.schema);
+        }
+        definitions.complete(&root.schema).map_err(unusable)
+    }
+}
+
+impl ConfluentWire {
+    async fn ask(&self, url: Url, what: &str, missing: impl FnOnce() -> RegistryError) -> Result<Held, RegistryError> {
+        let mut request = self.http.get(url).header(ACCEPT, "application/vnd.schemaregistry.v1+json, application/json");
+        if let Some((username, password)) = &self.credential {
+            request = request.basic_auth(username, Some(password.reveal()));
+        }
+        let response = self.http.send(request).await?;
+        let endpoint = || self.http.endpoint.clone();
+        match response.status() {
+            StatusCode::OK => {
+                let body = self.http.body(response, what).await?;
+                serde_json::from_slice(&body).map_err(|_| RegistryError::NotASchema { endpoint: endpoint() })
+            }
+            // A wrong path, or a proxy, answers 404 too: only the registry's own words are believed.
+            StatusCode::NOT_FOUND => {
+                let body = self.http.body(response, what).await?;
+                match serde_json::from_slice::<Refusal>(&body) {
+                    Ok(refusal) if NOT_THERE.contains(&refusal.error_code) => Err(missing()),
+                    _ => Err(RegistryError::of_status(endpoint(), StatusCode::NOT_FOUND)),
+                }
+            }
+            status => Err(RegistryError::of_status(endpoint(), status)),
+        }
+    }
+}
+
+fn referred_to(held: &Held) -> Result<Vec<Reference>, String> {
+    match held.schema_type.as_deref() {
+        None | Some("AVRO") => {}
+        Some(other) => {
+            let other: String = other.chars().take(40).flat_map(char::escape_debug).collect();
+            return Err(format!("it is of the type `{other}`, not an Avro schema"));
+        }
+    }
+    let references = held.references.iter().flatten();
+    Ok(references
+        .map(|Reference { subject, version }| Reference { subject: subject.clone(), version: *version })
+        .collect())
+}

@@ -1,0 +1,189 @@
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+
+use super::http::SCHEMA_BYTES_MAX;
+use super::references::Definitions;
+use super::{IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
+use crate::compute;
+use crate::decode::avro::fingerprints;
+
+/// Files that a folder may hold, and folders in folders. More is another kind of folder.
+const FILES_MAX: usize = 10_000;
+const DEPTH_MAX: usize = 16;
+
+/// A folder of `.avsc` files, those of its folders too.
+///
+/// Each schema is known by its fingerprint; and by an id of Azure or of Confluent, where its file has that for a
+/// name: `b489dc4916744e3db72dda8f9693f342.avsc`, `42.avsc`. A file may use the named types that other files
+/// define. Names that begin with a point are passed over.
+///
+/// The folder is read when it is opened, and again for a schema that isn't known. A file that is half written then is
+/// an outage, not an answer.
+pub struct FolderRegistry {
+    path: PathBuf,
+    read_again_after: Duration,
+    /// Whether files were named by numbers when the folder was opened.
+    has_numbers: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    schemas: Arc<Schemas>,
+    /// None where the last try has failed.
+    read_at: Option<Instant>,
+    /// The one reading that all who miss a schema wait for.
+    reading: Option<Reading>,
+}
+
+type Reading = Shared<BoxFuture<'static, Result<Arc<Schemas>, RegistryError>>>;
+
+type Schemas = BTreeMap<SchemaId, Arc<RegisteredSchema>>;
+
+impl std::fmt::Debug for FolderRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FolderRegistry").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl FolderRegistry {
+    /// How long the answer that there is no such schema is believed, before the folder is read again. Shorter
+    /// reads it for each batch of a stream that names an unknown schema, longer rejects events that could be rows.
+    pub const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+    /// Reads the folder; as a rule again after [`Self::READ_AGAIN_AFTER`].
+    ///
+    /// # Errors
+    /// When the folder or a file in it can't be read, or a file is no schema.
+    pub fn open(path: &Path, read_again_after: Duration) -> Result<Self, RegistryError> {
+        let schemas = Arc::new(read(path)?);
+        let has_numbers = schemas.keys().any(|id| id.kind() == IdKind::Number);
+        let state = Mutex::new(State { schemas, read_at: Some(Instant::now()), reading: None });
+        Ok(Self { path: path.to_owned(), read_again_after, has_numbers, state })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl SchemaRegistry for FolderRegistry {
+    fn names(&self, kind: IdKind) -> bool {
+        match kind {
+            IdKind::Guid | IdKind::Fingerprint => true,
+            // Any bare datum may begin with a zero byte, so there must be a reason to look for one.
+            IdKind::Number => self.has_numbers,
+        }
+    }
+
+    async fn schema(&self, id: &str) -> Result<Arc<RegisteredSchema>, RegistryError> {
+        let id = SchemaId::parse(id).ok_or_else(|| RegistryError::Id { id: id.chars().take(64).collect() })?;
+        let not_found = || RegistryError::NotFound { id: id.to_string() };
+        let reading = {
+            let mut state = self.state();
+            if let Some(schema) = state.schemas.get(&id) {
+                return Ok(schema.clone());
+            }
+            if state.reading.is_none() && state.read_at.is_some_and(|at| at.elapsed() < self.read_again_after) {
+                return Err(not_found());
+            }
+            state.reading.get_or_insert_with(|| read_again(self.path.clone())).clone()
+        };
+        let read = reading.clone().await;
+        let mut state = self.state();
+        // The first to wake files the answer.
+        if state.reading.as_ref().is_some_and(|current| current.ptr_eq(&reading)) {
+            state.reading = None;
+            state.read_at = read.is_ok().then(Instant::now);
+            if let Ok(schemas) = &read {
+                state.schemas = Arc::clone(schemas);
+            }
+        }
+        read?.get(&id).cloned().ok_or_else(not_found)
+    }
+}
+
+fn read_again(path: PathBuf) -> Reading {
+    let failed = {
+        let path = path.clone();
+        move |source| RegistryError::ReadAgain { path, source: Arc::new(source) }
+    };
+    let reading = compute::spawn({
+        let path = path.clone();
+        move || read(&path).map(Arc::new)
+    });
+    let lost = move |lost| RegistryError::Folder { path, source: Arc::new(io::Error::other(lost)) };
+    async move { reading.await.map_err(lost).flatten().map_err(failed) }.boxed().shared()
+}
+
+/// All schemas of a folder, by every id that they have.
+fn read(folder: &Path) -> Result<Schemas, RegistryError> {
+    let mut paths = Vec::new();
+    find(folder, 0, &mut paths)?;
+    paths.sort();
+    let mut texts = Vec::with_capacity(paths.len());
+    let mut definitions = Definitions::default();
+    for path in paths {
+        let text = read_file(&path)?;
+        let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        definitions.add(&shown, &text).map_err(|reason| RegistryError::File { path: path.clone(), reason })?;
+        texts.push((path, text));
+    }
+    let mut schemas = Schemas::new();
+    for (path, text) in texts {
+        let wrong = |reason| RegistryError::File { path: path.clone(), reason };
+        let text = definitions.complete(&text).map_err(wrong)?;
+        let by_content = fingerprints(&text).map_err(wrong)?.map(SchemaId::Fingerprint);
+        let by_name = path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
+        let by_name = by_name.filter(|id| id.kind() != IdKind::Fingerprint);
+        for id in by_content.into_iter().chain(by_name) {
+            let schema = Arc::new(RegisteredSchema { id, text: text.clone() });
+            // Two files of one fingerprint differ in what doesn't matter to a datum; two of one id contradict.
+            if schemas.insert(id, schema).is_some_and(|other| Some(id) == by_name && other.text != text) {
+                return Err(wrong(format!("another file has the id `{id}` too, and another schema")));
+            }
+        }
+    }
+    Ok(schemas)
+}
+
+fn find(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), RegistryError> {
+    let failed = |source: io::Error| RegistryError::Folder { path: folder.to_owned(), source: Arc::new(source) };
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        // A link to a folder isn't followed, and so none leads in a circle.
+        if entry.file_type().map_err(failed)?.is_dir() {
+            if depth == DEPTH_MAX {
+                return Err(RegistryError::File { path, reason: format!("it lies deeper than {DEPTH_MAX} folders") });
+            }
+            find(&path, depth + 1, paths)?;
+        } else if path.extension().is_some_and(|extension| extension == "avsc") {
+            if paths.len() == FILES_MAX {
+                return Err(RegistryError::File { path, reason: format!("it is one of more than {FILES_MAX}") });
+            }
+            paths.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn read_file(path: &Path) -> Result<String, RegistryError> {
+    let failed = |source: io::Error| RegistryError::Folder { path: path.to_owned(), source: Arc::new(source) };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() || metadata.len() > SCHEMA_BYTES_MAX as u64 {
+        let reason = format!("it is no file of at most {SCHEMA_BYTES_MAX} bytes");
+        return Err(RegistryError::File { path: path.to_owned(), reason });
+    }
+    std::fs::read_to_string(path).map_err(failed)
+}
