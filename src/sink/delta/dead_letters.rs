@@ -12,7 +12,7 @@ use arrow::array::{
     AsArray, BinaryBuilder, Int32Builder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch, StringBuilder,
     TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use deltalake::kernel::Action;
 use deltalake::protocol::{DeltaOperation, OutputMode};
 use futures::TryStreamExt as _;
@@ -30,12 +30,10 @@ use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
 /// How often a commit may lose the race for its version before the flush gives up and backs off.
 const TRIES: u32 = 50;
 
-/// The key of a row, and of a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EventKey {
-    pub partition: PartitionKey,
-    pub sequence_number: i64,
-    pub record_index: i32,
+/// An event. Its dead letter stands for all records that it holds.
+struct EventKey {
+    partition: PartitionKey,
+    sequence_number: i64,
 }
 
 /// A reject on its way to the table.
@@ -47,11 +45,7 @@ pub struct Letter<'a> {
 
 impl Letter<'_> {
     fn key(&self) -> EventKey {
-        EventKey {
-            partition: self.partition.clone(),
-            sequence_number: self.reject.event.sequence_number,
-            record_index: self.reject.record_index,
-        }
+        EventKey { partition: self.partition.clone(), sequence_number: self.reject.event.sequence_number }
     }
 }
 
@@ -196,13 +190,7 @@ impl DeadLetters {
             return Ok(());
         }
         let mut found = Vec::new();
-        let sql = format!(
-            "SELECT {}, {}, {}, {} FROM t",
-            bronze::SOURCE,
-            bronze::PARTITION,
-            bronze::SEQUENCE_NUMBER,
-            bronze::RECORD_INDEX
-        );
+        let sql = format!("SELECT {}, {}, {} FROM t", bronze::SOURCE, bronze::PARTITION, bronze::SEQUENCE_NUMBER);
         let failed = |source| SinkError::Arrow {
             table: self.log.table.clone(),
             source: arrow::error::ArrowError::ExternalError(Box::new(source)),
@@ -217,19 +205,17 @@ impl DeadLetters {
     }
 }
 
-/// The keys of rows whose first four columns are source, partition, number and index.
+/// The events of rows whose first three columns are source, partition and number.
 fn keys(batch: &RecordBatch) -> impl Iterator<Item = EventKey> {
     let text = |at: usize| arrow::compute::cast(batch.column(at), &DataType::Utf8).ok();
     let (sources, partitions) = (text(0), text(1));
     let numbers = batch.column(2).as_primitive_opt::<Int64Type>().cloned();
-    let indexes = batch.column(3).as_primitive_opt::<Int32Type>().cloned();
     (0..batch.num_rows()).filter_map(move |row| {
         let source = sources.as_ref()?.as_string_opt::<i32>()?.value(row).to_owned();
         let partition = partitions.as_ref()?.as_string_opt::<i32>()?.value(row).to_owned();
         Some(EventKey {
             partition: PartitionKey::new(SourceId::new(source), partition),
             sequence_number: numbers.as_ref()?.value(row),
-            record_index: indexes.as_ref()?.value(row),
         })
     })
 }
