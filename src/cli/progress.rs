@@ -108,7 +108,14 @@ impl Progress {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
-                done = &mut work => return done,
+                done = &mut work => {
+                    // How it ended is drawn however short it was.
+                    if !self.0.is_hidden() {
+                        draw();
+                        self.0.abandon();
+                    }
+                    return done;
+                }
                 // With nobody to see it, there is nothing to work out.
                 _ = ticks.tick(), if !self.0.is_hidden() => draw(),
             }
