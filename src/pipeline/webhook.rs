@@ -171,16 +171,17 @@ impl SpoolAttendant {
         let notices = ours.len();
         let open =
             Arc::new(Open { id: id.clone(), unsettled: AtomicUsize::new(notices), settled: self.settled.clone() });
-        let mut tries = tries + 1;
+        let mut has_room = true;
         for Heard { listener, path, name, holds } in ours {
             let announcement = Announcement { path, name, holds, ticket: Ticket::of(&open) };
             match self.listeners[listener].sender.try_send(announcement) {
                 Ok(()) => {}
                 Err(TrySendError::Closed(returned)) => returned.ticket.settle(),
-                // One that has no room holds up nobody else: it hears of it again, and that isn't its fault.
-                Err(TrySendError::Full(_)) => tries = tries.saturating_sub(1),
+                // One that has no room holds up nobody else: it hears of it again, and that counts as no try.
+                Err(TrySendError::Full(_)) => has_room = false,
             }
         }
+        let tries = tries + u32::from(has_room);
         self.held.insert(id, Held { open: Arc::downgrade(&open), notices, tries });
     }
 
@@ -322,6 +323,30 @@ mod tests {
         place.take(&[FIRST]).await;
         place.round().await;
         assert_eq!((place.files(""), place.files("poison")), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn one_without_room_holds_up_nobody_and_hears_again() {
+        let mut place = Place::new().await;
+        let (sender, receiver) = mpsc::channel(1);
+        place.attendant.listeners[0].sender = sender;
+        place.receiver = receiver;
+        place.take(&[FIRST, SECOND]).await;
+        for _ in 0..2 * TRIES_MAX {
+            place.round().await;
+            assert_eq!(place.heard().len(), 1, "the other one found no room");
+        }
+        assert_eq!((place.files(""), place.files("poison")), (1, 0), "and that was no try");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_of_capture_is_not_kept() {
+        let mut place = Place::new().await;
+        place.take(&["lake/_sluice/webhook/20261125T100000-1.json", "part-0.zstd.parquet"]).await;
+        assert_eq!(place.files(""), 0, "each that is kept would be announced in its turn");
+        place.take(&["part-0.zstd.parquet", FIRST]).await;
+        place.round().await;
+        assert_eq!((place.heard().len(), place.files("")), (1, 1));
     }
 
     #[tokio::test]

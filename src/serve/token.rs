@@ -302,4 +302,27 @@ mod tests {
         let unknown = format!("{}.{}.AAAA", encode(r#"{"alg":"RS256","kid":"k"}"#), encode("{}"));
         assert!(matches!(tokens().check(&unknown).await, Err(Denied::Keys(_))), "its keys can't be had");
     }
+
+    #[tokio::test]
+    async fn a_page_that_answers_in_place_of_the_tenant_takes_no_key_away() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let page = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut tokens = tokens();
+        tokens.keys_url = format!("http://{}/keys", page.local_addr().expect("an address"));
+        let known = Key { modulus: vec![1], exponent: vec![3] };
+        let by_id = HashMap::from([("known".to_owned(), known)]);
+        *tokens.keys() = Keys { by_id, learned_at: Some(Instant::now()), ask_at: None, is_broken: false };
+        for body in ["<html>sign in</html>", r#"{"keys": []}"#] {
+            tokens.keys().ask_at = None;
+            let answer = async {
+                let (mut socket, _) = page.accept().await.expect("asked");
+                let _ = socket.read(&mut [0; 4096]).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                socket.write_all(format!("{head}{body}").as_bytes()).await.expect("answered");
+            };
+            let (asked, ()) = tokio::join!(tokens.key("unknown"), answer);
+            assert!(matches!(asked, Err(Denied::Keys(_))), "{body}");
+            assert!(tokens.key("known").await.is_ok(), "{body}");
+        }
+    }
 }

@@ -227,7 +227,7 @@ endpoint     = "{self.azurite.endpoint}"
         zombie.send(signal.SIGSTOP)
         asleep_at = self.versions()
         table = deltalake.DeltaTable(self.table)
-        deadline, number = time.monotonic() + 6 * POINT_SECONDS, 0
+        deadline, number = time.monotonic() + 2 * POINT_SECONDS, 0
         while number < FOREIGN_COMMITS:
             try:
                 table.alter.set_table_description(f"a stranger's word {number}")
