@@ -11,6 +11,8 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::checkpoint::PartitionKey;
@@ -44,6 +46,16 @@ impl Event {
     /// The value of an application property.
     pub fn property(&self, name: &str) -> Option<&str> {
         self.properties.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The canonical string of a property that is bytes: base64. Headers of CloudEvents in Kafka and their content type are
+/// texts by their specification, and the Kafka endpoint of Event Hubs hands every header on as bytes.
+pub fn text_of_bytes(name: &str, value: &[u8]) -> String {
+    let is_text = name.starts_with("ce_") || name.eq_ignore_ascii_case("content-type");
+    match std::str::from_utf8(value) {
+        Ok(text) if is_text => text.to_owned(),
+        _ => STANDARD.encode(value),
     }
 }
 
@@ -87,8 +99,10 @@ pub enum RejectClass {
     SchemaNotFound,
     /// The schema itself can't be used.
     SchemaUnusable,
-    /// The bytes aren't a datum of the schema.
+    /// The bytes aren't a datum of the schema, or no JSON, or none that fits it.
     Datum,
+    /// A CloudEvents attribute that the pipeline requires is missing or malformed.
+    Attribute,
 }
 
 impl RejectClass {
@@ -98,6 +112,7 @@ impl RejectClass {
             Self::SchemaNotFound => "schema_not_found",
             Self::SchemaUnusable => "schema_unusable",
             Self::Datum => "datum",
+            Self::Attribute => "attribute",
         }
     }
 }

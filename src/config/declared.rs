@@ -417,11 +417,15 @@ pub(super) struct GenerationTable {
 pub(super) struct DecodeTable {
     #[schemars(extend("default" = "avro"))]
     pub format: Option<Format>,
-    /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it.
+    /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it; JSON is read by it,
+    /// and what of that it doesn't know goes to `_rescued`.
     pub schema: Option<PathText>,
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
+    /// Attributes of CloudEvents without which an event is a dead letter, of the class `attribute`: those that are missing
+    /// or malformed. What isn't named here is null then, and counted in `sluice_decode_attribute_faults_total`.
+    pub require: Option<Vec<Attribute>>,
     /// What happens when the writers' schema changes: a new field becomes a column.
     #[serde(rename = "on_schema_change")]
     #[schemars(extend("default" = "evolve"))]
@@ -433,10 +437,12 @@ pub(super) struct DecodeTable {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(extend("x-unsupported" = ["json"]))]
 pub(super) enum Format {
     /// The body is Avro: a column for each field.
     Avro,
+    /// The body is JSON: a column for each field of the pinned schema. Without one it stays as it is, as text in a
+    /// column `body`.
+    Json,
     /// The body stays bytes, in a column `body`.
     Raw,
 }
@@ -444,7 +450,7 @@ pub(super) enum Format {
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Framing {
-    /// The first of these that fits, in this order. What only a registry of another kind could name isn't looked
+    /// CloudEvents in structured mode and JSON by their content type; else the first of these that fits, in this order. What only a registry of another kind could name isn't looked
     /// for; bare where a schema is pinned.
     Auto,
     /// The content type names the schema: `avro/binary+<schema id>`.
@@ -460,6 +466,24 @@ pub(super) enum Framing {
     SingleObject,
     /// The body is the datum alone, written with the pinned schema.
     Bare,
+    /// CloudEvents in structured mode, whatever the content type says. Their data is told as by `auto`.
+    #[serde(rename = "cloudevents")]
+    CloudEvents,
+    /// Plain JSON, whatever the content type says. With `format = "json"` alone.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Attribute {
+    Id,
+    Source,
+    SpecVersion,
+    Type,
+    Time,
+    Subject,
+    DataContentType,
+    DataSchema,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::declared::{DecodeTable, Format as FormatWord, Framing as FramingWord};
+use super::declared::{Attribute as AttributeWord, DecodeTable, Format as FormatWord, Framing as FramingWord};
 use super::problem::quoted;
 use super::project::{Declared, Shared};
 use super::reading::Reading;
-use super::spec::{DecodeSpec, Format, Framing, RegistrySpec};
+use super::spec::{Attribute, DecodeSpec, Format, Framing, RegistrySpec};
 
 /// A schema is written by hand or by a tool: what is larger is another kind of file.
 const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
@@ -20,6 +20,7 @@ pub(super) fn build(
 ) -> Option<(DecodeSpec, Option<Vec<u8>>)> {
     let format = match table.format {
         Some(FormatWord::Raw) => Format::Raw,
+        Some(FormatWord::Json) => Format::Json,
         Some(FormatWord::Avro) | None => Format::Avro,
     };
     let framing = match table.framing {
@@ -29,6 +30,8 @@ pub(super) fn build(
         Some(FramingWord::Container) => Framing::Container,
         Some(FramingWord::SingleObject) => Framing::SingleObject,
         Some(FramingWord::Bare) => Framing::Bare,
+        Some(FramingWord::CloudEvents) => Framing::CloudEvents,
+        Some(FramingWord::Json) => Framing::Json,
         Some(FramingWord::Auto) | None => Framing::Auto,
     };
     let has = |key| reading.root.at(&["decode", key]).is_some();
@@ -38,6 +41,15 @@ pub(super) fn build(
             let hint = format!("remove `{key}`, or say `format = \"avro\"`");
             reading.wrong(&["decode", key], format!("`{key}` does nothing with `format = \"raw\"`"), hint);
         }
+    } else if format == Format::Json {
+        if !matches!(framing, Framing::Auto | Framing::CloudEvents | Framing::Json) {
+            let word = reading.root.written(&["decode", "framing"]).trim_matches('"').to_owned();
+            let message = format!("`framing = \"{word}\"` does nothing with `format = \"json\"`");
+            reading.wrong(&["decode", "framing"], message, "it must be `auto`, `cloudevents` or `json`");
+        }
+    } else if framing == Framing::Json {
+        let hint = "say `format = \"json\"`";
+        reading.wrong(&["decode", "framing"], "`framing = \"json\"` does nothing with `format = \"avro\"`", hint);
     } else if framing == Framing::Bare && !has_schema {
         let hint = "pin it: `schema = \"schemas/lead.avsc\"`";
         reading.wrong(&["decode", "framing"], "`framing = \"bare\"` needs a schema", hint);
@@ -59,8 +71,7 @@ pub(super) fn build(
         && matches!(shared.registry, Declared::Absent)
         && ((!has_schema && framing != Framing::Container) || registry_needed(framing, has_schema).is_some())
     {
-        let hint =
-            "declare a registry in `sluice.toml`, as `[registry.azure]`, or pin a schema, or say `format = \"raw\"`";
+        let hint = "declare a registry in `sluice.toml`, as `[registry.azure]`, or pin a schema, or say `format = \"json\"` or `\"raw\"`";
         let places: [&[&str]; 3] = [&["decode"], &["source", "event_hubs"], &["source", "capture"]];
         let path = places.into_iter().find(|place| reading.root.at(place).is_some()).unwrap_or(&["source"]);
         reading.wrong(path, "no schema to decode with: there is no registry", hint);
@@ -73,7 +84,21 @@ pub(super) fn build(
             (Some(path), Some(bytes))
         }
     };
-    Some((DecodeSpec { format, schema, framing }, bytes))
+    let require = table.require.iter().flatten().map(|word| attribute(*word)).collect();
+    Some((DecodeSpec { format, schema, framing, require }, bytes))
+}
+
+fn attribute(word: AttributeWord) -> Attribute {
+    match word {
+        AttributeWord::Id => Attribute::Id,
+        AttributeWord::Source => Attribute::Source,
+        AttributeWord::SpecVersion => Attribute::SpecVersion,
+        AttributeWord::Type => Attribute::Type,
+        AttributeWord::Time => Attribute::Time,
+        AttributeWord::Subject => Attribute::Subject,
+        AttributeWord::DataContentType => Attribute::DataContentType,
+        AttributeWord::DataSchema => Attribute::DataSchema,
+    }
 }
 
 /// The registries that have the schema ids of a framing; none needed is `None`.
@@ -82,7 +107,12 @@ fn registry_needed(framing: Framing, is_pinned: bool) -> Option<&'static [&'stat
         Framing::ContentType | Framing::Preamble => Some(&["azure", "folder"]),
         Framing::Confluent => Some(&["confluent", "folder"]),
         Framing::SingleObject if !is_pinned => Some(&["folder"]),
-        Framing::Auto | Framing::Container | Framing::SingleObject | Framing::Bare => None,
+        Framing::Auto
+        | Framing::Container
+        | Framing::SingleObject
+        | Framing::Bare
+        | Framing::CloudEvents
+        | Framing::Json => None,
     }
 }
 

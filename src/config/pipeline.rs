@@ -408,6 +408,7 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
     let generation = generation.map(|generation| format!("{} {}", generation.name, generation.since.to_rfc3339()));
     let format = match decode.format {
         Format::Avro => "avro",
+        Format::Json => "json",
         Format::Raw => "raw",
     };
     let framing = match decode.framing {
@@ -418,7 +419,10 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         Framing::Container => "container",
         Framing::SingleObject => "single-object",
         Framing::Bare => "bare",
+        Framing::CloudEvents => "cloudevents",
+        Framing::Json => "json",
     };
+    let require: Vec<_> = decode.require.iter().map(|attribute| attribute.as_str()).collect();
     let decides = serde_json::json!({
         "hub": source.hub,
         "consumer_group": source.consumer_group,
@@ -427,6 +431,7 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         "generation": generation,
         "format": format,
         "framing": framing,
+        "require": require,
         "schema": schema.map(hex_sha256),
         "table": sink.table.to_string(),
     });

@@ -157,7 +157,14 @@ pub(super) fn what(schema: &Value) -> String {
     match schema["type"].as_str() {
         Some("integer") => "an integer",
         Some("boolean") => "true or false",
-        Some("array") => return format!("an array of {}s", what(&schema["items"]).trim_start_matches("a ")),
+        Some("array") => {
+            let known = self::words(&schema["items"]);
+            if known.is_empty() {
+                return format!("an array of {}s", what(&schema["items"]).trim_start_matches("a "));
+            }
+            let known = super::problem::listed(known.into_iter().map(|(word, _)| word), "and");
+            return format!("an array of the words {known}");
+        }
         Some("object") => "a table",
         _ => "a string",
     }

@@ -233,20 +233,68 @@ pub struct GenerationSpec {
     pub since: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DecodeSpec {
     pub format: Format,
     /// The pinned reader schema: an `.avsc` file, absolute.
     pub schema: Option<PathBuf>,
     pub framing: Framing,
+    /// Attributes of CloudEvents without which an event is rejected.
+    pub require: Vec<Attribute>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     #[default]
     Avro,
+    /// By the pinned schema; without one the body stays text, in a column `body`.
+    Json,
     /// The body stays bytes, in a column `body`.
     Raw,
+}
+
+/// The attributes of CloudEvents that the specification names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Attribute {
+    Id,
+    Source,
+    SpecVersion,
+    Type,
+    Time,
+    Subject,
+    DataContentType,
+    DataSchema,
+}
+
+impl Attribute {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Id,
+        Self::Source,
+        Self::SpecVersion,
+        Self::Type,
+        Self::Time,
+        Self::Subject,
+        Self::DataContentType,
+        Self::DataSchema,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Source => "source",
+            Self::SpecVersion => "specversion",
+            Self::Type => "type",
+            Self::Time => "time",
+            Self::Subject => "subject",
+            Self::DataContentType => "datacontenttype",
+            Self::DataSchema => "dataschema",
+        }
+    }
+
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|attribute| attribute.as_str() == name)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -261,6 +309,10 @@ pub enum Framing {
     Container,
     SingleObject,
     Bare,
+    /// CloudEvents in structured mode; their data is told as by `auto`.
+    CloudEvents,
+    /// JSON, whatever the content type says.
+    Json,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::avro::WriterSchema;
+use super::body::REPEATED_BYTES_MAX;
 use super::decoder::{Prepared, note};
 use crate::avro_container::{ContainerError, Header, Step};
 use crate::batch::Event;
@@ -21,9 +22,6 @@ const BODY_BYTES_MAX: usize = 32 << 20;
 
 /// Records of a body: each is a row with an envelope, which takes more than a record of a few bytes.
 const RECORDS_MAX: usize = 1 << 18;
-
-/// What the rows of a body may repeat of their event: its properties, above all.
-const REPEATED_BYTES_MAX: usize = 128 << 20;
 
 /// Schemas that are remembered. A team has a handful; what comes from outside has no end.
 const SCHEMAS_MAX: usize = 64;

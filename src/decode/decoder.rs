@@ -6,15 +6,17 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::avro::{WriterSchema, fingerprints};
+use super::body::{self, Body};
 use super::container::EmbeddedSchemas;
 use super::error::DecodeError;
-use super::framing::{Frame, Known, Unframed, tell};
+use super::framing::{Frame, Known, Unframed};
 use super::job::Job;
 use super::registry::{IdKind, RegistryError, SchemaId, SchemaRegistry};
 use crate::batch::{Decoded, EventBatch, RejectClass, bronze};
 use crate::compute;
-use crate::config::spec::{DecodeSpec, Format, Framing};
+use crate::config::spec::{Attribute, DecodeSpec, Format, Framing};
 use crate::error::{Classify as _, Kind};
+use crate::telemetry::metrics;
 
 /// Bodies above which decoding leaves the reactor. At some 500 MB/s this is a tenth of a
 /// millisecond; larger would hold up other tasks, smaller pays a thread's wake-up for nothing.
@@ -29,6 +31,10 @@ const LOOKUPS_MAX: usize = 8;
 /// Makes rows of events. Shared by all partitions of a pipeline.
 pub struct Decoder {
     known: Known,
+    /// Attributes of CloudEvents without which an event is rejected.
+    required: Arc<[Attribute]>,
+    /// Under which name faults of attributes are counted.
+    pipeline: Option<String>,
     pinned: Option<Arc<WriterSchema>>,
     registry: Option<Arc<dyn SchemaRegistry>>,
     /// Ids are immutable, so what was understood once stays. As many as the registry has.
@@ -56,7 +62,7 @@ impl Decoder {
     /// When the pinned schema can't be read or used, or when the framing asks for what isn't there.
     pub fn open(spec: &DecodeSpec, registry: Option<Arc<dyn SchemaRegistry>>) -> Result<Self, DecodeError> {
         let pinned = match (&spec.schema, spec.format) {
-            (Some(path), Format::Avro) => {
+            (Some(path), Format::Avro | Format::Json) => {
                 let avsc = std::fs::read_to_string(path)
                     .map_err(|source| DecodeError::SchemaFile { path: path.clone(), source })?;
                 let schema = WriterSchema::parse(&avsc)
@@ -82,14 +88,31 @@ impl Decoder {
         // Single-object encoding may name the pinned schema too.
         let schemas = pinned.iter().flat_map(|(ids, schema)| ids.map(|id| (id, Ok(Arc::clone(schema))))).collect();
         let pinned = pinned.map(|(_, schema)| schema);
-        Ok(Self { known, pinned, registry, schemas: Mutex::new(schemas), embedded: Arc::default() })
+        Ok(Self {
+            known,
+            required: spec.require.clone().into(),
+            pipeline: None,
+            pinned,
+            registry,
+            schemas: Mutex::new(schemas),
+            embedded: Arc::default(),
+        })
+    }
+
+    /// Counts faults of attributes under the name of a pipeline.
+    #[must_use]
+    pub fn counting_for(self, pipeline: &str) -> Self {
+        Self { pipeline: Some(pipeline.to_owned()), ..self }
     }
 
     /// The schema of the rows, as far as it is known before any event: of a pinned schema, or `raw`.
     pub fn declared_schema(&self) -> Option<SchemaRef> {
         match self.known.format {
             Format::Raw => Some(raw_schema()),
-            Format::Avro => self.pinned.as_ref().map(|schema| with_bronze(schema.columns().iter().cloned())),
+            Format::Json if self.pinned.is_none() => Some(text_schema()),
+            Format::Avro | Format::Json => {
+                self.pinned.as_ref().map(|schema| with_bronze(schema.columns().iter().cloned()))
+            }
         }
     }
 
@@ -106,28 +129,49 @@ impl Decoder {
     /// # Cancel safety
     /// Dropping the future loses nothing but the work.
     pub async fn decode(&self, batch: Arc<EventBatch>) -> Result<Decoded, DecodeError> {
-        let frames: Vec<_> = batch.events.iter().map(|event| tell(event, self.known)).collect();
-        let schemas = self.schemas_of(&frames).await?;
-        // A container may hold much more than its bytes.
-        let has_containers = frames.contains(&Ok(Frame::Container));
         let bytes: usize = batch.events.iter().map(|event| event.body.len()).sum();
-        let is_small = bytes <= INLINE_BYTES_MAX && batch.events.len() <= INLINE_EVENTS_MAX && !has_containers;
+        let is_small = bytes <= INLINE_BYTES_MAX && batch.events.len() <= INLINE_EVENTS_MAX;
+        let bodies = self.open_bodies(&batch, is_small).await?;
+        let schemas = self.schemas_of(&bodies).await?;
+        // A container may hold much more than its bytes.
+        let has_containers = bodies.contains(&Ok(Body::Whole(Frame::Container)));
         let embedded = Arc::clone(&self.embedded);
-        let job = Job { pinned: self.pinned.clone(), batch, frames, schemas, embedded };
-        if is_small {
-            return job.run();
+        let job = Job { pinned: self.pinned.clone(), batch, bodies, schemas, embedded };
+        let (decoded, faults) = if is_small && !has_containers {
+            job.run()?
+        } else {
+            compute::spawn(move || job.run()).await.map_err(DecodeError::Worker)??
+        };
+        for ((attribute, fault), events) in faults {
+            if let Some(pipeline) = &self.pipeline {
+                metrics::attribute_faults(pipeline, attribute.as_str(), fault.as_str(), events);
+            }
         }
-        compute::spawn(move || job.run()).await.map_err(DecodeError::Worker)?
+        Ok(decoded)
     }
 
-    async fn schemas_of(&self, frames: &[Result<Frame, Unframed>]) -> Result<Schemas, DecodeError> {
+    /// Structured events are read here, since their data may name a schema.
+    async fn open_bodies(
+        &self,
+        batch: &Arc<EventBatch>,
+        is_small: bool,
+    ) -> Result<Vec<Result<Body, Unframed>>, DecodeError> {
+        let (known, required, held) = (self.known, Arc::clone(&self.required), Arc::clone(batch));
+        let open = move || held.events.iter().map(|event| body::open(event, known, &required)).collect();
+        if is_small || !body::takes_long(batch, self.known) {
+            return Ok(open());
+        }
+        compute::spawn(open).await.map_err(DecodeError::Worker)
+    }
+
+    async fn schemas_of(&self, bodies: &[Result<Body, Unframed>]) -> Result<Schemas, DecodeError> {
         let mut ids: Vec<SchemaId> = Vec::new();
-        for frame in frames {
+        for frame in bodies.iter().flatten().flat_map(Body::frames) {
             // Most events name the same schema as the one before.
-            if let Ok(Frame::Registered(_, id)) = frame
-                && ids.last() != Some(id)
+            if let Frame::Registered(_, id) = frame
+                && ids.last() != Some(&id)
             {
-                ids.push(*id);
+                ids.push(id);
             }
         }
         ids.sort_unstable();
@@ -180,9 +224,11 @@ impl Decoder {
 fn check(known: Known, has_registry: bool) -> Result<(), DecodeError> {
     let no_registry = |framing| Err(DecodeError::NoRegistry { framing });
     match (known.format, known.framing) {
-        (Format::Raw, _) => Ok(()),
-        (Format::Avro, Framing::Auto) if !has_registry && known.pinned.is_none() => Err(DecodeError::NoSource),
-        (Format::Avro, Framing::Bare) if known.pinned.is_none() => Err(DecodeError::NoSchema),
+        (Format::Raw | Format::Json, _) => Ok(()),
+        (Format::Avro, Framing::Auto | Framing::CloudEvents) if !has_registry && known.pinned.is_none() => {
+            Err(DecodeError::NoSource)
+        }
+        (Format::Avro, Framing::Bare | Framing::Json) if known.pinned.is_none() => Err(DecodeError::NoSchema),
         (Format::Avro, Framing::ContentType) if !known.guids => no_registry("content-type"),
         (Format::Avro, Framing::Preamble) if !known.guids => no_registry("preamble"),
         (Format::Avro, Framing::Confluent) if !known.numbers => no_registry("confluent"),
@@ -225,6 +271,11 @@ pub fn schema_notes(avsc: &str) -> Result<Vec<String>, DecodeError> {
 /// The schema of rows whose body stays bytes.
 pub fn raw_schema() -> SchemaRef {
     with_bronze([Arc::new(Field::new("body", DataType::Binary, true))])
+}
+
+/// The schema of rows whose body is JSON that nothing is known of.
+pub fn text_schema() -> SchemaRef {
+    with_bronze([Arc::new(Field::new("body", DataType::Utf8, true))])
 }
 
 pub(super) fn with_bronze(payload: impl IntoIterator<Item = FieldRef>) -> SchemaRef {

@@ -3,63 +3,84 @@
 //! | column | from |
 //! |---|---|
 //! | `_source`, `_partition`, `_sequence_number`, `_offset`, `_origin` | where the event was read |
-//! | `_record_index` | which record of the body it is: 0, unless the body is a container |
+//! | `_record_index` | which record of the body it is: 0, unless the body is a container or a batch of CloudEvents |
 //! | `_enqueued_at`, `_enqueued_date` | the enqueued time; its day in UTC |
-//! | `_event_id`, `_event_source`, `_event_type`, `_event_time` | CloudEvents attributes: the application properties `cloudEvents_<name>` or `cloudEvents:<name>` |
+//! | `_event_id`, `_event_source`, `_event_type`, `_event_time` | CloudEvents attributes; null where one is missing or malformed |
 //! | `_schema_id` | the id that the event names, if it names one |
-//! | `_properties` | all application properties, those that became columns too |
-//! | `_rescued` | null: nothing of the payload is left over |
+//! | `_properties` | all application properties, those that became columns too; of a structured CloudEvent its attributes as well, named as the AMQP binding names them: `cloudEvents_subject` |
+//! | `_rescued` | what of a JSON payload its schema doesn't know: an object of fields, as JSON |
 
 use std::iter::repeat_n;
 use std::sync::Arc;
 
+use super::cloud_events::{Attributes, CloudEvent, Faults};
+use crate::batch::{EventBatch, bronze};
+use crate::config::spec::Attribute;
 use arrow::array::{
-    ArrayRef, Date32Array, Int32Array, Int64Array, MapArray, StringArray, StringBuilder, StructArray,
-    TimestampMicrosecondArray, new_null_array,
+    ArrayBuilder as _, ArrayRef, Date32Array, Int32Array, Int64Array, MapArray, StringArray, StringBuilder,
+    StructArray, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use chrono::DateTime;
-
-use crate::batch::{Event, EventBatch, bronze};
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
-/// Columns for `rows`, each the place of its event and its index in that, in the order of [`bronze::fields`].
+/// What stands before an attribute's name among the properties.
+const ATTRIBUTE: &str = "cloudEvents_";
+
+/// Where a row comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a> {
+    /// The place of its event in the batch.
+    pub(super) event: usize,
+    /// Which record of the event it is.
+    pub(super) index: i32,
+    /// The CloudEvent that held it, where that was of the structured mode.
+    pub(super) enclosing: Option<&'a CloudEvent>,
+    /// What its schema doesn't know.
+    pub(super) rescued: Option<&'a str>,
+}
+
+/// Columns for `rows`, in the order of [`bronze::fields`].
 pub(super) fn columns(
     batch: &EventBatch,
-    rows: &[(usize, i32)],
+    rows: &[Row<'_>],
     schema_id: Option<&str>,
+    faults: &mut Faults,
 ) -> Result<Vec<ArrayRef>, ArrowError> {
     let count = rows.len();
-    let events = || rows.iter().map(|(event, _)| &batch.events[*event]);
+    let events = || rows.iter().map(|row| &batch.events[row.event]);
     let same = |text: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(repeat_n(text, count))) };
-    let attributes: Vec<_> = events().map(Attributes::of).collect();
-    let ids: StringArray = attributes.iter().map(|found| found.id).collect();
-    let sources: StringArray = attributes.iter().map(|found| found.source).collect();
-    let types: StringArray = attributes.iter().map(|found| found.kind).collect();
+    let attributes: Vec<_> = rows
+        .iter()
+        .map(|row| row.enclosing.map_or_else(|| Attributes::of_properties(&batch.events[row.event]), Attributes::of))
+        .collect();
+    attributes.iter().for_each(|attributes| attributes.count(faults));
+    let sound = |attribute| -> ArrayRef {
+        Arc::new(attributes.iter().map(|held| held.sound(attribute)).collect::<StringArray>())
+    };
     let enqueued =
         TimestampMicrosecondArray::from_iter_values(events().map(|event| event.enqueued_at.saturating_mul(1000)));
-    let event_time: TimestampMicrosecondArray = attributes.iter().map(|found| found.time.and_then(micros)).collect();
+    let event_time: TimestampMicrosecondArray = attributes.iter().map(Attributes::time).collect();
     Ok(vec![
         same(batch.partition.source.as_str()),
         same(&batch.partition.partition),
         Arc::new(Int64Array::from_iter_values(events().map(|event| event.sequence_number))),
-        Arc::new(Int32Array::from_iter_values(rows.iter().map(|(_, index)| *index))),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.index))),
         Arc::new(StringArray::from_iter_values(events().map(|event| event.offset.as_str()))),
         Arc::new(enqueued.with_timezone("UTC")),
         Arc::new(Date32Array::from_iter_values(events().map(|event| day(event.enqueued_at)))),
-        Arc::new(ids),
-        Arc::new(sources),
-        Arc::new(types),
+        sound(Attribute::Id),
+        sound(Attribute::Source),
+        sound(Attribute::Type),
         Arc::new(event_time.with_timezone("UTC")),
         match schema_id {
             Some(id) => same(id),
             None => new_null_array(&DataType::Utf8, count),
         },
-        properties(events(), count)?,
-        new_null_array(&DataType::Utf8, count),
+        properties(batch, rows)?,
+        Arc::new(rows.iter().map(|row| row.rescued).collect::<StringArray>()),
         same(batch.origin.as_str()),
     ])
 }
@@ -70,12 +91,7 @@ fn day(millis: i64) -> i32 {
     i32::try_from(days).unwrap_or(if days < 0 { i32::MIN } else { i32::MAX })
 }
 
-/// An RFC 3339 time; `None` when it isn't one, and then only `_properties` has it.
-fn micros(time: &str) -> Option<i64> {
-    DateTime::parse_from_rfc3339(time).ok().map(|time| time.timestamp_micros())
-}
-
-fn properties<'a>(events: impl Iterator<Item = &'a Event>, count: usize) -> Result<ArrayRef, ArrowError> {
+fn properties(batch: &EventBatch, rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
     let DataType::Map(entries_field, _) = bronze::string_map() else {
         return Err(ArrowError::SchemaError("`_properties` is no map".to_owned()));
     };
@@ -83,55 +99,26 @@ fn properties<'a>(events: impl Iterator<Item = &'a Event>, count: usize) -> Resu
         return Err(ArrowError::SchemaError("`_properties` has no entries".to_owned()));
     };
     let (mut keys, mut values) = (StringBuilder::new(), StringBuilder::new());
-    let mut lengths = Vec::with_capacity(count);
-    for event in events {
-        for (key, value) in &event.properties {
-            keys.append_value(key);
+    let mut lengths = Vec::with_capacity(rows.len());
+    for row in rows {
+        let begin = values.len();
+        for (key, value) in &batch.events[row.event].properties {
+            // An attribute goes before the property that would have its name: a key is there once.
+            let name = key.strip_prefix(ATTRIBUTE);
+            if row.enclosing.zip(name).is_none_or(|(event, name)| event.attribute(name).is_none()) {
+                keys.append_value(key);
+                values.append_value(value);
+            }
+        }
+        for (name, value) in row.enclosing.iter().flat_map(|event| &event.attributes) {
+            keys.append_value(format!("{ATTRIBUTE}{name}"));
             values.append_value(value);
         }
-        lengths.push(event.properties.len());
+        lengths.push(values.len() - begin);
     }
     let entries = vec![Arc::new(keys.finish()) as ArrayRef, Arc::new(values.finish())];
     let entries = StructArray::try_new(entry_fields.clone(), entries, None)?;
     Ok(Arc::new(MapArray::try_new(entries_field, OffsetBuffer::from_lengths(lengths), entries, None, false)?))
-}
-
-/// The CloudEvents attributes that have columns of their own.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Attributes<'a> {
-    id: Option<&'a str>,
-    source: Option<&'a str>,
-    kind: Option<&'a str>,
-    time: Option<&'a str>,
-}
-
-impl<'a> Attributes<'a> {
-    /// A message uses one separator; should it use both, `_` goes first, as the binding prefers it.
-    fn of(event: &'a Event) -> Self {
-        let (mut preferred, mut other) = (Self::default(), Self::default());
-        for (name, value) in &event.properties {
-            let Some(rest) = name.strip_prefix("cloudEvents") else { continue };
-            let (found, name) = match rest.split_at_checked(1) {
-                Some(("_", name)) => (&mut preferred, name),
-                Some((":", name)) => (&mut other, name),
-                _ => continue,
-            };
-            let attribute = match name {
-                "id" => &mut found.id,
-                "source" => &mut found.source,
-                "type" => &mut found.kind,
-                "time" => &mut found.time,
-                _ => continue,
-            };
-            *attribute = Some(value);
-        }
-        Self {
-            id: preferred.id.or(other.id),
-            source: preferred.source.or(other.source),
-            kind: preferred.kind.or(other.kind),
-            time: preferred.time.or(other.time),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -142,12 +129,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batch::Origin;
+    use crate::batch::{Event, Origin};
     use crate::checkpoint::{PartitionKey, SourceId};
 
     fn batch(events: Vec<Event>) -> EventBatch {
         let partition = PartitionKey::new(SourceId::new("emulator/leads"), "3");
         EventBatch { partition, origin: Origin::Live, events }
+    }
+
+    fn of(batch: &EventBatch, count: usize, schema_id: Option<&str>) -> Vec<ArrayRef> {
+        let rows: Vec<_> = (0..count).map(|event| Row { event, index: 0, enclosing: None, rescued: None }).collect();
+        columns(batch, &rows, schema_id, &mut Faults::new()).expect("columns")
     }
 
     fn event(enqueued_at: i64, properties: &[(&str, &str)]) -> Event {
@@ -164,7 +156,7 @@ mod tests {
     #[test]
     fn the_columns_are_of_the_types_that_bronze_declares() {
         let batch = batch(vec![event(0, &[]), event(1, &[("a", "b")])]);
-        let columns = columns(&batch, &[(0, 0), (1, 0)], Some("id")).expect("columns");
+        let columns = of(&batch, 2, Some("id"));
         let types: Vec<_> = columns.iter().map(|column| column.data_type().clone()).collect();
         let declared: Vec<_> = bronze::fields().iter().map(|field| field.data_type().clone()).collect();
         assert_eq!(types, declared);
@@ -174,19 +166,19 @@ mod tests {
     fn the_enqueued_date_is_the_day_in_utc() {
         for (millis, days) in [(0, 0), (-1, -1), (MILLIS_PER_DAY - 1, 0), (MILLIS_PER_DAY, 1), (i64::MAX, i32::MAX)] {
             let batch = batch(vec![event(millis, &[])]);
-            let columns = columns(&batch, &[(0, 0)], None).expect("columns");
+            let columns = of(&batch, 1, None);
             assert_eq!(columns[6].as_primitive::<Date32Type>().value(0), days);
         }
     }
 
     #[test]
-    fn attributes_are_read_behind_either_separator() {
-        for separator in ["_", ":"] {
-            let names = ["id", "source", "type", "time"].map(|name| format!("cloudEvents{separator}{name}"));
+    fn attributes_are_read_behind_each_prefix() {
+        for prefix in ["cloudEvents_", "cloudEvents:", "ce_"] {
+            let names = ["id", "source", "type", "time"].map(|name| format!("{prefix}{name}"));
             let values = ["1", "/leads", "lead.generated", "2026-11-23T12:00:00.5+01:00"];
             let properties: Vec<_> = names.iter().map(String::as_str).zip(values).collect();
             let batch = batch(vec![event(0, &properties)]);
-            let columns = columns(&batch, &[(0, 0)], None).expect("columns");
+            let columns = of(&batch, 1, None);
             assert_eq!(columns[7].as_string::<i32>().value(0), "1");
             assert_eq!(columns[8].as_string::<i32>().value(0), "/leads");
             assert_eq!(columns[9].as_string::<i32>().value(0), "lead.generated");
@@ -197,24 +189,45 @@ mod tests {
     #[test]
     fn a_time_that_is_none_is_null_and_stays_among_the_properties() {
         let batch = batch(vec![event(0, &[("cloudEvents_time", "yesterday")])]);
-        let columns = columns(&batch, &[(0, 0)], None).expect("columns");
+        let columns = of(&batch, 1, None);
         assert!(columns[10].is_null(0));
         let entries = columns[12].as_map().value(0);
         assert_eq!(entries.column(0).as_string::<i32>().value(0), "cloudEvents_time");
         assert_eq!(entries.column(1).as_string::<i32>().value(0), "yesterday");
     }
 
+    #[test]
+    fn attributes_of_a_structured_event_are_properties_once() {
+        let batch = batch(vec![event(0, &[("tenant", "7"), ("cloudEvents_id", "of the message")])]);
+        let attributes = [("id", "1"), ("source", "a b"), ("time", "0"), ("subject", "s")];
+        let enclosing =
+            CloudEvent { attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec() };
+        let row = Row { event: 0, index: 3, enclosing: Some(&enclosing), rescued: Some("{}") };
+        let mut faults = Faults::new();
+        let columns = columns(&batch, &[row], None, &mut faults).expect("columns");
+        assert_eq!(columns[7].as_string::<i32>().value(0), "1");
+        assert!(columns[8].is_null(0), "no URI reference");
+        assert_eq!(columns[10].as_primitive::<TimestampMicrosecondType>().value(0), 0);
+        assert_eq!(columns[13].as_string::<i32>().value(0), "{}");
+        let entries = columns[12].as_map().value(0);
+        let keys: Vec<_> = entries.column(0).as_string::<i32>().iter().flatten().collect();
+        let expected = ["tenant", "cloudEvents_id", "cloudEvents_source", "cloudEvents_time", "cloudEvents_subject"];
+        assert_eq!(keys, expected);
+        assert_eq!(entries.column(1).as_string::<i32>().value(2), "a b");
+        assert_eq!(faults.len(), 3, "a malformed source, no version, no type");
+    }
+
     proptest! {
         #[test]
         fn any_attributes_give_columns(
             properties in prop::collection::vec(
-                ("(cloudEvents[_:]?)?(id|source|type|time|.{0,8})", "[0-9]{0,5}-[0-9]{0,3}-[0-9]{0,3}T.{0,20}|.{0,20}"),
+                ("(cloudEvents[_:]?|ce_)?(id|source|type|time|.{0,8})", "[0-9]{0,5}-[0-9]{0,3}-[0-9]{0,3}T.{0,20}|.{0,20}"),
                 0..6,
             ),
             enqueued_at in any::<i64>(),
         ) {
             let properties: Vec<_> = properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            let columns = columns(&batch(vec![event(enqueued_at, &properties)]), &[(0, 0)], None).expect("columns");
+            let columns = of(&batch(vec![event(enqueued_at, &properties)]), 1, None);
             prop_assert_eq!(columns.len(), bronze::fields().len());
             // What is no attribute, or none that can be read, stays among the properties.
             prop_assert_eq!(columns[12].as_map().value(0).len(), properties.len());

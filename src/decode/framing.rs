@@ -4,14 +4,18 @@
 //!
 //! | framing | looks like | then |
 //! |---|---|---|
+//! | CloudEvents, structured | content type `application/cloudevents…` | attributes and data are taken out, and the data told by itself |
 //! | content type | `avro/binary+<id>` in the AMQP field, else in the property `content-type` | the body is a datum |
+//! | data schema | the attribute `dataschema` ends with a schema id, and the content type names no other form | the body is a datum |
+//! | JSON | content type `application/json` and the like, where a schema is pinned | JSON by that |
 //! | old Azure preamble | `00 00 00 00`, 32 hex digits | a datum |
 //! | Confluent | `00`, a big-endian number of 31 bits | a datum |
 //! | container | `Obj 01` | a schema and records of it, each a row |
 //! | single-object | `C3 01`, the eight bytes of the schema's fingerprint | a datum |
 //! | bare | anything, where a schema is pinned | the body is a datum |
 //!
-//! The first two are looked for where the registry has ids of Azure, the third where it has numbers: no other
+//! With `format = "json"` whatever isn't a structured CloudEvent is JSON. Content type and preamble are looked for where
+//! the registry has ids of Azure, Confluent where it has numbers: no other
 //! registry could say what they mean. Single-object is looked for where there is a folder of schemas, or for the
 //! fingerprint of the pinned schema. The preamble goes before Confluent, whose ids below 2^24 begin as it does.
 
@@ -22,12 +26,16 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::avro_container::MAGIC;
 use crate::batch::{Event, RejectClass};
-use crate::config::spec::{Format, Framing};
+use crate::config::spec::{Attribute, Format, Framing};
 
-use super::registry::SchemaId;
+use super::cloud_events::Attributes;
+use super::registry::{IdKind, SchemaId};
 
 /// The content type of Azure's Avro encoders: `avro/binary+<schema id>`.
 const AVRO_MIME: &str = "avro/binary";
+
+/// Content types that say Avro, and not which schema.
+const AVRO_MEDIA_TYPES: [&str; 2] = [AVRO_MIME, "application/avro"];
 
 /// What the betas of Azure's encoders put before the 32 hex digits of the schema id.
 const PREAMBLE_INDICATOR: [u8; 4] = [0; 4];
@@ -53,6 +61,8 @@ pub(super) enum Frame {
     Container,
     /// The body is a datum of the pinned schema.
     Bare,
+    /// JSON: by the pinned schema, or as it is.
+    Json,
     /// The body stays bytes.
     Raw,
 }
@@ -61,6 +71,8 @@ pub(super) enum Frame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum NamedBy {
     ContentType,
+    /// The CloudEvents attribute.
+    DataSchema,
     Preamble,
     Confluent,
     SingleObject,
@@ -70,12 +82,13 @@ impl Frame {
     /// As `[decode] framing` calls it.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Registered(NamedBy::ContentType, _) => "content-type",
+            Self::Registered(NamedBy::ContentType | NamedBy::DataSchema, _) => "content-type",
             Self::Registered(NamedBy::Preamble, _) => "preamble",
             Self::Registered(NamedBy::Confluent, _) => "confluent",
             Self::Registered(NamedBy::SingleObject, _) => "single-object",
             Self::Container => "container",
             Self::Bare => "bare",
+            Self::Json => "json",
             Self::Raw => "raw",
         }
     }
@@ -86,20 +99,28 @@ impl Frame {
             Self::Registered(NamedBy::Preamble, _) => PREAMBLE_BYTES,
             Self::Registered(NamedBy::Confluent, _) => CONFLUENT_BYTES,
             Self::Registered(NamedBy::SingleObject, _) => SINGLE_OBJECT_BYTES,
-            Self::Registered(NamedBy::ContentType, _) | Self::Container | Self::Bare | Self::Raw => 0,
+            Self::Registered(NamedBy::ContentType | NamedBy::DataSchema, _)
+            | Self::Container
+            | Self::Bare
+            | Self::Json
+            | Self::Raw => 0,
         }
     }
 }
 
-/// An event whose framing isn't known.
+/// An event that is rejected before anybody looks at its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unframed {
     pub(super) framing: &'static str,
+    pub(super) class: RejectClass,
     pub(super) text: String,
 }
 
 impl Unframed {
-    pub(super) const CLASS: RejectClass = RejectClass::Framing;
+    /// Its framing isn't known, or torn.
+    pub(super) fn new(framing: &'static str, text: impl Into<String>) -> Self {
+        Self { framing, class: RejectClass::Framing, text: text.into() }
+    }
 }
 
 /// What a pipeline has to tell framings with.
@@ -117,31 +138,33 @@ pub(super) struct Known {
     pub(super) fingerprints: bool,
 }
 
-/// What `event` is, by the first framing of the order that fits; or by the one that is declared.
+/// What `event` is, by the first framing of the order that fits; or by the one that is declared. Not asked of
+/// structured CloudEvents.
 pub(super) fn tell(event: &Event, known: Known) -> Result<Frame, Unframed> {
     match (known.format, known.framing) {
         (Format::Raw, _) => Ok(Frame::Raw),
+        (Format::Json, _) | (Format::Avro, Framing::Json) => Ok(Frame::Json),
         (Format::Avro, Framing::Bare) => Ok(Frame::Bare),
-        (Format::Avro, Framing::Auto) => first_that_fits(event, known),
-        (Format::Avro, Framing::ContentType) => by_content_type(event).unwrap_or_else(|| {
-            Err(Unframed { framing: "unknown", text: format!("{}; looked for {CONTENT_TYPE}", found(event)) })
-        }),
+        // What is in a CloudEvent is framed by itself.
+        (Format::Avro, Framing::Auto | Framing::CloudEvents) => first_that_fits(event, known),
+        (Format::Avro, Framing::ContentType) => by_content_type(event)
+            .unwrap_or_else(|| Err(Unframed::new("unknown", format!("{}; looked for {CONTENT_TYPE}", found(event))))),
         (Format::Avro, Framing::Preamble) => by_preamble(&event.body).ok_or_else(|| {
-            let text = "the body doesn't begin with four zero bytes and a schema id of 32 hex digits".to_owned();
-            Unframed { framing: "preamble", text }
+            Unframed::new("preamble", "the body doesn't begin with four zero bytes and a schema id of 32 hex digits")
         }),
         (Format::Avro, Framing::Confluent) => by_magic_byte(&event.body).ok_or_else(|| {
-            let text = "the body doesn't begin with a zero byte and the number of a schema in four bytes".to_owned();
-            Unframed { framing: "confluent", text }
+            Unframed::new(
+                "confluent",
+                "the body doesn't begin with a zero byte and the number of a schema in four bytes",
+            )
         }),
         (Format::Avro, Framing::Container) if event.body.starts_with(MAGIC) => Ok(Frame::Container),
         (Format::Avro, Framing::Container) => {
-            let text = "the body doesn't begin as an Avro container, with `Obj` and a byte of 1".to_owned();
-            Err(Unframed { framing: "container", text })
+            let text = "the body doesn't begin as an Avro container, with `Obj` and a byte of 1";
+            Err(Unframed::new("container", text))
         }
         (Format::Avro, Framing::SingleObject) => by_fingerprint(&event.body).ok_or_else(|| {
-            let text = "the body doesn't begin with `C3 01` and the eight bytes of a fingerprint".to_owned();
-            Unframed { framing: "single-object", text }
+            Unframed::new("single-object", "the body doesn't begin with `C3 01` and the eight bytes of a fingerprint")
         }),
     }
 }
@@ -154,12 +177,19 @@ fn first_that_fits(event: &Event, known: Known) -> Result<Frame, Unframed> {
     {
         return told;
     }
+    let content_type = content_type_of(event, |_| true).map(media_type);
+    if let Some(frame) = by_data_schema(event, content_type, known) {
+        return Ok(frame);
+    }
+    if known.pinned.is_some() && content_type.is_some_and(is_json) {
+        return Ok(Frame::Json);
+    }
     match by_preamble(&event.body) {
         Some(frame) if known.guids => return Ok(frame),
         // Confluent's framing would read it as its schema 0.
         Some(_) if known.numbers => {
             let text = "the body begins with the old preamble of Azure, and the registry has no such schema ids";
-            return Err(Unframed { framing: "preamble", text: text.to_owned() });
+            return Err(Unframed::new("preamble", text));
         }
         _ => {}
     }
@@ -187,34 +217,66 @@ fn first_that_fits(event: &Event, known: Known) -> Result<Frame, Unframed> {
     looked_for.extend(known.numbers.then_some("Confluent's magic byte"));
     looked_for.push("an Avro container");
     looked_for.extend(known.fingerprints.then_some("single-object encoding"));
-    let text = format!("{}; looked for {}", found(event), looked_for.join(", "));
-    Err(Unframed { framing: "unknown", text })
+    Err(Unframed::new("unknown", format!("{}; looked for {}", found(event), looked_for.join(", "))))
 }
 
 /// What there is in place of a framing, for words.
 fn found(event: &Event) -> String {
-    match event.content_type.as_deref().or_else(|| content_type_property(event)) {
+    match content_type_of(event, |_| true) {
         Some(content_type) => format!("content type `{}` names no schema", quoted(content_type)),
         None => "the event has no content type that would name its schema".to_owned(),
     }
 }
 
-/// The AMQP field goes first, then the application property of the same name: a Kafka header arrives as that.
+/// The first content type that `fits`: the AMQP field, then the application properties of that name, in whatever case. A
+/// Kafka header arrives as one.
+pub(super) fn content_type_of(event: &Event, fits: impl Fn(&&str) -> bool) -> Option<&str> {
+    let named = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("content-type");
+    let properties = event.properties.iter().filter(named).map(|(_, value)| value.as_str());
+    event.content_type.as_deref().into_iter().chain(properties).find(fits)
+}
+
+/// A content type without its parameters.
+pub(super) fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a media type is JSON.
+fn is_json(media_type: &str) -> bool {
+    let media_type = media_type.to_ascii_lowercase();
+    matches!(media_type.as_str(), "application/json" | "text/json") || media_type.ends_with("+json")
+}
+
 fn by_content_type(event: &Event) -> Option<Result<Frame, Unframed>> {
-    let named = event.content_type.as_deref().and_then(after_mime).map(Cow::Borrowed).or_else(|| {
-        let value = content_type_property(event)?;
-        after_mime(value).map(Cow::Borrowed).or_else(|| behind_base64(value).map(Cow::Owned))
+    let plain = content_type_of(event, |value| after_mime(value).is_some()).and_then(after_mime).map(Cow::Borrowed);
+    let named = plain.or_else(|| {
+        let packed = content_type_of(event, |value| behind_base64(value).is_some())?;
+        behind_base64(packed).map(Cow::Owned)
     })?;
     let id = SchemaId::guid(named.as_bytes()).map(|id| Frame::Registered(NamedBy::ContentType, id));
-    Some(id.ok_or_else(|| Unframed {
-        framing: "content-type",
-        text: format!("content type `{AVRO_MIME}+{}` holds no schema id of 32 hex digits", quoted(&named)),
+    Some(id.ok_or_else(|| {
+        let text = format!("content type `{AVRO_MIME}+{}` holds no schema id of 32 hex digits", quoted(&named));
+        Unframed::new("content-type", text)
     }))
 }
 
-fn content_type_property(event: &Event) -> Option<&str> {
-    let found = event.properties.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-    found.map(|(_, value)| value.as_str())
+/// A CloudEvent may name its schema by a URL of the registry: the last part is the id.
+fn by_data_schema(event: &Event, content_type: Option<&str>, known: Known) -> Option<Frame> {
+    let is_avro = |media_type: &str| AVRO_MEDIA_TYPES.iter().any(|avro| media_type.eq_ignore_ascii_case(avro));
+    if !content_type.is_none_or(is_avro) || event.properties.is_empty() {
+        return None;
+    }
+    let url = Attributes::of_properties(event).get(Attribute::DataSchema)?;
+    let path = url.split(['?', '#']).next()?.trim_end_matches('/');
+    let (before, last) = path.rsplit_once('/')?;
+    let id = SchemaId::parse(last)?;
+    let is_known = match id.kind() {
+        IdKind::Guid => known.guids,
+        // A version looks like a number too.
+        IdKind::Number => known.numbers && before.ends_with("/schemas/ids"),
+        IdKind::Fingerprint => known.fingerprints,
+    };
+    is_known.then_some(Frame::Registered(NamedBy::DataSchema, id))
 }
 
 fn by_preamble(body: &[u8]) -> Option<Frame> {
@@ -232,7 +294,7 @@ fn by_magic_byte(body: &[u8]) -> Option<Frame> {
 
 /// What follows `avro/binary+`; the media type is compared without case.
 fn after_mime(content_type: &str) -> Option<&str> {
-    let (mime, id) = content_type.split_once('+')?;
+    let (mime, id) = media_type(content_type).split_once('+')?;
     mime.trim().eq_ignore_ascii_case(AVRO_MIME).then(|| id.trim())
 }
 
@@ -321,8 +383,13 @@ mod tests {
 
     #[test]
     fn a_pinned_schema_takes_what_names_none() {
-        for content_type in [None, Some("application/json"), Some("avro/binary")] {
+        for content_type in [None, Some("application/octet-stream"), Some("avro/binary"), Some("")] {
             assert_eq!(tell(&event(content_type, &[]), known(Framing::Auto, true, true)), Ok(Frame::Bare));
+        }
+        for content_type in ["application/json", "Text/JSON;charset=utf-8", "application/vnd.a+json"] {
+            let event = event(Some(content_type), &[]);
+            assert_eq!(tell(&event, known(Framing::Auto, true, true)), Ok(Frame::Json), "{content_type}");
+            assert_eq!(tell(&event, known(Framing::Bare, true, true)), Ok(Frame::Bare));
         }
         assert_eq!(
             tell(&event(Some(&format!("avro/binary+{ID}")), &[]), known(Framing::Bare, true, true)),

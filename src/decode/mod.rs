@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! EventBatch ─▶ framing ─▶ schema (pinned, or by id from a registry) ─▶ datum ─▶ Decoded
+//!                 └─ CloudEvents in structured mode are taken apart, and their data is framed by itself
 //! ```
 //!
 //! The contract of this stage:
 //!
-//! * Each event ends as a row (a container as a row for each record) or as one [`Reject`](crate::batch::Reject), with the exact
+//! * Each event ends as a row (a container or a batch of CloudEvents as a row for each record) or as one [`Reject`](crate::batch::Reject), with the exact
 //!   bytes; one bad event never costs its neighbours a row.
 //! * [`Decoder::decode`] fails only for what isn't the event's fault and may pass: a registry that
 //!   can't be asked. Nothing is lost then; the caller asks again with the same batch.
@@ -15,17 +16,20 @@
 //!   `docs/types.md` has the table of types.
 
 mod avro;
+mod body;
+mod cloud_events;
 mod container;
 mod decoder;
 mod envelope;
 mod error;
 mod framing;
 mod job;
+mod json;
 mod names;
 mod registry;
 
 pub use avro::{Rows, SCHEMA_NODES_MAX, Set, WriterSchema};
-pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
+pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes, text_schema};
 pub use error::DecodeError;
 pub use names::{column_name, field_name};
 pub use registry::{

@@ -17,7 +17,7 @@ use crate::decode::{
 };
 use crate::sink::delta::dead_letters::Writer;
 use crate::sink::delta::fault_points::FaultPoints;
-use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
+use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body, text_body};
 use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{LastSeen, ReadPartition};
@@ -98,7 +98,7 @@ pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) 
             Some(registry)
         }
     };
-    Ok(Decoder::open(&pipeline.decode, registry)?)
+    Ok(Decoder::open(&pipeline.decode, registry)?.counting_for(&pipeline.name))
 }
 
 /// Azure's registry is signed in to with Entra alone: its own credential, else that of the hubs.
@@ -138,7 +138,8 @@ pub fn table_spec(
 ) -> Result<TableSpec, PipelineError> {
     let schema = match (pipeline.decode.format, &pipeline.decode.schema) {
         (Format::Raw, _) => first_schema(&[raw_body()]),
-        (Format::Avro, Some(path)) => {
+        (Format::Json, None) => first_schema(&[text_body()]),
+        (Format::Avro | Format::Json, Some(path)) => {
             let text =
                 std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.clone(), source })?;
             arrow_schema_of(&text)?

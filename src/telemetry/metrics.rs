@@ -65,6 +65,8 @@ metrics_of_the_program! {
         "Events that the source holds and the table does not account for yet";
     DATA_LOSS = "sluice_source_data_loss_in_seconds", Gauge, ["pipeline", "table", "partition"],
         "Seconds until retention takes the oldest event that waits, at least; absent where retention is not declared";
+    ATTRIBUTE_FAULTS = "sluice_decode_attribute_faults_total", Counter, ["pipeline", "attribute", "fault"],
+        "CloudEvents attributes that are null in their rows, since they were `missing` or `malformed`";
     IN_FLIGHT = "sluice_pipeline_in_flight_events", Gauge, ["pipeline", "table", "partition"],
         "Events received and not settled yet";
     SCHEDULED_RUNS = "sluice_pipeline_scheduled_runs_total", Counter, ["pipeline", "table", "outcome"],
@@ -191,6 +193,12 @@ pub fn webhook_waiting(requests: u64) {
     metrics::gauge!(WEBHOOK_WAITING).set(requests as f64);
 }
 
+/// Attributes of CloudEvents that could not become values.
+pub fn attribute_faults(pipeline: &str, attribute: &'static str, fault: &'static str, events: u64) {
+    metrics::counter!(ATTRIBUTE_FAULTS, "pipeline" => pipeline.to_owned(), "attribute" => attribute, "fault" => fault)
+        .increment(events);
+}
+
 pub fn lag(pipeline: &str, table: &str, partition: &str, events: u64) {
     set(LAG, pipeline, table, partition, events as f64);
 }
@@ -278,6 +286,7 @@ mod tests {
             partition_failure("leads", "bronze.leads", "0");
             webhook_request("taken");
             webhook_waiting(2);
+            attribute_faults("leads", "id", "missing", 2);
             lag("leads", "bronze.leads", "0", 7);
             seconds_to_data_loss("leads", "bronze.leads", "0", 60.5);
             in_flight("leads", "bronze.leads", "0", 3.0);
@@ -318,7 +327,7 @@ mod tests {
         assert_eq!(names.len(), METRICS.len());
         for metric in METRICS {
             let stage = metric.name.strip_prefix("sluice_").and_then(|rest| rest.split('_').next());
-            assert!(matches!(stage, Some("source" | "pipeline" | "sink")), "{}", metric.name);
+            assert!(matches!(stage, Some("source" | "decode" | "pipeline" | "sink")), "{}", metric.name);
             assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
         }
     }

@@ -10,10 +10,12 @@
 
 mod columns;
 mod fingerprint;
+mod json;
 mod plan;
 mod walk;
 mod writer;
 
 pub(super) use fingerprint::fingerprints;
 pub use plan::SCHEMA_NODES_MAX;
+pub(super) use walk::{Step, Texts, Walk};
 pub use writer::{Rows, Set, WriterSchema};

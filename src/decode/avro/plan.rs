@@ -13,6 +13,7 @@ use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, Name, NamespaceRef, RecordSchema, UnionSchema, UuidSchema};
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef, Fields};
 
+use super::json;
 use crate::batch::bronze;
 use crate::decode::names::{Columns, Level};
 
@@ -87,6 +88,8 @@ pub(super) enum Form {
 pub(super) struct FieldNode {
     pub(super) name: String,
     pub(super) node: Node,
+    /// The datum that stands for it in JSON that lacks it; none where it has to be there.
+    pub(super) absent: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
@@ -132,7 +135,7 @@ impl Plan {
                     data_type: columns.clone().map(|field| DataType::Struct(Fields::from(vec![field]))),
                     bytes_min: other.bytes_min,
                     null_bytes: other.null_bytes,
-                    kind: Kind::Record(vec![FieldNode { name: "value".to_owned(), node: other }]),
+                    kind: Kind::Record(vec![FieldNode { name: "value".to_owned(), node: other, absent: None }]),
                 }
             }
         };
@@ -295,7 +298,8 @@ impl<'s> Builder<'s> {
             self.path.pop();
             bytes_min = bytes_min.saturating_add(node.bytes_min);
             null_bytes = null_bytes.saturating_add(node.null_bytes);
-            fields.push(FieldNode { name: field.name.clone(), node });
+            let absent = json::absent(&node, field.default.as_ref());
+            fields.push(FieldNode { name: field.name.clone(), node, absent });
         }
         self.open.pop();
         let data_type = (!data_types.is_empty()).then(|| DataType::Struct(data_types.into()));

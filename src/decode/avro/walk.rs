@@ -5,17 +5,17 @@ use super::plan::Form;
 /// What is wrong with a datum, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}, at byte {at}{}", place(path))]
-pub(super) struct DatumError {
+pub(in crate::decode) struct DatumError {
     /// The byte at which it was seen.
-    pub(super) at: usize,
-    pub(super) problem: String,
+    pub(in crate::decode) at: usize,
+    pub(in crate::decode) problem: String,
     /// Names of the fields down to it, innermost first.
     path: Vec<String>,
 }
 
 impl DatumError {
     #[cold]
-    pub(super) fn inside(mut self: Box<Self>, field: &str) -> Box<Self> {
+    pub(in crate::decode) fn inside(mut self: Box<Self>, field: &str) -> Box<Self> {
         self.path.push(field.to_owned());
         self
     }
@@ -30,38 +30,38 @@ fn place(path: &[String]) -> String {
 }
 
 /// Boxed, since it is seldom there and would be the largest part of every result.
-pub(super) type Step<T = ()> = Result<T, Box<DatumError>>;
+pub(in crate::decode) type Step<T = ()> = Result<T, Box<DatumError>>;
 
 /// Whether each text is looked at by itself. Else all texts of a column are, once they are together: that
 /// is faster, and doesn't say which one is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Texts {
+pub(in crate::decode) enum Texts {
     Each,
     Together,
 }
 
-pub(super) struct Walk<'a> {
+pub(in crate::decode) struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
     texts: Texts,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(bytes: &'a [u8], texts: Texts) -> Self {
+    pub(in crate::decode) fn new(bytes: &'a [u8], texts: Texts) -> Self {
         Self { bytes, at: 0, texts }
     }
 
     #[cold]
-    pub(super) fn error(&self, problem: impl Into<String>) -> Box<DatumError> {
+    pub(in crate::decode) fn error(&self, problem: impl Into<String>) -> Box<DatumError> {
         Box::new(DatumError { at: self.at, problem: problem.into(), path: Vec::new() })
     }
 
-    pub(super) fn left(&self) -> usize {
+    pub(in crate::decode) fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
 
     /// Nothing may be left over.
-    pub(super) fn end(&self) -> Step {
+    pub(in crate::decode) fn end(&self) -> Step {
         match self.left() {
             0 => Ok(()),
             rest => Err(self.error(format!("the datum ends here, and {rest} bytes follow"))),
@@ -69,7 +69,7 @@ impl<'a> Walk<'a> {
     }
 
     #[inline]
-    pub(super) fn take(&mut self, count: usize) -> Step<&'a [u8]> {
+    pub(in crate::decode) fn take(&mut self, count: usize) -> Step<&'a [u8]> {
         match self.bytes[self.at..].get(..count) {
             Some(taken) => {
                 self.at += count;
@@ -80,7 +80,7 @@ impl<'a> Walk<'a> {
     }
 
     #[inline]
-    pub(super) fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
+    pub(in crate::decode) fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
         match self.bytes[self.at..].first_chunk() {
             Some(taken) => {
                 self.at += N;
@@ -117,7 +117,7 @@ impl<'a> Walk<'a> {
         Err(self.error("a number that is cut off"))
     }
 
-    pub(super) fn boolean(&mut self) -> Step<bool> {
+    pub(in crate::decode) fn boolean(&mut self) -> Step<bool> {
         match self.array()? {
             [0] => Ok(false),
             [1] => Ok(true),
@@ -126,19 +126,19 @@ impl<'a> Walk<'a> {
     }
 
     #[inline]
-    pub(super) fn long(&mut self) -> Step<i64> {
+    pub(in crate::decode) fn long(&mut self) -> Step<i64> {
         let raw = self.varint()?;
         Ok((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
     }
 
     #[inline]
-    pub(super) fn int(&mut self) -> Step<i32> {
+    pub(in crate::decode) fn int(&mut self) -> Step<i32> {
         let value = self.long()?;
         i32::try_from(value).map_err(|_| self.error(format!("an int of {value}, which has more than 32 bits")))
     }
 
     #[inline]
-    pub(super) fn sized(&mut self) -> Step<&'a [u8]> {
+    pub(in crate::decode) fn sized(&mut self) -> Step<&'a [u8]> {
         let length = self.long()?;
         match usize::try_from(length) {
             Ok(length) => self.take(length),
@@ -147,7 +147,7 @@ impl<'a> Walk<'a> {
     }
 
     #[inline]
-    pub(super) fn text(&mut self) -> Step<&'a [u8]> {
+    pub(in crate::decode) fn text(&mut self) -> Step<&'a [u8]> {
         let text = self.sized()?;
         if self.texts == Texts::Each
             && let Err(error) = std::str::from_utf8(text)
@@ -158,7 +158,7 @@ impl<'a> Walk<'a> {
         Ok(text)
     }
 
-    pub(super) fn symbol(&mut self, symbols: usize) -> Step<usize> {
+    pub(in crate::decode) fn symbol(&mut self, symbols: usize) -> Step<usize> {
         let index = self.int()?;
         match usize::try_from(index) {
             Ok(index) if index < symbols => Ok(index),
@@ -167,7 +167,7 @@ impl<'a> Walk<'a> {
     }
 
     #[inline]
-    pub(super) fn branch(&mut self, branches: usize) -> Step<usize> {
+    pub(in crate::decode) fn branch(&mut self, branches: usize) -> Step<usize> {
         let index = self.long()?;
         match usize::try_from(index) {
             Ok(index) if index < branches => Ok(index),
@@ -199,7 +199,11 @@ impl<'a> Walk<'a> {
     /// Blocks of items, each with its count; a negative count has the block's bytes behind it. Gives the
     /// number of items.
     #[inline]
-    pub(super) fn blocks(&mut self, item_bytes_min: usize, mut item: impl FnMut(&mut Self) -> Step) -> Step<usize> {
+    pub(in crate::decode) fn blocks(
+        &mut self,
+        item_bytes_min: usize,
+        mut item: impl FnMut(&mut Self) -> Step,
+    ) -> Step<usize> {
         let mut all = 0;
         loop {
             let count = self.long()?;

@@ -6,6 +6,7 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 
 use super::columns::Columns;
+use super::json;
 use super::plan::Plan;
 use super::walk::{DatumError, Texts};
 
@@ -61,6 +62,14 @@ impl WriterSchema {
     pub fn decode(&self, datums: &[&[u8]]) -> Result<Rows, ArrowError> {
         // Should a text not be one, the second walk finds out whose.
         self.walk(datums, Texts::Together).or_else(|_| self.walk(datums, Texts::Each))
+    }
+
+    /// A body of JSON as a datum, and what of it the schema doesn't know: an object of fields, as JSON.
+    ///
+    /// # Errors
+    /// Words that say what is wrong with it.
+    pub(in crate::decode) fn datum_of_json(&self, body: &[u8]) -> Result<(Vec<u8>, Option<String>), String> {
+        json::datum_of(&self.plan.root, body)
     }
 
     /// Takes `blocks` of records apart, which lie one behind the other: so many of them, in so many bytes.

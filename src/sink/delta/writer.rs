@@ -457,3 +457,8 @@ pub fn first_schema(known: &[Field]) -> SchemaRef {
 pub fn raw_body() -> Field {
     Field::new("body", DataType::Binary, true)
 }
+
+/// The column in which `format = "json"` keeps a body that no schema is declared for.
+pub fn text_body() -> Field {
+    Field::new("body", DataType::Utf8, true)
+}

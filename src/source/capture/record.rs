@@ -19,7 +19,7 @@ use bytes::Bytes;
 use chrono::NaiveDateTime;
 use thiserror::Error;
 
-use crate::batch::Event;
+use crate::batch::{Event, text_of_bytes};
 
 const ENQUEUED_TIME: &str = "x-opt-enqueued-time";
 const CONTENT_TYPE: &str = "content-type";
@@ -141,7 +141,7 @@ impl RecordShape {
                 }
                 Role::SystemProperties => cursor.entries(shape, |name, value| system.take(name, &value))?,
                 Role::Properties => {
-                    cursor.entries(shape, |name, value| properties.push((name.to_owned(), value.text())))?;
+                    cursor.entries(shape, |name, value| properties.push((name.to_owned(), value.property(name))))?;
                 }
                 Role::Body => {
                     if let Scalar::Bytes(bytes) = cursor.scalar(shape)? {
@@ -269,6 +269,13 @@ impl Scalar<'_> {
     }
 
     /// As the properties of a live event are written.
+    fn property(&self, name: &str) -> String {
+        match self {
+            Self::Bytes(bytes) => text_of_bytes(name, bytes),
+            other => other.text(),
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Null => String::new(),

@@ -6,7 +6,8 @@
 //! says why.
 //!
 //! Application properties of any AMQP type become strings: numbers and booleans as written in
-//! JSON, timestamps RFC 3339 in UTC with milliseconds, binary as base64, UUIDs with hyphens,
+//! JSON, timestamps RFC 3339 in UTC with milliseconds, binary as base64 (but as text where a name says so: `ce_…` and
+//! `content-type`), UUIDs with hyphens,
 //! decimals as the hex of their bits, null as the empty string, described values (as .NET writes
 //! `DateTimeOffset`, `TimeSpan` and `Uri`) as the value alone.
 
@@ -19,7 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::batch::Event;
+use crate::batch::{Event, text_of_bytes};
 
 /// Says that the message's body was no bytes.
 pub const BODY_PROPERTY: &str = "_amqp_body";
@@ -65,7 +66,11 @@ fn properties(message: &AmqpMessage) -> Vec<(String, String)> {
     let Some(properties) = &message.application_properties else {
         return Vec::new();
     };
-    properties.0.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+    let text = |(name, value): (&String, &AmqpSimpleValue)| match value {
+        AmqpSimpleValue::Binary(value) => text_of_bytes(name, value),
+        value => text(value),
+    };
+    properties.0.iter().map(|entry| (entry.0.clone(), text(entry))).collect()
 }
 
 fn text(value: &AmqpSimpleValue) -> String {
@@ -178,6 +183,25 @@ mod tests {
         }
         let empty = event(&received(AmqpMessageBody::Empty, &system(0))).expect("a whole event");
         assert_eq!(empty.property(BODY_PROPERTY), None);
+    }
+
+    #[test]
+    fn a_header_of_kafka_is_text_where_its_specification_says_so() {
+        let mut message = received(AmqpMessageBody::from(b"x".to_vec()), &system(0)).raw_amqp_message().clone();
+        let mut properties = azure_core_amqp::message::AmqpApplicationProperties::default();
+        for (name, value) in [
+            ("ce_source", &b"/leads/K\xc3\xb6ln"[..]),
+            ("Content-Type", b"avro/binary+1"),
+            ("ce_raw", b"\xFF"),
+            ("tenant", b"7"),
+        ] {
+            properties.0.insert(name.to_owned(), AmqpSimpleValue::Binary(value.to_vec()));
+        }
+        message.application_properties = Some(properties);
+        let event = event(&ReceivedEventData::from(message)).expect("a whole event");
+        let text = |name: &str| event.property(name).expect("the property").to_owned();
+        assert_eq!((text("ce_source"), text("Content-Type")), ("/leads/Köln".to_owned(), "avro/binary+1".to_owned()));
+        assert_eq!((text("ce_raw"), text("tenant")), ("/w==".to_owned(), "Nw==".to_owned()));
     }
 
     #[test]
