@@ -127,3 +127,71 @@ fn data_of(held: &CloudEvent, data: Data, event: &Event, known: Known) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decode::registry::SchemaId;
+
+    const ID: &str = "b489dc4916744e3db72dda8f9693f342";
+
+    fn content_type() -> impl Strategy<Value = Option<String>> {
+        let known = prop::sample::select(vec![
+            format!("avro/binary+{ID}"),
+            "application/cloudevents+json".to_owned(),
+            "application/cloudevents-batch+json".to_owned(),
+            "application/cloudevents+avro".to_owned(),
+            "application/avro".to_owned(),
+            "application/json".to_owned(),
+        ]);
+        prop::option::of(prop_oneof![known, "[aA]pplication/cloudevents.{0,8}", ".{0,40}"])
+    }
+
+    fn enclosing(data: &[u8], content_type: Option<&str>) -> Vec<u8> {
+        use base64::Engine as _;
+        let data = base64::engine::general_purpose::STANDARD.encode(data);
+        serde_json::json!({"id": "1", "data_base64": data, "datacontenttype": content_type}).to_string().into_bytes()
+    }
+
+    proptest! {
+        #[test]
+        fn any_event_is_opened_without_panic_and_its_data_is_as_long_as_its_frame_says(
+            start in prop::sample::select(vec![
+                vec![], vec![0], vec![0; 4], [&[0; 4], ID.as_bytes()].concat(), vec![0xC3, 1], b"Obj\x01".to_vec(), b"[{".to_vec(),
+            ]),
+            rest in prop::collection::vec(any::<u8>(), 0..64),
+            (outer, inner) in (content_type(), content_type()),
+            properties in prop::collection::vec(("[cC]ontent-[tT]ype|cloudEvents_dataschema|ce_id", content_type()), 0..3),
+            is_enclosed in any::<bool>(),
+            format in prop::sample::select(vec![Format::Avro, Format::Json, Format::Raw]),
+            framing in prop::sample::select(vec![
+                Framing::Auto, Framing::ContentType, Framing::Preamble, Framing::Confluent, Framing::Container,
+                Framing::SingleObject, Framing::Bare, Framing::CloudEvents, Framing::Json,
+            ]),
+            (pinned, guids, numbers, fingerprints) in any::<(bool, bool, bool, bool)>(),
+            required in prop::sample::subsequence(Attribute::ALL.to_vec(), 0..=2),
+        ) {
+            let body = [start, rest].concat();
+            let event = Event {
+                sequence_number: 0,
+                offset: String::new(),
+                enqueued_at: 0,
+                body: if is_enclosed { enclosing(&body, inner.as_deref()) } else { body }.into(),
+                content_type: outer,
+                properties: properties.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect(),
+            };
+            let pinned = pinned.then_some([SchemaId::Fingerprint([1; 8]); 2]);
+            let known = Known { format, framing, pinned, guids, numbers, fingerprints };
+            match open(&event, known, &required) {
+                Ok(Body::Whole(frame)) => prop_assert!(frame.prefix_bytes() <= event.body.len()),
+                Ok(Body::Enclosed(enclosed)) => for held in &enclosed {
+                    prop_assert!(held.frame.prefix_bytes() <= held.data.len());
+                    prop_assert!(!matches!(held.frame, Frame::Container | Frame::Raw));
+                },
+                Err(unframed) => prop_assert!(!unframed.text.is_empty()),
+            }
+        }
+    }
+}

@@ -188,7 +188,7 @@ impl Job {
             },
         };
         let (records, json) = match frame {
-            Frame::Json => self.from_json(schema, records, out),
+            Frame::Json => self.read_json(schema, records, out),
             _ => (Cow::Borrowed(records), Vec::new()),
         };
         let datums: Vec<&[u8]> = match frame {
@@ -211,7 +211,7 @@ impl Job {
     }
 
     /// The datums of records that are JSON, of those that have one.
-    fn from_json<'r, 'a>(
+    fn read_json<'r, 'a>(
         &self,
         schema: &WriterSchema,
         records: &'r [Record<'a>],

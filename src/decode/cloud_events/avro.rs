@@ -246,9 +246,9 @@ mod tests {
         assert!(text(vec![0, 2, 0]).contains("1 bytes follow"));
         let infinite = [vec![0, 10], f64::INFINITY.to_le_bytes().to_vec()].concat();
         assert!(text(infinite).contains("JSON has no word for"));
-        let twice = [vec![4], vec![2, b'a', 0].repeat(2), vec![0, 2]].concat();
+        let twice = [vec![4], [2, b'a', 0].repeat(2), vec![0, 2]].concat();
         assert!(event(&twice.into()).is_ok(), "null is no attribute");
-        let twice = [vec![4], vec![2, b'a', 2, 1].repeat(2), vec![0, 2]].concat();
+        let twice = [vec![4], [2, b'a', 2, 1].repeat(2), vec![0, 2]].concat();
         assert!(text(twice).contains("the attribute `a` stands twice"));
     }
 

@@ -408,3 +408,18 @@ impl<'a> Cursor<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_of_kafka_is_text_as_in_a_live_event() {
+        let bytes = Scalar::Bytes("/Köln".as_bytes());
+        assert_eq!(
+            (bytes.property("ce_source"), bytes.property("tenant")),
+            ("/Köln".to_owned(), "L0vDtmxu".to_owned())
+        );
+        assert_eq!(Scalar::Long(7).property("ce_attempt"), "7");
+    }
+}

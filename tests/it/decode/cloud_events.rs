@@ -163,6 +163,32 @@ fn attributes_that_are_required_are_there_and_sound_or_the_event_is_rejected() {
 }
 
 #[test]
+fn what_became_null_is_counted_by_attribute() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        let events = vec![
+            with_properties(0, &[("ce_id", ""), ("ce_specversion", "1.0"), ("ce_type", "t")], "{}"),
+            structured(1, r#"{"id": "1", "specversion": "1.0", "type": "t", "time": "now", "data": {}}"#),
+            with_properties(2, &[("tenant", "no CloudEvent")], "{}"),
+            // A reject, of which nothing is null.
+            with_properties(3, &[("ce_id", "")], "{"),
+        ];
+        decode_now(&plain().counting_for("notes"), batch(events));
+    });
+    let text = handle.render();
+    let mut counted: Vec<_> =
+        text.lines().filter(|line| line.starts_with("sluice_decode_attribute_faults_total{")).collect();
+    counted.sort_unstable();
+    let line = |attribute: &str, fault: &str, events: u64| {
+        let labels = format!("pipeline=\"notes\",attribute=\"{attribute}\",fault=\"{fault}\"");
+        format!("sluice_decode_attribute_faults_total{{{labels}}} {events}")
+    };
+    let expected = [line("id", "malformed", 1), line("source", "missing", 2), line("time", "malformed", 1)];
+    assert_eq!(counted, expected);
+}
+
+#[test]
 fn the_structured_mode_can_be_forced_and_left_out() {
     let body = r#"{"id": "1", "data": {"n": 1}}"#;
     let batch_body = r#" [{"id": "1", "data": 1}, {"id": "2", "data": 2}]"#;
