@@ -38,6 +38,10 @@ const DISTINCT: [&str; 3] = [bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EV
 /// of whole chunks, which Delta's own are made of, say as much and cost less.
 const ASCENDING: [&str; 2] = [bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT];
 
+/// Rows of a row group. Its pages are held until it ends, and the file is put together from whole ones: large
+/// ones are held twice. This is what DuckDB writes; readers work on row groups side by side.
+pub const ROW_GROUP_ROWS: usize = 128 << 10;
+
 /// Files above this are stored in parts of this size. A part that fails is sent again by itself; smaller
 /// ones cost more requests.
 const PART_BYTES: usize = 16 << 20;
@@ -231,6 +235,7 @@ fn properties() -> Result<WriterProperties, FileError> {
     let level = ZstdLevel::try_new(1).map_err(DeltaTableError::from)?;
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
     let properties = DISTINCT
