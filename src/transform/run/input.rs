@@ -82,6 +82,9 @@ impl InputTable {
         bytes: u64,
         skip: &[u64],
     ) -> Result<Option<Part>, TransformError> {
+        if end == Some(position) {
+            return Ok(None);
+        }
         match position {
             Position::Nothing => {
                 let version = match end {
@@ -90,9 +93,7 @@ impl InputTable {
                 };
                 self.part_of_snapshot(version, 0, end, bytes).await.map(Some)
             }
-            Position::Snapshot { version, files } => {
-                self.part_of_snapshot(version, files, end, bytes).await.map(Some)
-            }
+            Position::Snapshot { version, files } => self.part_of_snapshot(version, files, end, bytes).await.map(Some),
             Position::Version(version) if version < self.head.version => {
                 self.part_of_versions(version, end, bytes, skip).await
             }

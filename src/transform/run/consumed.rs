@@ -64,11 +64,9 @@ impl Position {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         match self {
             Self::Nothing => vec![(consumed(input), -1), (snapshot(input), -1), (snapshot_files(input), -1)],
-            Self::Snapshot { version, files } => vec![
-                (consumed(input), -1),
-                (snapshot(input), number(version)),
-                (snapshot_files(input), number(files)),
-            ],
+            Self::Snapshot { version, files } => {
+                vec![(consumed(input), -1), (snapshot(input), number(version)), (snapshot_files(input), number(files))]
+            }
             Self::Version(version) => vec![(consumed(input), number(version))],
         }
     }

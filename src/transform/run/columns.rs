@@ -138,9 +138,10 @@ fn is_same_type(one: &DataType, other: &DataType) -> bool {
         (DataType::Map(one, _), DataType::Map(other, _)) => is_same_type(one.data_type(), other.data_type()),
         (DataType::Struct(one), DataType::Struct(other)) => {
             one.len() == other.len()
-                && one.iter().zip(other).all(|(one, other)| {
-                    one.name() == other.name() && is_same_type(one.data_type(), other.data_type())
-                })
+                && one
+                    .iter()
+                    .zip(other)
+                    .all(|(one, other)| one.name() == other.name() && is_same_type(one.data_type(), other.data_type()))
         }
         _ => one == other,
     }
