@@ -13,12 +13,10 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::columns::of_output;
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, Part};
-use super::keyed::plain;
-use super::modes::{Planned, Work, grave_schema, history_schema};
+use super::modes::{Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
 use super::side::{self, Side};
 use super::stage::Staged;
@@ -32,7 +30,7 @@ use crate::config::spec::{Mode, OnViolation, TableName, TransformSpec};
 use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::shutdown::Shutdown;
 use crate::storage::Location;
-use crate::transform::{Input, Parsed, logical_plan, parse, register, session};
+use crate::transform::{Input, Parsed, parse, planned, register, session, table_schema};
 
 /// How much of an input is read into one commit unless told otherwise, in bytes of its files.
 /// Smaller makes more commits of a first run; larger more to do again after a crash.
@@ -188,10 +186,10 @@ impl Run<'_> {
     }
 
     /// The columns that the table is to have, by the query as it is now.
-    async fn wanted_columns(&mut self) -> Result<Schema, TransformError> {
+    async fn wanted_columns(&mut self) -> Result<SchemaRef, TransformError> {
         let session = session(Arc::clone(&self.engine.runtime));
         let frame = self.query(&session, &HashMap::new()).await?;
-        let output = of_output(frame.schema().as_arrow()).map_err(TransformError::Columns)?;
+        let output: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
         let columns = [&self.spec.keys, &self.spec.sequence_by, &self.spec.partition_by];
         let columns = columns.into_iter().flatten().chain(self.spec.dedupe.iter().flat_map(|dedupe| &dedupe.by));
         let missing: Vec<String> = columns
@@ -201,10 +199,7 @@ impl Run<'_> {
         if !missing.is_empty() {
             return Err(TransformError::Columns(missing));
         }
-        match self.spec.mode {
-            Mode::History => history_schema(self.spec, &output),
-            Mode::Append | Mode::Merge | Mode::Recompute | Mode::Replace => Ok(output),
-        }
+        Ok(table_schema(self.spec, &output))
     }
 
     /// Takes all rows out of the table and all that it knows of its inputs, in one commit; the run
@@ -563,8 +558,8 @@ impl Run<'_> {
     }
 
     async fn planned(&self, session: &SessionContext) -> Result<DataFrame, TransformError> {
-        let plan = logical_plan(session, &self.parsed).await.map_err(TransformError::Sql)?;
-        Ok(plain(session.execute_logical_plan(plan).await?)?)
+        let output = planned(session, &self.parsed).await.map_err(TransformError::Sql)?;
+        Ok(session.execute_logical_plan(output.plan).await?)
     }
 
     fn new_rows(

@@ -19,6 +19,7 @@ use super::TransformError;
 use super::columns::fit;
 use crate::batch::bronze;
 use crate::config::spec::{Expectation, OnViolation};
+use crate::transform::condition;
 
 /// Columns of the query's plan that say whether a row violates an expectation, by its number.
 const VIOLATES: &str = "__violates_";
@@ -61,10 +62,10 @@ impl<'a> Sieve<'a> {
     ///
     /// # Errors
     /// [`TransformError::Sql`] when a check isn't a condition over the output.
-    pub fn plan(&self, session: &SessionContext, mut frame: DataFrame) -> Result<DataFrame, TransformError> {
-        let schema = frame.schema().clone();
+    pub async fn plan(&self, session: &SessionContext, mut frame: DataFrame) -> Result<DataFrame, TransformError> {
+        let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
         for (number, expectation) in self.expectations.iter().enumerate() {
-            let check = session.parse_sql_expr(&expectation.check, &schema)?;
+            let check = condition(session, &schema, &expectation.check).await.map_err(TransformError::Sql)?;
             frame = frame.with_column(&format!("{VIOLATES}{number}"), Expr::IsFalse(Box::new(check)))?;
         }
         Ok(frame)

@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _};
+use arrow::array::AsArray as _;
 use arrow::compute::{filter_record_batch, is_not_null, is_null};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use datafusion::common::{Column, NullEquality, Result, ScalarValue};

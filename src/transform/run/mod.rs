@@ -47,7 +47,7 @@ use crate::error::{Classify, Kind, Retry};
 pub enum TransformError {
     #[error("the SQL can't be run: {}", .0.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; "))]
     Sql(Vec<SqlProblem>),
-    #[error("the query's output can't be a table: {}", .0.join("; "))]
+    #[error("the query's output lacks what its declaration names: {}", .0.join("; "))]
     Columns(Vec<String>),
     #[error("table `{table}` can't take what the query gives by now: {}", .problems.join("; "))]
     Evolved { table: TableName, problems: Vec<String> },

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::compute::{and, filter_record_batch, not};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::{ScalarValue, not_impl_datafusion_err};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -39,11 +39,7 @@ use crate::catalog::file_table::FileTable;
 use crate::catalog::rewrite::Kind;
 use crate::catalog::state::ActiveFile;
 use crate::config::spec::{Dedupe, TransformSpec};
-
-/// The columns that `history` adds.
-pub const VALID_FROM: &str = "valid_from";
-pub const VALID_TO: &str = "valid_to";
-pub const IS_CURRENT: &str = "is_current";
+use crate::transform::{HISTORY_COLUMNS, condition as condition_of};
 
 const DELETED: &str = "__deleted";
 const NEW: &str = "__new";
@@ -169,7 +165,7 @@ impl Work<'_> {
         sieve: &mut Sieve<'_>,
     ) -> Result<Option<Staged>, TransformError> {
         let mut quarantine: Option<Staging> = None;
-        let mut batches = sieve.plan(self.session, query)?.execute_stream().await?;
+        let mut batches = sieve.plan(self.session, query).await?.execute_stream().await?;
         while let Some(batch) = batches.try_next().await? {
             let sifted = sieve.sift(&batch)?;
             passed.push(sifted.passed).await?;
@@ -274,10 +270,11 @@ impl Work<'_> {
         let next = |of: Expr| lead(of, Some(1), None).partition_by(self.keys()).order_by(order.clone()).build();
         let placed = once.with_column(NEXT, next(start.clone())?)?;
         let placed = placed.with_column(LAST, next(lit(true))?.is_null())?;
+        let [valid_from, valid_to, is_current] = HISTORY_COLUMNS;
         let shown = schema.fields().iter().map(|field| column(field.name())).chain([
-            start.alias(VALID_FROM),
-            column(NEXT).alias(VALID_TO),
-            column(LAST).alias(IS_CURRENT),
+            start.alias(valid_from),
+            column(NEXT).alias(valid_to),
+            column(LAST).alias(is_current),
             column(DELETED),
             column(NEW),
         ]);
@@ -393,8 +390,8 @@ impl Work<'_> {
         }
         let deleted = match &self.spec.delete_when {
             Some(condition) => {
-                let condition = self.session.parse_sql_expr(condition, rows.schema())?;
-                condition.is_true()
+                let condition = condition_of(self.session, new.schema(), condition).await;
+                condition.map_err(TransformError::Sql)?.is_true()
             }
             None => lit(false),
         };
@@ -458,30 +455,9 @@ pub fn grave_schema(spec: &TransformSpec, output: &Schema) -> Schema {
     Schema::new(output.fields().iter().filter(named).cloned().collect::<Vec<_>>())
 }
 
-/// The columns of a history: the query's, and from when to when.
-///
-/// # Errors
-/// [`TransformError::Columns`] where the query has one of them already, or no sequence.
-pub fn history_schema(spec: &TransformSpec, query: &Schema) -> Result<Schema, TransformError> {
-    let own = [VALID_FROM, VALID_TO, IS_CURRENT];
-    let clash = query.fields().iter().find(|field| own.iter().any(|own| field.name().eq_ignore_ascii_case(own)));
-    if let Some(clash) = clash {
-        let problem = format!("column `{}` is one that `history` adds: give it another name", clash.name());
-        return Err(TransformError::Columns(vec![problem]));
-    }
-    let start = spec.sequence_by.first().and_then(|name| query.field_with_name(name).ok());
-    let start = start.ok_or_else(|| TransformError::Columns(vec!["`sequence_by` is no column of it".to_owned()]))?;
-    let fields = query.fields().iter().map(|field| field.as_ref().clone()).chain([
-        Field::new(VALID_FROM, start.data_type().clone(), true),
-        Field::new(VALID_TO, start.data_type().clone(), true),
-        Field::new(IS_CURRENT, DataType::Boolean, true),
-    ]);
-    Ok(Schema::new(fields.collect::<Vec<_>>()))
-}
-
 /// The columns that the query of a history gave.
 pub fn without_history(table: &Schema) -> Schema {
-    let is_own = |field: &Arc<Field>| [VALID_FROM, VALID_TO, IS_CURRENT].contains(&field.name().as_str());
+    let is_own = |field: &Arc<Field>| HISTORY_COLUMNS.contains(&field.name().as_str());
     Schema::new(table.fields().iter().filter(|field| !is_own(field)).cloned().collect::<Vec<_>>())
 }
 
