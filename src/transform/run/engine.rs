@@ -10,12 +10,14 @@ use datafusion::dataframe::DataFrame;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use deltalake::protocol::{DeltaOperation, SaveMode};
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
-use super::input::{InputTable, Part};
+use super::input::{InputTable, Part, REFRESH};
 use super::modes::{Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
 use super::side::{self, Side};
@@ -245,6 +247,8 @@ impl Run<'_> {
             let partitions: Vec<&str> = self.spec.partition_by.iter().map(String::as_str).collect();
             let fresh = metadata_of_new(&output.log, wanted, &partitions, Vec::new())?;
             let held = &output.head.metadata;
+            let mut note = self.note();
+            note[REFRESH] = json!(true);
             let metadata = with_properties(held.clone(), &self.properties())?;
             let metadata = side::with_layout(metadata, &fresh)?;
             let ids = super::consumed::inputs(&output.head.transactions);
@@ -258,7 +262,7 @@ impl Run<'_> {
                 transactions,
                 metadata: Some(metadata),
                 operation: write(SaveMode::Overwrite),
-                note: self.note(),
+                note,
             };
             if let Some(version) = output.put(change).await? {
                 self.report.committed.push(version);
@@ -297,13 +301,31 @@ impl Run<'_> {
         let positions = self.positions(&parts, &before);
         let pinned = self.pinned();
         self.pin(&heads);
-        let (computed, violations) = computed?;
+        let (computed, violations) = match computed {
+            Ok(computed) => computed,
+            Err(error @ TransformError::Read(_)) => return Err(self.vacuumed(&parts).await.unwrap_or(error)),
+            Err(error) => return Err(error),
+        };
         let quarantine = Quarantine { pinned, is_repeated: intended.is_some() };
         if self.commit(output, &mut side, computed, positions, quarantine).await? {
             self.account(&parts, &before, violations);
             return Ok(Step::Committed);
         }
         Ok(Step::Again)
+    }
+
+    /// Whether a file of these parts is gone: a reader of Parquet tells it only in words.
+    async fn vacuumed(&self, parts: &HashMap<TableName, Part>) -> Option<TransformError> {
+        for (name, part) in parts {
+            let store = self.inputs.get(name)?.log.store().object_store(None);
+            for file in &part.files {
+                let path = Path::parse(&file.path).ok()?;
+                if let Err(source @ object_store::Error::NotFound { .. }) = store.head(&path).await {
+                    return Some(TransformError::FileGone { table: name.clone(), source });
+                }
+            }
+        }
+        None
     }
 
     /// Takes inputs for what they were at these versions, and gives those that they had.
