@@ -248,7 +248,7 @@ fn one_blob(bytes: &[u8], file: &Path, writer: &mut Option<ArrowWriter<File>>) -
             let zstd = Compression::ZSTD(ZstdLevel::try_new(1).expect("a level"));
             let properties = WriterProperties::builder()
                 .set_compression(zstd)
-                .set_max_row_group_row_count(Some(sluicebox::sink::delta::files::ROW_GROUP_ROWS))
+                .set_max_row_group_row_count(Some(sluicebox::catalog::data_file::ROW_GROUP_ROWS))
                 .build();
             ArrowWriter::try_new(File::create(file).expect("made"), batch.schema(), Some(properties)).expect("a writer")
         });

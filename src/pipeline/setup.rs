@@ -15,8 +15,8 @@ use crate::config::spec::{
 use crate::decode::{
     AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource, arrow_schema_of,
 };
+use crate::fault_points::FaultPoints;
 use crate::sink::delta::dead_letters::Writer;
-use crate::sink::delta::fault_points::FaultPoints;
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
 use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
