@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::capture_name;
+use super::maintenance::MaintenanceTable;
 use super::text::{
     AddressText, CronText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
 };
@@ -40,6 +41,7 @@ pub(super) struct ProjectFile {
     pub serve: Option<ServeTable>,
     pub webhook: Option<WebhookTable>,
     pub shutdown: Option<ShutdownTable>,
+    pub maintenance: Option<MaintenanceTable>,
 }
 
 /// The project itself.
@@ -492,6 +494,8 @@ pub(super) struct SinkTable {
     /// How often progress without rows is committed.
     #[schemars(extend("default" = COVERAGE_EVERY))]
     pub coverage_every: Option<DurationText>,
+    /// What is other for this table, and its dead letters, than `[maintenance]` in `sluice.toml` says.
+    pub maintenance: Option<MaintenanceTable>,
 }
 
 /// When `sluice run` backfills from the captures by itself, beside what it reads live. Without

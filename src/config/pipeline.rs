@@ -23,7 +23,7 @@ use super::spec::{
     CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, OWN_SCHEMA,
     PipelineSpec, ScheduleSpec, SinkSpec, Start, TableName,
 };
-use super::{schema, shape, text};
+use super::{maintenance, schema, shape, text};
 
 /// The suffix of the table that holds what could not become a row.
 const DEAD_LETTERS: &str = "__dead_letters";
@@ -76,7 +76,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let has_captures = captured.is_some();
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
     let decode = super::decode::build(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
-    let sink = declared.sink.and_then(|table| sink(table, &mut reading));
+    let sink = declared.sink.and_then(|table| sink(table, shared, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
     let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
@@ -346,7 +346,7 @@ fn generation_of(table: GenerationTable, reading: &mut Reading<'_>) -> Option<Ge
     Some(GenerationSpec { name: name?, since: since? })
 }
 
-fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
+fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
     let name = reading.parse(&at("table"), name, "the name of a table", |text| {
@@ -385,12 +385,14 @@ fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
             reading.wrong(&at("commit_bytes"), message, "reading would pause before a commit is full");
         }
     }
+    let maintenance = maintenance::build(table.maintenance, &["sink", "maintenance"], &shared.maintenance, reading);
     Some(SinkSpec {
         table: name?,
         commit_every: commit_every?,
         commit_bytes: commit_bytes?,
         max_in_flight_bytes: max_in_flight_bytes?,
         coverage_every: coverage_every?,
+        maintenance,
     })
 }
 
