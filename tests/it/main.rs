@@ -18,6 +18,7 @@ mod live;
 mod operations;
 mod query;
 mod registry;
+mod rewrite;
 mod serve;
 mod sink;
 mod source;

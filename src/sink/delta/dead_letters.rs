@@ -21,9 +21,9 @@ use serde_json::Value;
 use super::SinkError;
 use super::fault_points::{FaultPoint, FaultPoints};
 use super::files;
-use super::log::{CommitLog, Put, ReadAt};
 use super::table::OpenTable;
 use crate::batch::{Reject, bronze};
+use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
 use crate::catalog::scan::scan;
 use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
 
