@@ -3,6 +3,7 @@
 pub mod commit_log;
 pub mod lake;
 pub mod log;
+pub mod maintenance;
 pub mod provider;
 pub mod query;
 pub mod rewrite;

@@ -18,6 +18,7 @@ pub mod error;
 pub mod gaps;
 pub mod generations;
 pub mod lock;
+pub mod maintenance;
 pub mod partition;
 pub mod run;
 pub mod schedule;

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::PipelineError;
 use super::announcements::{self, Announcement};
+use super::maintenance;
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
 use super::schedule::Scheduled;
 use super::spool::Spool;
@@ -98,7 +99,18 @@ pub async fn run_selected(
             ended.map_err(|source| PipelineError::Stopped { pipeline: name, source: Box::new(source) })
         });
     }
+    let mut beside = JoinSet::new();
+    // A run that is to end by itself leaves tables to who comes next.
+    if !options.until_caught_up {
+        let mut project = project.clone();
+        project.pipelines.retain(|pipeline| options.pipelines.is_empty() || options.pipelines.contains(&pipeline.name));
+        let shutdown = shutdown.clone();
+        beside.spawn(async move { maintenance::background::run(&project, &shutdown).await });
+    }
     let ended = all_of(running).await;
+    // Where all pipelines have failed nobody has said that it is to stop.
+    beside.abort_all();
+    while beside.join_next().await.is_some() {}
     listening.end().await;
     ended
 }
