@@ -15,6 +15,7 @@ mod guide;
 mod lakehouse;
 mod ledger;
 mod live;
+mod maintenance;
 mod operations;
 mod query;
 mod registry;
