@@ -17,6 +17,7 @@ mod ledger;
 mod live;
 mod maintenance;
 mod operations;
+mod overlaps;
 mod query;
 mod registry;
 mod rewrite;
