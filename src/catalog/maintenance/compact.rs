@@ -358,7 +358,8 @@ async fn delete(store: &dyn ObjectStore, adds: &[Add]) {
     }
 }
 
-/// As the tables' other files have it: zstd 1, statistics of whole chunks, and of pages for what ascends.
+/// As the tables' other files have it: zstd 1, statistics of whole chunks, and of pages for what ascends; no dictionary
+/// of what hardly repeats.
 fn properties(schema: &Schema) -> WriterProperties {
     use crate::batch::bronze;
     let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
@@ -368,9 +369,13 @@ fn properties(schema: &Schema) -> WriterProperties {
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
     let has = |column: &&str| schema.field_with_name(column).is_ok();
+    let properties = [bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EVENT_ID]
+        .into_iter()
+        .filter(has)
+        .fold(properties, |held, column| held.set_column_dictionary_enabled(ColumnPath::from(column), false));
     [bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT]
         .into_iter()
-        .filter(|column| has(column))
+        .filter(has)
         .fold(properties, |held, column| {
             held.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Page)
         })

@@ -8,43 +8,82 @@ const CONSUMED: &str = "sluice-consumed:";
 /// The format of these that this version reads.
 const FORMAT: &str = "1";
 
-/// What the streams of this table need of the table with this id; nothing where it streams none of it.
-pub fn needs_of(reader: &TableHead, id: &str) -> Option<Keep> {
-    let needs = reader.transactions.iter().filter_map(|(app_id, version)| need(app_id, *version, id));
-    needs.reduce(Keep::and)
+/// Whether a table streams others at all.
+pub fn is_reader(head: &TableHead) -> bool {
+    head.transactions.keys().any(|app_id| app_id.starts_with(CONSUMED))
 }
 
-fn need(app_id: &str, version: i64, id: &str) -> Option<Keep> {
-    let (format, rest) = app_id.strip_prefix(CONSUMED)?.split_once(':')?;
-    let (of, more) = rest.split_once(':').map_or((rest, None), |(of, more)| (of, Some(more)));
-    if of != id {
-        return None;
+/// What the streams of this table need of the table with this id; nothing where it streams none of it, or will
+/// begin anew.
+///
+/// | app id | version |
+/// |---|---|
+/// | `sluice-consumed:1:<id>` | the last version whose rows are in; below 0: none |
+/// | `…:snapshot` | until then: the version whose files a first run goes through; below 0: none |
+pub fn needs_of(reader: &TableHead, id: &str) -> Option<Keep> {
+    let mut consumed = None;
+    let mut pinned = None;
+    for (app_id, version) in &reader.transactions {
+        let Some((format, rest)) = app_id.strip_prefix(CONSUMED).and_then(|rest| rest.split_once(':')) else {
+            continue;
+        };
+        let (of, more) = rest.split_once(':').map_or((rest, None), |(of, more)| (of, Some(more)));
+        match (format, more) {
+            _ if of != id => {}
+            (FORMAT, None) => consumed = u64::try_from(*version).ok(),
+            (FORMAT, Some("snapshot")) => pinned = u64::try_from(*version).ok(),
+            (FORMAT, Some(_)) => {}
+            // What a newer version of ours counts isn't guessed at: all stays.
+            _ => return Some(Keep { consumed: Some(0), pinned: None }),
+        }
     }
-    let version = u64::try_from(version).unwrap_or(0);
-    Some(match (format, more) {
-        (FORMAT, None) => Keep { consumed: Some(version), pinned: None },
-        // How it counts is no matter: until the first run is through, all stays.
-        _ => Keep { consumed: Some(0), pinned: None },
-    })
+    match (consumed, pinned) {
+        (Some(version), _) => Some(Keep { consumed: Some(version), pinned: None }),
+        // What comes after the snapshot is asked for once it is through.
+        (None, Some(version)) => Some(Keep { consumed: Some(version), pinned: Some(version) }),
+        (None, None) => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use deltalake::kernel::{Metadata, Protocol};
+    use serde_json::json;
+
     use super::*;
 
+    fn reader(transactions: &[(&str, i64)]) -> TableHead {
+        let metadata = json!({"id": "reader", "format": {"provider": "parquet", "options": {}}, "schemaString": "{}",
+            "partitionColumns": [], "configuration": {}});
+        let protocol = json!({"minReaderVersion": 1, "minWriterVersion": 2});
+        TableHead {
+            version: 1,
+            metadata: serde_json::from_value::<Metadata>(metadata).expect("metadata"),
+            protocol: serde_json::from_value::<Protocol>(protocol).expect("a protocol"),
+            transactions: transactions.iter().map(|(app_id, version)| ((*app_id).to_owned(), *version)).collect(),
+        }
+    }
+
     #[test]
-    fn what_a_stream_has_read_is_told_by_its_app_id() {
-        let consumed = |version| Some(Keep { consumed: Some(version), pinned: None });
-        for (app_id, version, expected) in [
-            ("sluice-consumed:1:id-1", 7, consumed(7)),
-            ("sluice-consumed:1:id-1", -7, consumed(0)),
-            ("sluice-consumed:1:id-1:snapshot", 7, consumed(0)),
-            ("sluice-consumed:2:id-1", 7, consumed(0)),
-            ("sluice-consumed:1:id-2", 7, None),
-            ("sluice:1:id-1:seen", 7, None),
-            ("sluice-consumed:", 7, None),
+    fn what_a_stream_has_read_is_told_by_its_transactions() {
+        let keep = |consumed, pinned| Some(Keep { consumed: Some(consumed), pinned });
+        for (name, transactions, expected) in [
+            ("versions", vec![("sluice-consumed:1:x", 7), ("sluice-consumed:1:x:snapshot", 3)], keep(7, None)),
+            (
+                "a first run",
+                vec![
+                    ("sluice-consumed:1:x", -1),
+                    ("sluice-consumed:1:x:snapshot", 3),
+                    ("sluice-consumed:1:x:snapshot-files", 2),
+                ],
+                keep(3, Some(3)),
+            ),
+            ("begun anew", vec![("sluice-consumed:1:x", -1), ("sluice-consumed:1:x:snapshot", -1)], None),
+            ("a newer format", vec![("sluice-consumed:2:x", 7)], keep(0, None)),
+            ("another table", vec![("sluice-consumed:1:y", 7)], None),
+            ("no stream", vec![("sluice:1:x:seen", 7), ("sluice-consumed:", 7)], None),
         ] {
-            assert_eq!(need(app_id, version, "id-1"), expected, "{app_id}");
+            assert_eq!(needs_of(&reader(&transactions), "x"), expected, "{name}");
         }
     }
 }

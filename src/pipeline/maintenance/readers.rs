@@ -7,7 +7,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::targets::is_declared;
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
 use crate::catalog::maintenance::Keep;
-use crate::catalog::maintenance::readers::needs_of;
+use crate::catalog::maintenance::readers::{is_reader, needs_of};
 use crate::catalog::{CatalogError, table_location};
 use crate::config::spec::{OWN_SCHEMA, ProjectSpec, TableName};
 use crate::storage::Location;
@@ -39,7 +39,7 @@ impl Readers {
         let heads: Vec<Option<(TableName, TableHead)>> =
             futures::stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
         let mut heads: BTreeMap<_, _> = heads.into_iter().flatten().collect();
-        heads.retain(|_, head| head.transactions.keys().any(|app_id| app_id.starts_with("sluice-consumed:")));
+        heads.retain(|_, head| is_reader(head));
         Ok(Self(heads))
     }
 
