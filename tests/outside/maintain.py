@@ -22,7 +22,7 @@ import deltalake
 import pyarrow
 import pyarrow.parquet
 
-from events import producer, send_values, values
+from events import encoded, encoder, producer, send, values
 from machine import Azurite, Emulator, Process, audit, check, folder, main, run as sluice, same, say, sluice as binary, until_caught_up, write_project
 from readers import duckdb_connection
 
@@ -163,6 +163,27 @@ def someone_elses_table(project, commits):
     check(len(list((table / "_delta_log").glob("*.json"))) < 100, "the log is short")
 
 
+class Sending:
+    """One client for all that is sent; events of both partitions in turn."""
+
+    def __init__(self, emulator):
+        self.open = contextlib.ExitStack()
+        avro = self.open.enter_context(encoder(emulator))
+        self.client = self.open.enter_context(producer(emulator, HUB))
+        self.events = [encoded(avro, event) for event in values(200, seed=7)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.open.close()
+
+    def send(self, count):
+        for partition in range(2):
+            send(self.client, {"partition_id": str(partition)}, random.sample(self.events, count // 2))
+        return count
+
+
 class Live:
     def __init__(self, project):
         self.project = project
@@ -188,7 +209,7 @@ def wait_for_rows(table, count, live, seconds=60):
         time.sleep(0.1)
 
 
-def beside_a_live_pipeline(place, emulator):
+def beside_a_live_pipeline(place, emulator, sending):
     project = write_project(place / "live", emulator, {HUB: ""})
     file = project / "pipelines" / "outside" / f"{HUB}.toml"
     file.write_text(file.read_text().replace('"1s"', '"50ms"'))
@@ -197,15 +218,16 @@ def beside_a_live_pipeline(place, emulator):
     table, sent = table_of(project), 0
     live = Live(project)
     try:
-        until, kills = time.monotonic() + 12, 0
-        while time.monotonic() < until:
-            send_values(emulator, HUB, values(40, seed=sent), 2)
-            sent += 40
-            if kills < 4 and sent > 200 * (kills + 1):
+        began, kills, beside = time.monotonic(), 0, None
+        while (passed := time.monotonic() - began) < 9:
+            sent += sending.send(40)
+            time.sleep(0.03)
+            if beside and random.random() < 0.2:
+                beside.child.send_signal(signal.SIGKILL)
+                beside = None
+            elif not beside and passed > kills + 1:
                 # One beside the one of `sluice run`, killed wherever it is.
                 beside = Process([binary(), "--project", project, "maintain", TABLE])
-                time.sleep(random.uniform(0.02, 0.4))
-                beside.child.send_signal(signal.SIGKILL)
                 kills += 1
         wait_for_rows(table, sent, live)
         # What it has to do for the last commits, it does within a second or two.
@@ -214,12 +236,14 @@ def beside_a_live_pipeline(place, emulator):
             check(time.monotonic() < deadline, f"{len(active(table))} files are left\n{live.process.said()}")
             time.sleep(0.2)
     finally:
+        if beside:
+            beside.end()
         live.process.child.send_signal(signal.SIGTERM)
     same(live.process.ended(20), 0, "the exit code of `sluice run` after SIGTERM")
     version = head(table)
     operations = [entry["operation"] for entry in deltalake.DeltaTable(str(table)).history()]
     compactions = operations.count("OPTIMIZE")
-    check(compactions >= 2, f"`sluice run` compacted {compactions} times")
+    check(compactions >= 3, f"`sluice run` compacted {compactions} times")
     found = keys(table)
     same(len(found), sent, "rows")
     same(len(set(found)), sent, "keys")
@@ -261,7 +285,7 @@ def time_passes(project, sent):
     return expected
 
 
-def on_azure(place, emulator, azurite):
+def on_azure(place, emulator, sending, azurite):
     azurite.container("lake")
     storage = f'[storage.azure]\naccount_name = "{azurite.storage_options()["account_name"]}"\naccount_key = "{azurite.storage_options()["account_key"]}"\nendpoint = "{azurite.endpoint}"\n'
     project = write_project(place / "azure", emulator, {HUB: ""}, lake="az://lake/x", storage=storage)
@@ -271,9 +295,8 @@ def on_azure(place, emulator, azurite):
     sent = until_caught_up(project)[HUB]["committed"]
     live = Live(project)
     try:
-        for round in range(12):
-            send_values(emulator, HUB, values(20, seed=1_000 + round), 2)
-            sent += 20
+        for _ in range(9):
+            sent += sending.send(20)
             deadline = time.monotonic() + 30
             while deltalake.DeltaTable(table, storage_options=options).to_pyarrow_table(columns=["_partition"]).num_rows < sent:
                 check(time.monotonic() < deadline, f"the rows don't land\n{live.process.said()}")
@@ -310,12 +333,12 @@ def run():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--commits", type=int, default=5_000)
     commits = arguments.parse_args().commits
-    with folder() as place, Emulator({HUB: 2}) as emulator:
-        project, sent = beside_a_live_pipeline(place, emulator)
+    with folder() as place, Emulator({HUB: 2}) as emulator, Sending(emulator) as sending:
+        project, sent = beside_a_live_pipeline(place, emulator, sending)
         time_passes(project, sent)
         someone_elses_table(project, commits)
         with Azurite() as azurite:
-            on_azure(place, emulator, azurite)
+            on_azure(place, emulator, sending, azurite)
 
 
 if __name__ == "__main__":
