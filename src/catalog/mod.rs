@@ -8,6 +8,7 @@ pub mod provider;
 pub mod query;
 pub mod rewrite;
 pub mod scan;
+pub mod sql;
 pub mod state;
 
 pub use lake::Catalog;

@@ -55,7 +55,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     };
     let progress = Progress::new(global);
     progress.spin("maintaining tables");
-    let maintained = maintain(&project, options, &shutdown, |_| {}).await;
+    let maintained = maintain(&project, options, &shutdown).await;
     progress.clear();
     beside.abort_all();
     let tables = maintained?;

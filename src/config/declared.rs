@@ -8,6 +8,12 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod transform;
+
+pub(super) use transform::{
+    DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
+};
+
 use super::capture_name;
 use super::maintenance::MaintenanceTable;
 use super::text::{
@@ -267,7 +273,7 @@ pub(super) struct ShutdownTable {
     pub deadline: Option<DurationText>,
 }
 
-/// A file under `pipelines/`: one pipeline, from a source to a table.
+/// A file under `pipelines/`: one pipeline, from a source to a table, and transforms; or transforms alone.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PipelineFile {
@@ -281,7 +287,7 @@ pub(super) struct PipelineFile {
     pub schedule: Option<ScheduleTable>,
     /// Tables made of tables, by SQL.
     #[serde(rename = "transform")]
-    pub _transform: Option<Unsupported>,
+    pub transforms: Option<Vec<TransformTable>>,
     /// One stream into several tables.
     #[serde(rename = "route")]
     pub _route: Option<Unsupported>,
@@ -421,6 +427,10 @@ pub(super) struct DecodeTable {
     pub format: Option<Format>,
     /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it.
     pub schema: Option<PathText>,
+    /// Schemas (`.avsc` files, relative to the project's folder) whose fields the table has from its first commit on, so that
+    /// transforms can name them before the first event came, and `sluice check` knows them. A field that only a writer's
+    /// schema has is still added as it comes.
+    pub columns_from: Option<Vec<PathText>>,
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
@@ -494,7 +504,7 @@ pub(super) struct SinkTable {
     /// How often progress without rows is committed.
     #[schemars(extend("default" = COVERAGE_EVERY))]
     pub coverage_every: Option<DurationText>,
-    /// What is other for this table, and its dead letters, than `[maintenance]` in `sluice.toml` says.
+    /// What is other for this table, and those beside it, than `[maintenance]` in `sluice.toml` says.
     pub maintenance: Option<MaintenanceTable>,
 }
 

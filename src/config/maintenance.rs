@@ -32,7 +32,8 @@ const LEAST_TARGET: ByteSize = ByteSize::mib(1);
 
 /// How the tables are kept quick to read: small files are rewritten as large ones, the log gets checkpoints and loses
 /// what is old, and files that no version names any more are deleted. `sluice run` does it in the background, and
-/// `sluice maintain` now. `[sink] maintenance = { … }` says otherwise for one table and its dead letters.
+/// `sluice maintain` now. `maintenance = { … }` in
+/// `[sink]` or `[[transform]]` says otherwise for one table and those beside it.
 #[derive(Debug, Default, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MaintenanceTable {

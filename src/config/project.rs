@@ -143,6 +143,7 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
             shutdown: ShutdownSpec { deadline: deadline? },
             maintenance: maintenance.clone(),
             pipelines: Vec::new(),
+            transforms: Vec::new(),
         })
     })();
     let teams = teams.map_or(Declared::Wrong, Declared::As);

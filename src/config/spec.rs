@@ -8,6 +8,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
 
+pub use super::transform_spec::{
+    Declaration, Dedupe, Expectation, Mode, OnViolation, SkippedVersion, TransformSpec, Trigger,
+};
+
 use super::capture_name::NameTemplate;
 use super::cron::Cron;
 
@@ -51,6 +55,8 @@ pub struct ProjectSpec {
     pub maintenance: MaintenanceSpec,
     /// In the order of their files.
     pub pipelines: Vec<PipelineSpec>,
+    /// In the order of their files, and as they stand in them.
+    pub transforms: Vec<TransformSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,11 +241,13 @@ pub struct GenerationSpec {
     pub since: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DecodeSpec {
     pub format: Format,
     /// The pinned reader schema: an `.avsc` file, absolute.
     pub schema: Option<PathBuf>,
+    /// Schemas whose fields the table has from the start: `.avsc` files, absolute.
+    pub columns_from: Vec<PathBuf>,
     pub framing: Framing,
 }
 
@@ -308,6 +316,13 @@ pub struct MaintenanceSpec {
 
 /// The schema of sluice's own tables, which no pipeline writes.
 pub const OWN_SCHEMA: &str = "sluice";
+
+/// What the name of a table may not end in: such tables stand beside the one that they belong to.
+pub const SIDE_TABLES: [(&str, &str); 3] = [
+    ("__dead_letters", "what could not become a row"),
+    ("__quarantine", "rows that violate an expectation"),
+    ("__deleted", "the keys that a transform has deleted"),
+];
 
 /// `<schema>.<table>`, as in `bronze.leads`: lower case letters, digits, underscores.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

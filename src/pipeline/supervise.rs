@@ -103,14 +103,21 @@ pub async fn run_selected(
     // A run that is to end by itself leaves tables to who comes next.
     if !options.until_caught_up {
         let mut project = project.clone();
-        project.pipelines.retain(|pipeline| options.pipelines.is_empty() || options.pipelines.contains(&pipeline.name));
+        if !options.pipelines.is_empty() {
+            project.pipelines.retain(|pipeline| options.pipelines.contains(&pipeline.name));
+        }
         let shutdown = shutdown.clone();
         beside.spawn(async move { maintenance::background::run(&project, &shutdown).await });
     }
     let ended = all_of(running).await;
+    if shutdown.is_stopping() {
+        tokio::select! {
+            _ = beside.join_next() => {}
+            () = shutdown.aborting() => {}
+        }
+    }
     // Where all pipelines have failed nobody has said that it is to stop.
-    beside.abort_all();
-    while beside.join_next().await.is_some() {}
+    beside.shutdown().await;
     listening.end().await;
     ended
 }

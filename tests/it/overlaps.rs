@@ -124,7 +124,7 @@ impl Table {
                 let table = opened.expect("the log can be read").expect("there is a table");
                 let mut jobs = Vec::new();
                 for job in table.plan_compaction(&spec()).await.expect("a plan").jobs {
-                    let written = table.write_job(&job, &["id"], &spec()).await.expect("files are written");
+                    let written = table.write_job(&job, &["id".to_owned()], &spec()).await.expect("files are written");
                     jobs.push((job, written));
                 }
                 return Planned::Maintain { table: Box::new(table), jobs };

@@ -109,7 +109,7 @@ impl MaintainedTable {
     pub async fn write_job(
         &self,
         job: &Job,
-        order: &[&str],
+        order: &[String],
         spec: &MaintenanceSpec,
     ) -> Result<Written, MaintenanceError> {
         let columns = arrow_schema(&self.log, &self.head.metadata)?;
@@ -165,7 +165,7 @@ impl MaintainedTable {
         &self,
         job: &Job,
         schema: &SchemaRef,
-        order: &[&str],
+        order: &[String],
         spec: &MaintenanceSpec,
     ) -> Result<SendableRecordBatchStream, MaintenanceError> {
         let store = self.log.store();
@@ -209,7 +209,7 @@ fn task(job: &Job, spec: &MaintenanceSpec) -> Result<Arc<TaskContext>, DataFusio
 }
 
 /// None where the table lacks one of the columns.
-fn ordering(order: &[&str], schema: &SchemaRef) -> Option<LexOrdering> {
+fn ordering(order: &[String], schema: &SchemaRef) -> Option<LexOrdering> {
     let options = SortOptions { descending: false, nulls_first: true };
     let columns: Option<Vec<_>> = order.iter().map(|name| col(name, schema).ok()).collect();
     LexOrdering::new(columns?.into_iter().map(|column| PhysicalSortExpr::new(column, options)))

@@ -6,9 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::record::RecordFile;
-use super::table::{Mode, TableReport};
-use super::targets::{Target, of_project};
-use super::{MaintainOptions, maintain};
+use super::table::Mode;
+use super::targets::{Target, that_may_be};
+use super::{MaintainOptions, maintain_all};
 use crate::catalog::Catalog;
 use crate::config::spec::{ProjectSpec, TableName};
 use crate::pipeline::PipelineError;
@@ -17,21 +17,22 @@ use crate::pipeline::setup::Places;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::fault_points::Armed;
 
-/// How often it is looked which tables are due, at most: tables come into being, and other processes maintain them.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// The wall clock is looked at this often: it may be set, and a machine may sleep.
+const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(15);
 
 /// Maintains the project's tables until the shutdown begins. What fails is told and tried again when the table is
 /// due next: no pipeline stops for it.
 pub async fn run(project: &ProjectSpec, shutdown: &Shutdown) {
-    let declared = project.pipelines.iter().map(|pipeline| &pipeline.sink.maintenance).chain([&project.maintenance]);
-    let enabled = declared.filter(|spec| spec.enabled);
-    let Some(shortest) = enabled.map(|spec| spec.every).min() else { return };
-    let pause = shortest.min(LOOK_EVERY);
-    // A table that can't be maintained isn't tried at each look.
-    let mut tried: BTreeMap<TableName, DateTime<Utc>> = BTreeMap::new();
+    let targets: Vec<Target> = that_may_be(project).into_iter().filter(|target| target.spec.enabled).collect();
+    let Some(shortest) = targets.iter().map(|target| target.spec.every).min() else { return };
+    let pause = shortest.min(LOOK_AT_CLOCK_EVERY);
+    let mut background = Background { project, targets, due_at: BTreeMap::new() };
     while !shutdown.is_stopping() {
-        if let Err(error) = look(project, &mut tried, shutdown).await {
-            tracing::warn!(error = report(&error), "tables could not be maintained: trying again");
+        if let Err(error) = background.look(shutdown).await {
+            tracing::warn!(
+                error = report(&error),
+                "tables could not be maintained: they are tried again when due next"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -40,49 +41,52 @@ pub async fn run(project: &ProjectSpec, shutdown: &Shutdown) {
     }
 }
 
-async fn look(
-    project: &ProjectSpec,
-    tried: &mut BTreeMap<TableName, DateTime<Utc>>,
-    shutdown: &Shutdown,
-) -> Result<(), PipelineError> {
-    let places = Places::of(project)?;
-    let there = Catalog::new(&places.lake).tables().await?;
-    let mut due = Vec::new();
-    for target in of_project(project, &there).into_iter().filter(|target| target.spec.enabled) {
-        if is_due(&places, &target, tried).await? {
-            due.push(target.name);
-        }
-    }
-    if due.is_empty() {
-        return Ok(());
-    }
-    let now = Utc::now();
-    tried.extend(due.iter().map(|name| (name.clone(), now)));
-    let options = MaintainOptions { tables: due, mode: Mode::Do, fault_points: Armed::default() };
-    maintain(project, options, shutdown, |_: &TableReport| {}).await.map(drop)
+struct Background<'a> {
+    project: &'a ProjectSpec,
+    targets: Vec<Target>,
+    /// Before that a table isn't looked at; another process may have maintained it by then.
+    due_at: BTreeMap<TableName, DateTime<Utc>>,
 }
 
-/// A period after it was maintained last, by whatever process; the first time a period after it was first seen.
-async fn is_due(
-    places: &Places,
-    target: &Target,
-    tried: &BTreeMap<TableName, DateTime<Utc>>,
-) -> Result<bool, PipelineError> {
-    let period = TimeDelta::from_std(target.spec.every).unwrap_or(TimeDelta::MAX);
-    let is_over = |since: DateTime<Utc>| {
-        let now = Utc::now();
-        // A clock that went back would hold it up until it is there again.
-        since > now || now - since >= period
-    };
-    if tried.get(&target.name).is_some_and(|at| !is_over(*at)) {
-        return Ok(false);
-    }
-    let file = RecordFile::open(&places.state, &target.name.to_string())?;
-    match file.load().await {
-        Some(record) => Ok(is_over(record.at)),
-        None => {
-            file.begin().await;
-            Ok(false)
+impl Background<'_> {
+    async fn look(&mut self, shutdown: &Shutdown) -> Result<(), PipelineError> {
+        let places = Places::of(self.project)?;
+        let mut due = Vec::new();
+        for target in self.targets.clone() {
+            if self.is_due(&places, &target).await? {
+                due.push(target);
+            }
         }
+        if due.is_empty() {
+            return Ok(());
+        }
+        // Only now is the lake asked for anything.
+        let there = Catalog::new(&places.lake).tables().await?;
+        due.retain(|target| there.contains(&target.name));
+        let options = MaintainOptions { tables: Vec::new(), mode: Mode::Do, fault_points: Armed::default() };
+        maintain_all(self.project, &places, &there, due, &options, shutdown).await.map(drop)
+    }
+
+    /// A period after it was maintained last, by whatever process; the first time a period after it was first
+    /// asked for. Whatever comes of it, it isn't due again for a period.
+    async fn is_due(&mut self, places: &Places, target: &Target) -> Result<bool, PipelineError> {
+        let now = Utc::now();
+        let period = TimeDelta::from_std(target.spec.every).unwrap_or(TimeDelta::MAX);
+        let after = |at: DateTime<Utc>| at.checked_add_signed(period).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        // A clock that went back would hold it up until it is there again.
+        if self.due_at.get(&target.name).is_some_and(|due| *due > now && *due <= after(now)) {
+            return Ok(false);
+        }
+        let file = RecordFile::open(&places.state, &target.name.to_string())?;
+        let since = match file.load().await {
+            Some(record) => record.at.min(now),
+            None => {
+                file.begin().await;
+                now
+            }
+        };
+        let is_due = after(since) <= now;
+        self.due_at.insert(target.name.clone(), after(if is_due { now } else { since }));
+        Ok(is_due)
     }
 }

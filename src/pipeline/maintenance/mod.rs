@@ -54,7 +54,6 @@ pub async fn maintain(
     project: &ProjectSpec,
     options: MaintainOptions,
     shutdown: &Shutdown,
-    mut each: impl FnMut(&TableReport),
 ) -> Result<Vec<TableReport>, PipelineError> {
     let places = Places::of(project)?;
     let there = Catalog::new(&places.lake).tables().await?;
@@ -67,15 +66,24 @@ pub async fn maintain(
     } else {
         options.tables.iter().map(|name| Target::of(project, name)).collect()
     };
-    let readers = Arc::new(Readers::look(project, &places.lake, &there).await?);
+    maintain_all(project, &places, &there, targets, &options, shutdown).await
+}
+
+async fn maintain_all(
+    project: &ProjectSpec,
+    places: &Places,
+    there: &[TableName],
+    targets: Vec<Target>,
+    options: &MaintainOptions,
+    shutdown: &Shutdown,
+) -> Result<Vec<TableReport>, PipelineError> {
+    let readers = Arc::new(Readers::look(project, &places.lake, there).await?);
     let mut reports = Vec::new();
     for target in targets {
         if shutdown.is_stopping() {
             break;
         }
-        let report = lead(&places, &target, &readers, &options, shutdown).await?;
-        each(&report);
-        reports.push(report);
+        reports.push(lead(places, &target, &readers, options, shutdown).await?);
     }
     Ok(reports)
 }

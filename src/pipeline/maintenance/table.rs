@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::readers::Readers;
 use super::targets::Target;
-use crate::batch::bronze;
 use crate::catalog::maintenance::compact::Compacted;
 use crate::catalog::maintenance::jobs::Job;
 use crate::catalog::maintenance::{Keep, MaintainedTable, MaintenanceError};
@@ -21,9 +20,6 @@ const TRIES: u32 = 5;
 
 /// How many files a report of a dry run lists.
 const MOST_LISTED: usize = 1_000;
-
-/// The order of rows within a file of events.
-const EVENT_ORDER: [&str; 4] = [bronze::SOURCE, bronze::PARTITION, bronze::SEQUENCE_NUMBER, bronze::RECORD_INDEX];
 
 /// The points at which a process may be told to die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +210,7 @@ impl Work<'_> {
             Ok(checkpoint) => checkpoint,
             Err(error) => return self.done.fail(&error),
         };
-        let (keep, slowest) = self.readers.needs(self.table.id());
+        let (keep, slowest) = self.readers.needs(&self.target.name, self.table.id());
         // While the log still has all that says which files are wanted.
         if let Err(error) = self.vacuum(keep).await {
             self.done.fail(&error);
@@ -257,7 +253,7 @@ impl Work<'_> {
 
     /// Whether somebody else was quicker.
     async fn compact_job(&mut self, job: &Job) -> Result<bool, MaintenanceError> {
-        let written = self.table.write_job(job, &EVENT_ORDER, &self.target.spec).await?;
+        let written = self.table.write_job(job, &self.target.order, &self.target.spec).await?;
         self.fault_points.pass(Step::CompactionStaged);
         let (files, bytes) = (written.files(), written.bytes());
         match self.table.commit_job(job, written, &self.target.spec).await? {
