@@ -256,7 +256,7 @@ def beside_a_live_pipeline(place, emulator, sending):
     return project, sent
 
 
-def time_passes(project, sent):
+def time_passes(project, sent, sending):
     table = table_of(project)
     expected = keys(table)
     consumed = head(table) // 2
@@ -282,7 +282,10 @@ def time_passes(project, sent):
     proof = audit(project, TABLE)
     check(proof["complete"] and proof["rows"] == sent, f"audit: {proof}")
     # And the pipeline goes on from there.
-    return expected
+    more = sending.send(20)
+    same(until_caught_up(project)[HUB]["committed"], more, "what comes after it")
+    proof = audit(project, TABLE)
+    check(proof["complete"] and proof["rows"] == sent + more, f"audit: {proof}")
 
 
 def on_azure(place, emulator, sending, azurite):
@@ -335,7 +338,7 @@ def run():
     commits = arguments.parse_args().commits
     with folder() as place, Emulator({HUB: 2}) as emulator, Sending(emulator) as sending:
         project, sent = beside_a_live_pipeline(place, emulator, sending)
-        time_passes(project, sent)
+        time_passes(project, sent, sending)
         someone_elses_table(project, commits)
         with Azurite() as azurite:
             on_azure(place, emulator, sending, azurite)
