@@ -147,6 +147,12 @@ async fn small_files_become_one_and_the_rows_and_the_ledger_stay() {
     let stats: Value = serde_json::from_str(add["add"]["stats"].as_str().expect("statistics")).expect("JSON");
     assert_eq!((&stats["numRecords"], &stats["maxValues"]["_sequence_number"]), (&json!(33), &json!(19)), "{stats}");
 
+    let status = lake.sluice(&["status", "--format", "json"]).json();
+    let last = &status["pipelines"][0]["maintenance"];
+    assert_eq!((&last["outcome"], &last["files"]), (&json!("done"), &json!(1)), "{status}");
+    let words = lake.sluice(&["status"]).stdout;
+    assert!(words.contains("  maintained: done at "), "{words}");
+
     // Its base lies before the compaction.
     open_all_along.flush(&[staged("0", 20..22, &[])]).await.expect("the flush lands behind it");
     assert!(is_complete(&lake));

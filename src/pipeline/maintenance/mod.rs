@@ -19,6 +19,8 @@ pub mod targets;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::SecondsFormat;
+use serde::Serialize;
 use tokio::task::JoinSet;
 
 use self::leader::{Leader, Taken};
@@ -43,6 +45,26 @@ pub struct MaintainOptions {
     pub tables: Vec<TableName>,
     pub mode: Mode,
     pub fault_points: Armed<Step>,
+}
+
+/// How the maintenance of a table ended last. The shape that scripts read: fields may be added, never renamed or
+/// removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastMaintenance {
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub outcome: Outcome,
+    pub error: Option<String>,
+    /// After it.
+    pub files: u64,
+}
+
+/// What the state knows of it.
+pub async fn standing(places: &Places, table: &TableName) -> Option<LastMaintenance> {
+    let record = RecordFile::open(&places.state, &table.to_string()).ok()?.load().await?;
+    let last = record.last?;
+    let at = record.at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    Some(LastMaintenance { at, outcome: last.outcome, error: last.error, files: last.files_after })
 }
 
 /// Maintains tables, one after another, now.
