@@ -52,16 +52,39 @@ impl FaultPoint {
     }
 }
 
-/// Which point is armed, if any.
-#[derive(Debug, Clone, Default)]
-pub struct FaultPoints {
-    armed: Option<(FaultPoint, Arc<AtomicU32>)>,
+/// Points at which a process may be told to die.
+pub trait NamedPoint: Copy + PartialEq + Send + Sync + 'static {
+    /// In the order in which they are passed.
+    const ALL: &'static [Self];
+
+    fn as_str(self) -> &'static str;
 }
 
-impl FaultPoints {
+impl NamedPoint for FaultPoint {
+    const ALL: &'static [Self] = &FaultPoint::ALL;
+
+    fn as_str(self) -> &'static str {
+        FaultPoint::as_str(self)
+    }
+}
+
+/// Which point of a flush is armed, if any.
+pub type FaultPoints = Armed<FaultPoint>;
+
+/// Which point is armed, if any.
+#[derive(Debug, Clone)]
+pub struct Armed<P>(Option<(P, Arc<AtomicU32>)>);
+
+impl<P> Default for Armed<P> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<P: NamedPoint> Armed<P> {
     /// Passes `point`; dies when it is armed and its count has come.
-    pub fn pass(&self, point: FaultPoint) {
-        let Some((armed, left)) = &self.armed else { return };
+    pub fn pass(&self, point: P) {
+        let Some((armed, left)) = &self.0 else { return };
         if *armed == point && left.fetch_sub(1, Ordering::SeqCst) == 1 {
             tracing::error!(point = point.as_str(), "the armed fault point is reached: aborting");
             std::process::abort();
@@ -69,19 +92,19 @@ impl FaultPoints {
     }
 }
 
-impl FromStr for FaultPoints {
+impl<P: NamedPoint> FromStr for Armed<P> {
     type Err = String;
 
     /// # Errors
     /// Words for the user when the text isn't `POINT` or `POINT:N` with N of at least 1.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, count) = text.split_once(':').unwrap_or((text, "1"));
-        let point = FaultPoint::ALL.into_iter().find(|point| point.as_str() == name).ok_or_else(|| {
-            let known: Vec<_> = FaultPoint::ALL.iter().map(|point| point.as_str()).collect();
+        let point = P::ALL.iter().copied().find(|point| point.as_str() == name).ok_or_else(|| {
+            let known: Vec<_> = P::ALL.iter().map(|point| point.as_str()).collect();
             format!("`{name}` is not a fault point; there are {}", known.join(", "))
         })?;
         match count.parse() {
-            Ok(count @ 1..) => Ok(Self { armed: Some((point, Arc::new(AtomicU32::new(count)))) }),
+            Ok(count @ 1..) => Ok(Self(Some((point, Arc::new(AtomicU32::new(count)))))),
             _ => Err(format!("`{count}` is not a count of at least 1")),
         }
     }

@@ -5,6 +5,7 @@ pub mod data_file;
 pub mod file_table;
 pub mod lake;
 pub mod log;
+pub mod maintenance;
 pub mod provider;
 pub mod query;
 pub mod rewrite;

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod emulator;
 pub mod gaps;
 pub mod ledger;
+pub mod maintain;
 pub mod output;
 pub mod problems;
 pub mod progress;
@@ -67,6 +68,7 @@ commands! {
     Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";
     Gaps => gaps, "What tables lack: list it, heal it from captures, or accept it";
     Ledger => ledger, "Show what a table accounts for, as its log holds it";
+    Maintain => maintain, "Rewrite small files as large ones, and delete what nobody needs any more";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }
 

@@ -15,6 +15,7 @@ pub(super) use transform::{
 };
 
 use super::capture_name;
+use super::maintenance::MaintenanceTable;
 use super::text::{
     AddressText, CronText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
 };
@@ -46,6 +47,7 @@ pub(super) struct ProjectFile {
     pub serve: Option<ServeTable>,
     pub webhook: Option<WebhookTable>,
     pub shutdown: Option<ShutdownTable>,
+    pub maintenance: Option<MaintenanceTable>,
 }
 
 /// The project itself.
@@ -425,6 +427,10 @@ pub(super) struct DecodeTable {
     pub format: Option<Format>,
     /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it.
     pub schema: Option<PathText>,
+    /// Schemas (`.avsc` files, relative to the project's folder) whose fields the table has from its first commit on, so that
+    /// transforms can name them before the first event came, and `sluice check` knows them. A field that only a writer's
+    /// schema has is still added as it comes.
+    pub columns_from: Option<Vec<PathText>>,
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
@@ -498,6 +504,8 @@ pub(super) struct SinkTable {
     /// How often progress without rows is committed.
     #[schemars(extend("default" = COVERAGE_EVERY))]
     pub coverage_every: Option<DurationText>,
+    /// What is other for this table, and those beside it, than `[maintenance]` in `sluice.toml` says.
+    pub maintenance: Option<MaintenanceTable>,
 }
 
 /// When `sluice run` backfills from the captures by itself, beside what it reads live. Without

@@ -30,6 +30,7 @@ pub mod spec;
 mod declared;
 mod decode;
 mod document;
+mod maintenance;
 mod mask;
 mod pipeline;
 mod project;

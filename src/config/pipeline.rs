@@ -24,7 +24,7 @@ use super::spec::{
     PipelineSpec, SIDE_TABLES, ScheduleSpec, SinkSpec, Start, TableName,
 };
 use super::transform::{self, Around, BuiltTransform};
-use super::{schema, shape, text};
+use super::{maintenance, schema, shape, text};
 
 /// Each sweep lists the container.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
     let decode = declared.decode.unwrap_or_default();
     let decode = has_pipeline.then(|| super::decode::build(decode, dir, shared, &mut reading)).flatten();
-    let sink = declared.sink.and_then(|table| sink(table, &mut reading));
+    let sink = declared.sink.and_then(|table| sink(table, shared, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
     let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
@@ -381,7 +381,7 @@ pub(super) fn table_name(text: &str) -> Result<TableName, String> {
     Ok(name)
 }
 
-fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
+fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
     let name = reading.parse(&at("table"), name, "the name of a table", table_name);
@@ -410,12 +410,14 @@ fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
             reading.wrong(&at("commit_bytes"), message, "reading would pause before a commit is full");
         }
     }
+    let maintenance = maintenance::build(table.maintenance, &["sink", "maintenance"], &shared.maintenance, reading);
     Some(SinkSpec {
         table: name?,
         commit_every: commit_every?,
         commit_bytes: commit_bytes?,
         max_in_flight_bytes: max_in_flight_bytes?,
         coverage_every: coverage_every?,
+        maintenance,
     })
 }
 

@@ -51,6 +51,8 @@ pub struct ProjectSpec {
     pub serve: ServeSpec,
     pub webhook: Option<WebhookSpec>,
     pub shutdown: ShutdownSpec,
+    /// What holds for tables that say nothing else.
+    pub maintenance: MaintenanceSpec,
     /// In the order of their files.
     pub pipelines: Vec<PipelineSpec>,
     /// In the order of their files, and as they stand in them.
@@ -239,11 +241,13 @@ pub struct GenerationSpec {
     pub since: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DecodeSpec {
     pub format: Format,
     /// The pinned reader schema: an `.avsc` file, absolute.
     pub schema: Option<PathBuf>,
+    /// Schemas whose fields the table has from the start: `.avsc` files, absolute.
+    pub columns_from: Vec<PathBuf>,
     pub framing: Framing,
 }
 
@@ -280,6 +284,34 @@ pub struct SinkSpec {
     pub max_in_flight_bytes: ByteSize,
     /// Default 5 min: how often coverage without rows is committed.
     pub coverage_every: Duration,
+    pub maintenance: MaintenanceSpec,
+}
+
+/// How a table is kept quick to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaintenanceSpec {
+    /// Default true: `sluice run` does it by itself.
+    pub enabled: bool,
+    /// Default 1 h.
+    pub every: Duration,
+    /// Default true.
+    pub compact: bool,
+    /// Default 128 MiB.
+    pub target_file_bytes: ByteSize,
+    /// Default 8: so many small files of a partition are rewritten.
+    pub min_files: usize,
+    /// Default 256 MiB: what a compaction holds.
+    pub memory: ByteSize,
+    /// Default 100 versions.
+    pub checkpoint_every: u64,
+    /// Default true.
+    pub clean_log: bool,
+    /// Default 30 days, at least 7.
+    pub log_retention: Duration,
+    /// Default true.
+    pub vacuum: bool,
+    /// Default 7 days; at most `log_retention`, and shorter than 7 days only where that was asked for as unsafe.
+    pub vacuum_after: Duration,
 }
 
 /// The schema of sluice's own tables, which no pipeline writes.

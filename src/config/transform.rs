@@ -17,7 +17,7 @@ use super::reading::Reading;
 use super::spec::{
     Declaration, Dedupe, Expectation, Mode, OnViolation, SkippedVersion, TableName, TransformSpec, Trigger,
 };
-use super::text;
+use super::{maintenance, text};
 
 const SHORTEST_EVERY: Duration = Duration::from_millis(100);
 const LONGEST_EVERY: Duration = Duration::from_secs(31 * 24 * 60 * 60);
@@ -93,6 +93,7 @@ fn transform(table: TransformTable, around: &Around<'_>, reading: &mut Reading<'
     let delete_when = condition(table.delete_when, "delete_when", reading);
     let trigger = trigger(table.every, table.cron, reading);
     let skip_versions = skip_versions(table.skip_versions.unwrap_or_default(), reading);
+    let maintenance = maintenance::build(table.maintenance, &["maintenance"], &around.shared.maintenance, reading);
     let expectations = expectations(table.expectations.unwrap_or_default(), reading);
 
     let placed = name.as_ref().map(|name| (name.to_string(), reading.place(&["table"])));
@@ -114,6 +115,7 @@ fn transform(table: TransformTable, around: &Around<'_>, reading: &mut Reading<'
             trigger: trigger?,
             skip_versions: skip_versions?,
             expectations: expectations?,
+            maintenance,
             config_hash: String::new(),
             declaration: Declaration::new(reading.root.clone()),
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::cron::Cron;
 use super::document::{Node, Value};
 use super::problem::{Place, SourceFile};
-use super::spec::TableName;
+use super::spec::{MaintenanceSpec, TableName};
 
 /// A table made of other tables, by one SQL query.
 #[derive(Debug, Clone)]
@@ -36,6 +36,7 @@ pub struct TransformSpec {
     pub trigger: Trigger,
     pub skip_versions: Vec<SkippedVersion>,
     pub expectations: Vec<Expectation>,
+    pub maintenance: MaintenanceSpec,
     /// Hex SHA-256 over what decides the rows: SQL, mode and its keys, expectations.
     pub config_hash: String,
     pub declaration: Declaration,

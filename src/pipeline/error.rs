@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::spool::SpoolError;
+use crate::catalog::CatalogError;
 use crate::config::Problem;
 use crate::decode::{DecodeError, RegistryError};
 use crate::error::{Classify, Kind, Retry};
@@ -32,6 +33,8 @@ pub enum PipelineError {
     NotScheduled { pipelines: Vec<String> },
     #[error("another process runs the scheduled backfill of pipeline `{pipeline}`")]
     ScheduledElsewhere { pipeline: String, path: PathBuf },
+    #[error("who maintains table `{table}` can't be read or written in the state")]
+    Lease { table: String, source: object_store::Error },
     #[error("file `{}` can't be used", path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
@@ -61,6 +64,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
     Credential(#[from] CredentialError),
@@ -83,6 +88,7 @@ impl PipelineError {
             Self::Decode(error) => Some(error),
             Self::Registry(error) => Some(error),
             Self::Sink(error) => Some(error),
+            Self::Catalog(error) => Some(error),
             Self::Storage(error) => Some(error),
             Self::Credential(error) => Some(error),
             _ => None,
@@ -99,7 +105,7 @@ impl Classify for PipelineError {
             Self::Sql(_) | Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => {
                 Kind::Config
             }
-            Self::File { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => Kind::External,
+            Self::File { .. } | Self::Lease { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => Kind::External,
             Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),
         }

@@ -12,12 +12,15 @@
 
 pub mod announcements;
 pub mod audit;
+pub mod check;
 pub mod checkpoints;
+pub mod columns;
 pub mod demo;
 pub mod error;
 pub mod gaps;
 pub mod generations;
 pub mod lock;
+pub mod maintenance;
 pub mod partition;
 pub mod run;
 pub mod schedule;

@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use serde::Serialize;
 
 use super::gaps::{Lacking, accepted_of, lacking};
+use super::maintenance::{self, LastMaintenance};
 use super::schedule::{self, ScheduleStatus};
 use super::{PipelineError, partition, setup};
 use crate::catalog::table_location;
@@ -69,6 +70,8 @@ pub struct PipelineStanding {
     pub accepted_gap_events: u64,
     pub partitions: Vec<PartitionStanding>,
     pub schedule: Option<ScheduleStatus>,
+    /// Null before the table was maintained for the first time, and where that isn't known any more.
+    pub maintenance: Option<LastMaintenance>,
 }
 
 /// Our newest commit. Its time is gone once its entry of the log is.
@@ -154,6 +157,7 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
             + partitions.iter().map(|partition| partition.accepted_gap_events).sum::<u64>(),
         partitions,
         schedule: schedule::standing(&places, pipeline).await?,
+        maintenance: maintenance::standing(&places, &pipeline.sink.table).await,
     })
 }
 

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::PipelineError;
 use super::announcements::{self, Announcement};
+use super::maintenance;
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
 use super::schedule::Scheduled;
 use super::spool::Spool;
@@ -86,7 +87,7 @@ pub async fn run_selected(
     let specs = selected.iter().map(|(spec, _)| *spec).filter(listens);
     let (listening, mut announcements) = announcements::listen(project, specs, options.spool.clone(), &shutdown)?;
     let transforms = transforms_of(project, &options, &shutdown)?;
-    let beside = async {
+    let transforming = async {
         match &transforms {
             Some(transforms) if !options.until_caught_up => transforms.run().await,
             _ => Ok(()),
@@ -109,7 +110,30 @@ pub async fn run_selected(
             ended.map_err(|source| PipelineError::Stopped { pipeline: name, source: Box::new(source) })
         });
     }
-    let (ended, transformed) = tokio::join!(all_of(running), beside);
+    let mut maintaining = JoinSet::new();
+    // A run that is to end by itself leaves tables to who comes next.
+    if !options.until_caught_up {
+        let mut project = project.clone();
+        if !options.pipelines.is_empty() {
+            project.pipelines.retain(|pipeline| options.pipelines.contains(&pipeline.name));
+        }
+        let shutdown = shutdown.clone();
+        maintaining.spawn(async move { maintenance::background::run(&project, &shutdown).await });
+    }
+    let reads = !running.is_empty();
+    let pipelines = async {
+        let ended = all_of(running).await;
+        // Where all have failed nobody has said that it is to stop.
+        if reads && !options.until_caught_up {
+            shutdown.stop();
+        }
+        ended
+    };
+    let (ended, transformed) = tokio::join!(pipelines, transforming);
+    tokio::select! {
+        _ = maintaining.join_next() => {}
+        () = shutdown.aborting() => maintaining.shutdown().await,
+    }
     listening.end().await;
     let mut summary = ended?;
     transformed?;

@@ -87,6 +87,18 @@ metrics_of_the_program! {
         "Commits landed in the table";
     COMMIT_RETRIES = "sluice_sink_commit_retries_total", Counter, ["pipeline", "table"],
         "Tries of a commit beyond its first";
+    MAINTENANCE_RUNS = "sluice_maintenance_runs_total", Counter, ["table", "outcome"],
+        "Times that a table was maintained: `done`, `failed`, `stopped`, `elsewhere` (another process took over)";
+    MAINTENANCE_COMPLETE = "sluice_maintenance_complete_timestamp_seconds", Gauge, ["table"],
+        "When a table was last maintained in full by this process, in seconds since 1970";
+    COMPACTED_FILES = "sluice_maintenance_compacted_files_total", Counter, ["table"],
+        "Small files that were rewritten as fewer, larger ones";
+    COMPACTED_BYTES = "sluice_maintenance_compacted_bytes_total", Counter, ["table"],
+        "Bytes of the files that were rewritten";
+    VACUUMED_FILES = "sluice_maintenance_vacuumed_files_total", Counter, ["table"],
+        "Files deleted that no version named any more";
+    CLEANED_ENTRIES = "sluice_maintenance_cleaned_log_entries_total", Counter, ["table"],
+        "Entries of the log that were deleted";
     COMMIT_DURATION = "sluice_sink_commit_duration_seconds", Histogram, ["pipeline", "table"],
         "How long a flush took, from the first file to the commit";
     TRANSFORM_RUNS = "sluice_transform_runs_total", Counter, ["table", "outcome"],
@@ -252,6 +264,27 @@ pub fn duplicate(pipeline: &str, table: &str, partition: &str, events: u64) {
 /// Numbers that are missing and weren't accepted: the number itself, not a change of it.
 pub fn gaps(pipeline: &str, table: &str, partition: &str, events: u64) {
     set(GAPS, pipeline, table, partition, events as f64);
+}
+
+fn count_maintained(name: &'static str, table: &str, n: u64) {
+    metrics::counter!(name, "table" => table.to_owned()).increment(n);
+}
+
+/// A table was maintained, by how it ended: the files that were rewritten, and their bytes.
+pub fn maintained(table: &str, outcome: &'static str, files: u64, bytes: u64) {
+    metrics::counter!(MAINTENANCE_RUNS, "table" => table.to_owned(), "outcome" => outcome).increment(1);
+    count_maintained(COMPACTED_FILES, table, files);
+    count_maintained(COMPACTED_BYTES, table, bytes);
+}
+
+/// What was deleted of a table's past.
+pub fn cleaned(table: &str, files: u64, log_entries: u64) {
+    count_maintained(VACUUMED_FILES, table, files);
+    count_maintained(CLEANED_ENTRIES, table, log_entries);
+}
+
+pub fn maintenance_complete(table: &str, at: chrono::DateTime<chrono::Utc>) {
+    metrics::gauge!(MAINTENANCE_COMPLETE, "table" => table.to_owned()).set(at.timestamp_millis() as f64 / 1000.0);
 }
 
 /// A commit that landed: the bytes of its files, its tries (the first one too), how long the

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::config::maintenance::MaintenanceTable;
 use crate::config::text::{CronText, DurationText, NameText, PathText, TableText};
 
 pub(in crate::config) const EVERY: &str = "1min";
@@ -53,6 +54,8 @@ pub(in crate::config) struct TransformTable {
     /// What is expected of the query's rows.
     #[serde(rename = "expect")]
     pub expectations: Option<Vec<ExpectTable>>,
+    /// What is other for this table, and those beside it, than `[maintenance]` in `sluice.toml` says.
+    pub maintenance: Option<MaintenanceTable>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
