@@ -17,6 +17,7 @@ use crate::decode::{
 };
 use crate::sink::delta::dead_letters::Writer;
 use crate::sink::delta::fault_points::FaultPoints;
+use crate::sink::delta::schema::{Defaults, Policy};
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
 use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
@@ -155,6 +156,10 @@ pub fn table_spec(
             config_hash: pipeline.config_hash.clone(),
         },
         schema,
+        policy: Policy {
+            on_schema_change: pipeline.evolution.on_schema_change,
+            defaults: if pipeline.evolution.defaults { Defaults::Used } else { Defaults::Ignored },
+        },
         fault_points,
     })
 }

@@ -3,6 +3,7 @@
 mod confluent;
 mod container;
 mod differential;
+mod evolution;
 mod folder;
 mod outage;
 mod registry;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Date32Array, RecordBatch, Scalar};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::datatypes::{Date32Type, SchemaRef};
+use arrow::datatypes::Date32Type;
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use deltalake::DeltaTableError;
@@ -25,7 +25,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use uuid::Uuid;
 
-use super::schema::align;
+use super::schema::{Rescued, TableColumns};
 use crate::batch::bronze;
 use crate::catalog::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue, date_value};
 use crate::compute;
@@ -111,6 +111,28 @@ pub struct DataFile {
     pub bytes: Bytes,
 }
 
+/// Files of rows, and what of these no column could hold.
+#[derive(Debug, Clone)]
+pub struct Written<F> {
+    pub files: Vec<F>,
+    pub rescued: Rescued,
+}
+
+impl<F> Default for Written<F> {
+    fn default() -> Self {
+        Self { files: Vec::new(), rescued: Rescued::new() }
+    }
+}
+
+impl<F> Written<F> {
+    pub fn extend(&mut self, other: Self) {
+        self.files.extend(other.files);
+        for (column, rows) in other.rescued {
+            *self.rescued.entry(column).or_default() += rows;
+        }
+    }
+}
+
 /// Writes rows of one enqueued date as one file (or several, where it would get too large), encoded off
 /// the reactor.
 ///
@@ -118,12 +140,12 @@ pub struct DataFile {
 /// [`FileError`]; what was stored by then stays for vacuum, since no log names it.
 pub async fn write(
     store: &LogStoreRef,
-    table: &SchemaRef,
+    table: &TableColumns,
     partition_columns: &[String],
     date: Option<i32>,
     batches: Vec<RecordBatch>,
-) -> Result<Vec<Add>, FileError> {
-    let (table, columns) = (Arc::clone(table), partition_columns.to_vec());
+) -> Result<Written<Add>, FileError> {
+    let (table, columns) = (table.clone(), partition_columns.to_vec());
     let encoding = compute::spawn_async(async move {
         let mut encoder = FileEncoder::new(&table, &columns, date)?;
         for batch in &batches {
@@ -131,11 +153,12 @@ pub async fn write(
         }
         encoder.close().await
     });
-    let mut adds = Vec::new();
-    for file in encoding.await.map_err(FileError::Task)?? {
-        adds.push(file.store(store).await?);
+    let Written { files: encoded, rescued } = encoding.await.map_err(FileError::Task)??;
+    let mut files = Vec::new();
+    for file in encoded {
+        files.push(file.store(store).await?);
     }
-    Ok(adds)
+    Ok(Written { files, rescued })
 }
 
 impl DataFile {
@@ -175,7 +198,8 @@ async fn upload(to: &dyn ObjectStore, path: &Path, bytes: Bytes) -> object_store
 /// It is encoded in memory and then stored as it is: delta-rs's own upload panics when the store
 /// refuses the end of a file. CPU work; no I/O.
 pub struct FileEncoder {
-    table: SchemaRef,
+    table: TableColumns,
+    rescued: Rescued,
     store: Arc<InMemory>,
     writer: DeltaWriter,
     /// The folder of the date, where the table is partitioned.
@@ -185,10 +209,10 @@ pub struct FileEncoder {
 impl FileEncoder {
     /// # Errors
     /// [`FileError::Encode`].
-    pub fn new(table: &SchemaRef, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
+    pub fn new(table: &TableColumns, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
         let store = Arc::new(InMemory::new());
         let config = WriterConfig::new(
-            Arc::clone(table),
+            Arc::clone(&table.schema),
             partition_columns.to_vec(),
             Some(properties()?),
             None,
@@ -198,13 +222,13 @@ impl FileEncoder {
         );
         let values = partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
         let writer = DeltaWriter::new(Arc::clone(&store) as Arc<dyn ObjectStore>, config);
-        Ok(Self { table: Arc::clone(table), store, writer, values })
+        Ok(Self { table: table.clone(), rescued: Rescued::new(), store, writer, values })
     }
 
     /// # Errors
     /// [`FileError::Encode`].
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
-        let aligned = align(batch, &self.table).map_err(FileError::rows)?;
+        let aligned = self.table.align(batch, &mut self.rescued).map_err(FileError::rows)?;
         if self.values.is_empty() {
             self.writer.write(&aligned).await?;
         } else {
@@ -215,7 +239,7 @@ impl FileEncoder {
 
     /// # Errors
     /// [`FileError::Encode`].
-    pub async fn close(self) -> Result<Vec<DataFile>, FileError> {
+    pub async fn close(self) -> Result<Written<DataFile>, FileError> {
         let mut files = Vec::new();
         for add in self.writer.close().await? {
             let path = Path::from_url_path(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
@@ -223,7 +247,7 @@ impl FileEncoder {
             let bytes = held.bytes().await.map_err(|source| stored(&path, source))?;
             files.push(DataFile { add, bytes });
         }
-        Ok(files)
+        Ok(Written { files, rescued: self.rescued })
     }
 }
 

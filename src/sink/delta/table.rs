@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::SinkError;
 use super::log::{CommitLog, Put, ReadAt, ReadCommit};
+use super::schema::{Policy, TableColumns};
 use crate::catalog::log::{TableHead, read_head, table_url};
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 
@@ -116,6 +117,11 @@ impl OpenTable {
     /// The table's own id, part of every app id of its ledger.
     pub fn id(&self) -> &str {
         self.metadata.id()
+    }
+
+    /// Its columns, for rows that are made to fit them.
+    pub fn columns(&self) -> TableColumns {
+        TableColumns::new(Arc::clone(&self.schema), Policy::default())
     }
 
     pub fn is_stale(&self) -> bool {
