@@ -1,5 +1,6 @@
 //! Names to tables: where a table lies, and what its log says.
 
+mod filling;
 pub mod lake;
 pub mod log;
 pub mod provider;
