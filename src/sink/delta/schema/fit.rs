@@ -20,6 +20,9 @@ use super::way::{RecordWay, Source, Way};
 const CAST: CastOptions<'static> =
     CastOptions { safe: true, format_options: arrow::util::display::FormatOptions::new() };
 
+/// Fields of which something is left.
+pub(super) type Left = Vec<(FieldRef, ArrayRef)>;
+
 pub(super) struct Fitted {
     pub(super) column: ArrayRef,
     /// What the column can't hold; nothing where it holds all.
@@ -60,7 +63,7 @@ impl RecordWay {
         arrays: &[ArrayRef],
         columns: &Fields,
         rows: usize,
-    ) -> Result<(Vec<ArrayRef>, Vec<(FieldRef, ArrayRef)>), ArrowError> {
+    ) -> Result<(Vec<ArrayRef>, Left), ArrowError> {
         let mut fitted = Vec::with_capacity(columns.len());
         let mut left = Vec::new();
         for (source, column) in self.columns.iter().zip(columns) {
@@ -96,7 +99,7 @@ fn named(name: &str, array: &ArrayRef) -> FieldRef {
 
 /// A struct of what is left, null where nothing is; none where that is everywhere.
 fn struct_of(
-    left: Vec<(FieldRef, ArrayRef)>,
+    left: Left,
     nulls: Option<&NullBuffer>,
     rows: usize,
 ) -> Result<Option<ArrayRef>, ArrowError> {
