@@ -5,8 +5,10 @@ mod container;
 mod differential;
 mod evolution;
 mod folder;
+mod hostile;
 mod outage;
 mod registry;
+mod resolution;
 mod types;
 
 use std::collections::HashMap;

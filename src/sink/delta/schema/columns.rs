@@ -17,6 +17,10 @@ use crate::config::spec::OnSchemaChange;
 /// Schemas of batches whose ways are remembered. A table meets a handful; containers may bring any number.
 const SCHEMAS_MAX: usize = 256;
 
+/// Columns that a table may have, those within structs too. Containers bring schemas from outside: without a bound,
+/// whoever may send events could make a table that nothing reads any more. What comes beyond is rescued.
+pub const COLUMNS_MAX: usize = 10_000;
+
 /// What happens to what a table doesn't know yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
@@ -73,7 +77,7 @@ impl TableColumns {
             known.clear();
         }
         let way = RecordWay::of(batch.fields(), self.schema.fields(), Level::Top, self.policy.defaults);
-        let adds = union(&self.schema, batch, &mut Changes::default()).is_some();
+        let adds = union(&self.schema, batch, &mut Changes::default()).is_some_and(|joined| can_be_held(&joined));
         let held = Known { _schema: Arc::clone(batch), way: Arc::new(way), adds };
         known.insert(key, held.clone());
         held
@@ -110,7 +114,11 @@ impl TableColumns {
                 continue;
             }
             seen.push(Arc::clone(schema));
-            joined = union(joined.as_ref().unwrap_or(&self.schema), schema, &mut changes).or(joined);
+            let mut more = changes.clone();
+            let wider = union(joined.as_ref().unwrap_or(&self.schema), schema, &mut more);
+            if let Some(wider) = wider.filter(can_be_held) {
+                (joined, changes) = (Some(wider), more);
+            }
         }
         joined.map(|joined| (joined, changes))
     }
@@ -154,6 +162,18 @@ impl TableColumns {
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
+}
+
+fn can_be_held(schema: &Schema) -> bool {
+    fn places(data_type: &DataType) -> usize {
+        match data_type {
+            DataType::Struct(fields) => fields.iter().map(|field| 1 + places(field.data_type())).sum(),
+            DataType::List(element) => places(element.data_type()),
+            DataType::Map(entries, _) => value_of(entries).map_or(0, places),
+            _ => 0,
+        }
+    }
+    schema.fields().iter().map(|field| 1 + places(field.data_type())).sum::<usize>() <= COLUMNS_MAX
 }
 
 /// The first field that has no column, or one of another type.

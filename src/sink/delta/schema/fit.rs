@@ -98,11 +98,7 @@ fn named(name: &str, array: &ArrayRef) -> FieldRef {
 }
 
 /// A struct of what is left, null where nothing is; none where that is everywhere.
-fn struct_of(
-    left: Left,
-    nulls: Option<&NullBuffer>,
-    rows: usize,
-) -> Result<Option<ArrayRef>, ArrowError> {
+fn struct_of(left: Left, nulls: Option<&NullBuffer>, rows: usize) -> Result<Option<ArrayRef>, ArrowError> {
     let mut is_left = BooleanBuffer::new_unset(rows);
     for (_, array) in &left {
         let valid = array.nulls().map_or_else(|| BooleanBuffer::new_set(rows), |nulls| nulls.inner().clone());

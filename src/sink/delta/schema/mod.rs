@@ -18,6 +18,6 @@ mod rescue;
 mod union;
 mod way;
 
-pub use columns::{Misfit, Policy, Rescued, TableColumns};
+pub use columns::{COLUMNS_MAX, Misfit, Policy, Rescued, TableColumns};
 pub use union::{Changes, union};
 pub use way::Defaults;

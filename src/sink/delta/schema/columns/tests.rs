@@ -328,3 +328,21 @@ fn the_policy_fail_names_the_field() {
         Some("the field `lines.city` has no column")
     );
 }
+
+#[test]
+fn a_table_does_not_grow_beyond_what_can_be_read() {
+    let wide = |from: usize| {
+        let inner = (from..from + COLUMNS_MAX / 2).map(|at| field(&format!("f{at}"), DataType::Int64)).collect();
+        let batch = schema(vec![field("wide", record(inner))]);
+        rows(&batch, &[json!({"wide": {format!("f{from}"): 1}})])
+    };
+    let (one, two) = (wide(0), wide(COLUMNS_MAX));
+    let columns = TableColumns::new(schema(vec![]), Policy::default());
+    let (grown, changes) = columns.grown(&Schema::empty(), [&one, &two]).expect("the first fits");
+    assert_eq!((grown, changes.added.as_slice()), (one.schema().as_ref().clone(), &["wide".to_owned()][..]));
+    let columns = columns.with_schema(&one.schema());
+    assert!(!columns.grow_by(two.schema_ref()));
+    let mut rescued = Rescued::new();
+    let kept = columns.align(&two, &mut rescued).expect("aligned");
+    assert_eq!(shown(&kept)[0][bronze::RESCUED], json!({"wide": {format!("f{COLUMNS_MAX}"): 1}}));
+}
