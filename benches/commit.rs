@@ -19,6 +19,7 @@ use sluicebox::decode::{Decoder, arrow_schema_of};
 use sluicebox::fault_points::FaultPoints;
 use sluicebox::pipeline::demo::insurer::{Fact, Story};
 use sluicebox::sink::delta::dead_letters::Writer;
+use sluicebox::sink::delta::schema::Policy;
 use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter};
 use sluicebox::storage::Location;
@@ -114,6 +115,7 @@ impl Table {
             dead_letters: lake.join(&format!("bronze/leads_{version}__dead_letters")),
             writer: Writer { pipeline: "bench".to_owned(), owner: "bench".to_owned(), config_hash: String::new() },
             schema: arrow_schema_of(FACT.avsc()).expect("a schema"),
+            policy: Policy::default(),
             fault_points: FaultPoints::default(),
         };
         Self { writer: TableWriter::open(spec).await.expect("a table"), events: Events::new() }

@@ -10,7 +10,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 
 use crate::checkpoint::PartitionKey;
@@ -162,6 +162,11 @@ pub mod bronze {
         let entries =
             Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)]);
         DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
+    }
+
+    /// The schema of rows: a payload's columns, then those of the envelope.
+    pub fn with_envelope(payload: impl IntoIterator<Item = FieldRef>) -> SchemaRef {
+        Arc::new(Schema::new(payload.into_iter().chain(fields().iter().cloned()).collect::<Vec<_>>()))
     }
 
     /// In the order in which they follow the payload's columns; all nullable.

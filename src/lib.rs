@@ -14,8 +14,8 @@
 //! | 5 | [`emulator`] | Azure on this machine: Event Hubs and its registry |
 //! | 4 | [`source`], [`decode`], [`sink`], [`transform`] | the stages; none knows another |
 //! | 3 | [`catalog`] | names to tables, and what their logs say |
-//! | 2 | [`storage`] | object stores and sign-ins |
-//! | 1 | [`config`], [`telemetry`], [`avro_container`], [`batch`], [`compute`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, threads and memory |
+//! | 2 | [`storage`], [`columns`] | object stores and sign-ins; what the columns of a payload are called |
+//! | 1 | [`config`], [`telemetry`], [`avro_container`], [`batch`], [`compute`], [`json`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, values as JSON, threads and memory |
 //! | 0 | [`checkpoint`], [`error`], [`fault_points`] | the ledger's algebra, how errors are classified, where crash tests may die; no I/O |
 //!
 //! Imports run downward alone; a test keeps that true. `docs/exactly-once.md` has the argument
@@ -26,12 +26,14 @@ pub mod batch;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
+pub mod columns;
 pub mod compute;
 pub mod config;
 pub mod decode;
 pub mod emulator;
 pub mod error;
 pub mod fault_points;
+pub mod json;
 pub mod memory;
 pub mod pipeline;
 pub mod retry;

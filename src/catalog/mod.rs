@@ -3,6 +3,7 @@
 pub mod commit_log;
 pub mod data_file;
 pub mod file_table;
+mod filling;
 pub mod lake;
 pub mod log;
 pub mod maintenance;

@@ -434,13 +434,13 @@ pub(super) struct DecodeTable {
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
-    /// What happens when the writers' schema changes: a new field becomes a column.
-    #[serde(rename = "on_schema_change")]
+    /// What happens when the writers' schema changes. What a column can't hold, as a text where it holds numbers,
+    /// goes to the column `_rescued` as JSON, whatever is said here, unless that is `fail`.
     #[schemars(extend("default" = "evolve"))]
-    pub _on_schema_change: Option<OnSchemaChange>,
-    /// Whether a field that a writer lacks takes the default of the reader's schema.
-    #[serde(rename = "defaults")]
-    pub _defaults: Option<Unsupported>,
+    pub on_schema_change: Option<OnSchemaChange>,
+    /// Whether a field that a writer lacks takes the first default that the table has met of it; null otherwise.
+    #[schemars(extend("default" = false))]
+    pub defaults: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -476,10 +476,14 @@ pub(super) enum Framing {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(extend("x-unsupported" = ["pin", "fail"]))]
 pub(super) enum OnSchemaChange {
     /// A new field becomes a column.
     Evolve,
+    /// The table keeps its columns, which are those of the pinned schema, else those that it has, else those of its
+    /// first commit with rows. What they can't hold goes to `_rescued`.
+    Pin,
+    /// As `pin`, but the partition stops, and the run ends with an error.
+    Fail,
 }
 
 /// The table that rows are appended to.

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use super::declared::{DecodeTable, Format as FormatWord, Framing as FramingWord};
+use super::declared::{
+    DecodeTable, Format as FormatWord, Framing as FramingWord, OnSchemaChange as OnSchemaChangeWord,
+};
 use super::document::{Node, Value};
 use super::problem::{Problem, quoted};
 use super::project::{Declared, Shared};
 use super::reading::Reading;
-use super::spec::{DecodeSpec, Format, Framing, RegistrySpec};
+use super::spec::{DecodeSpec, EvolutionSpec, Format, Framing, OnSchemaChange, RegistrySpec};
 
 /// A schema is written by hand or by a tool: what is larger is another kind of file.
 const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
@@ -35,7 +37,8 @@ pub(super) fn build(
     let has = |key| reading.root.at(&["decode", key]).is_some();
     let (has_schema, has_format) = (has("schema"), table.format.is_some() || !has("format"));
     if format == Format::Raw {
-        for key in ["schema", "columns_from", "framing"].into_iter().filter(|key| has(key)) {
+        let idle = ["schema", "columns_from", "framing", "on_schema_change", "defaults"];
+        for key in idle.into_iter().filter(|key| has(key)) {
             let hint = format!("remove `{key}`, or say `format = \"avro\"`");
             reading.wrong(&["decode", key], format!("`{key}` does nothing with `format = \"raw\"`"), hint);
         }
@@ -81,6 +84,16 @@ pub(super) fn build(
         columns_from.push(path);
     }
     Some((DecodeSpec { format, schema, columns_from, framing }, bytes))
+}
+
+/// How the table meets new schemas.
+pub(super) fn evolution(table: &DecodeTable) -> EvolutionSpec {
+    let on_schema_change = match table.on_schema_change {
+        Some(OnSchemaChangeWord::Pin) => OnSchemaChange::Pin,
+        Some(OnSchemaChangeWord::Fail) => OnSchemaChange::Fail,
+        Some(OnSchemaChangeWord::Evolve) | None => OnSchemaChange::Evolve,
+    };
+    EvolutionSpec { on_schema_change, defaults: table.defaults.unwrap_or(false) }
 }
 
 /// The registries that have the schema ids of a framing; none needed is `None`.

@@ -20,8 +20,8 @@ use super::project::{Declared, Shared};
 use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
-    CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, OWN_SCHEMA,
-    PipelineSpec, SIDE_TABLES, ScheduleSpec, SinkSpec, Start, TableName,
+    CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, EvolutionSpec, Format, Framing, GenerationSpec,
+    OWN_SCHEMA, OnSchemaChange, PipelineSpec, SIDE_TABLES, ScheduleSpec, SinkSpec, Start, TableName,
 };
 use super::transform::{self, Around, BuiltTransform};
 use super::{maintenance, schema, shape, text};
@@ -85,6 +85,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let has_captures = captured.is_some();
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
     let decode = declared.decode.unwrap_or_default();
+    let evolution = super::decode::evolution(&decode);
     let decode = has_pipeline.then(|| super::decode::build(decode, dir, shared, &mut reading)).flatten();
     let sink = declared.sink.and_then(|table| sink(table, shared, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
@@ -106,9 +107,21 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
             Some(scheduled) => Some(scheduled?),
             None => None,
         };
-        let config_hash = config_hash(&source, &decode, schema.as_deref(), &sink);
+        let config_hash = config_hash(&source, &decode, evolution, schema.as_deref(), &sink);
         let (name, owner) = (name?, owner?);
-        Some(PipelineSpec { file, name, owner, source, is_live, capture, decode, sink, schedule, config_hash })
+        Some(PipelineSpec {
+            file,
+            name,
+            owner,
+            source,
+            is_live,
+            capture,
+            decode,
+            evolution,
+            sink,
+            schedule,
+            config_hash,
+        })
     })();
     Built { spec, name: named, table, reader, transforms }
 }
@@ -423,7 +436,13 @@ fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<
 
 /// Hex SHA-256 over what decides the rows. How often and how fast they are written doesn't,
 /// and neither does the path of the schema, but its bytes do.
-fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option<&[u8]>, sink: &SinkSpec) -> String {
+fn config_hash(
+    source: &EventHubsSourceSpec,
+    decode: &DecodeSpec,
+    evolution: EvolutionSpec,
+    schema: Option<&[u8]>,
+    sink: &SinkSpec,
+) -> String {
     let start = match source.start {
         Start::Earliest => "earliest".to_owned(),
         Start::Latest => "latest".to_owned(),
@@ -446,6 +465,11 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         Framing::SingleObject => "single-object",
         Framing::Bare => "bare",
     };
+    let on_schema_change = match evolution.on_schema_change {
+        OnSchemaChange::Evolve => "evolve",
+        OnSchemaChange::Pin => "pin",
+        OnSchemaChange::Fail => "fail",
+    };
     let decides = serde_json::json!({
         "hub": source.hub,
         "consumer_group": source.consumer_group,
@@ -455,6 +479,8 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         "format": format,
         "framing": framing,
         "schema": schema.map(hex_sha256),
+        "on_schema_change": on_schema_change,
+        "defaults": evolution.defaults,
         "table": sink.table.to_string(),
     });
     hex_sha256(decides.to_string().as_bytes())

@@ -176,6 +176,7 @@ pub struct PipelineSpec {
     /// Where Event Hubs Capture keeps the same events.
     pub capture: Option<CaptureSpec>,
     pub decode: DecodeSpec,
+    pub evolution: EvolutionSpec,
     pub sink: SinkSpec,
     /// When its captures are backfilled.
     pub schedule: Option<ScheduleSpec>,
@@ -249,6 +250,25 @@ pub struct DecodeSpec {
     /// Schemas whose fields the table has from the start: `.avsc` files, absolute.
     pub columns_from: Vec<PathBuf>,
     pub framing: Framing,
+}
+
+/// How a table meets schemas that it doesn't know yet. Declared in `[decode]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EvolutionSpec {
+    pub on_schema_change: OnSchemaChange,
+    /// Whether a field that a writer lacks takes its default; null otherwise.
+    pub defaults: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnSchemaChange {
+    /// A new field becomes a column.
+    #[default]
+    Evolve,
+    /// The columns stay; what they can't hold goes to `_rescued`.
+    Pin,
+    /// The partition stops.
+    Fail,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

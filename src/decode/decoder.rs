@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use futures::StreamExt as _;
 use futures::stream;
 
@@ -89,7 +89,7 @@ impl Decoder {
     pub fn declared_schema(&self) -> Option<SchemaRef> {
         match self.known.format {
             Format::Raw => Some(raw_schema()),
-            Format::Avro => self.pinned.as_ref().map(|schema| with_bronze(schema.columns().iter().cloned())),
+            Format::Avro => self.pinned.as_ref().map(|schema| Arc::clone(schema.rows())),
         }
     }
 
@@ -209,7 +209,7 @@ pub(super) fn note(schema: &WriterSchema, name: &dyn std::fmt::Display) {
 /// Names what in the schema can't be used.
 pub fn arrow_schema_of(avsc: &str) -> Result<SchemaRef, DecodeError> {
     let schema = WriterSchema::parse(avsc).map_err(|reason| DecodeError::Schema { reason })?;
-    Ok(with_bronze(schema.columns().iter().cloned()))
+    Ok(Arc::clone(schema.rows()))
 }
 
 /// What a user should know of a schema's columns: those that are called otherwise than their
@@ -224,9 +224,5 @@ pub fn schema_notes(avsc: &str) -> Result<Vec<String>, DecodeError> {
 
 /// The schema of rows whose body stays bytes.
 pub fn raw_schema() -> SchemaRef {
-    with_bronze([Arc::new(Field::new("body", DataType::Binary, true))])
-}
-
-pub(super) fn with_bronze(payload: impl IntoIterator<Item = FieldRef>) -> SchemaRef {
-    Arc::new(Schema::new(payload.into_iter().chain(bronze::fields().iter().cloned()).collect::<Vec<_>>()))
+    bronze::with_envelope([Arc::new(Field::new("body", DataType::Binary, true))])
 }

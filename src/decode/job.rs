@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::avro::WriterSchema;
 use super::container::{self, EmbeddedSchemas};
-use super::decoder::{Schemas, raw_schema, with_bronze};
+use super::decoder::{Schemas, raw_schema};
 use super::envelope;
 use super::error::DecodeError;
 use super::framing::{Frame, Unframed};
@@ -189,12 +189,12 @@ impl Job {
         for (event, text) in refused {
             self.reject(event, frame, RejectClass::Datum, text, rejects);
         }
-        let schema = with_bronze(schema.columns().iter().cloned());
+        let schema = schema.rows();
         for set in rows.sets {
             let places: Vec<_> = set.datums.iter().map(|datum| place(&records[*datum])).collect();
             let mut columns = set.columns;
             columns.extend(envelope::columns(&self.batch, &places, schema_id.as_deref())?);
-            batches.push(RecordBatch::try_new(schema.clone(), columns)?);
+            batches.push(RecordBatch::try_new(Arc::clone(schema), columns)?);
         }
         Ok(())
     }

@@ -21,13 +21,12 @@ mod envelope;
 mod error;
 mod framing;
 mod job;
-mod names;
 mod registry;
 
+pub use crate::columns::{column_name, field_name};
 pub use avro::{Rows, SCHEMA_NODES_MAX, Set, WriterSchema};
 pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
 pub use error::DecodeError;
-pub use names::{column_name, field_name};
 pub use registry::{
     AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId,
     SchemaRegistry, TokenError, TokenSource, folder_texts,

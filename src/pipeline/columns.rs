@@ -21,7 +21,7 @@ use super::setup::Places;
 use crate::catalog::Catalog;
 use crate::config::spec::{Format, PipelineSpec, ProjectSpec, RegistrySpec, TableName};
 use crate::decode::{arrow_schema_of, folder_texts, raw_schema};
-use crate::sink::delta::schema::union;
+use crate::sink::delta::schema::{Changes, union};
 use crate::transform::plain_schema;
 
 /// What is declared of the columns of a pipeline's table; none where only events and registries say.
@@ -107,6 +107,6 @@ fn of_folder(folder: &Path, pipeline: &PipelineSpec) -> Result<Option<SchemaRef>
 fn with(joined: Option<SchemaRef>, schema: SchemaRef) -> SchemaRef {
     match joined {
         None => schema,
-        Some(joined) => union(&joined, &schema).map_or(joined, |schema: Schema| schema.into()),
+        Some(joined) => union(&joined, &schema, &mut Changes::default()).map_or(joined, |schema: Schema| schema.into()),
     }
 }

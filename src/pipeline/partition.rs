@@ -4,19 +4,24 @@ use std::borrow::{Borrow, BorrowMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
 use crate::batch::{Decoded, EventBatch};
 use crate::checkpoint::{PartitionKey, Range};
+use crate::compute;
 use crate::decode::Decoder;
 use crate::error::{Classify as _, Retry};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::retry::Backoff;
+use crate::sink::delta::SinkError;
+use crate::sink::delta::evolve;
+use crate::sink::delta::schema::TableColumns;
 use crate::sink::delta::staged::Staged;
 use crate::source::capture::{CaptureRead, CaptureSource};
 use crate::source::event_hubs::EventHubsSource;
@@ -133,6 +138,12 @@ pub enum PartitionEvent {
         partition: PartitionKey,
         path: ReadPath,
     },
+    /// Its next events aren't to be taken in as they are, whatever becomes of other partitions.
+    Stopped {
+        partition: PartitionKey,
+        path: ReadPath,
+        error: PipelineError,
+    },
     /// Waiting won't mend it.
     Fatal {
         error: PipelineError,
@@ -142,6 +153,10 @@ pub enum PartitionEvent {
 pub struct PartitionTask {
     pub from: EventsFrom,
     pub decoder: Arc<Decoder>,
+    /// The table's name, for words.
+    pub table: String,
+    /// The columns of the table, as its writer last saw them.
+    pub columns: watch::Receiver<TableColumns>,
     pub budget: MemoryBudget,
     pub dense: bool,
     pub events: mpsc::Sender<PartitionEvent>,
@@ -161,6 +176,9 @@ impl PartitionTask {
                     if self.pause(&error.to_string(), &mut yielding).await.is_err() {
                         break PartitionEvent::Ended { partition, path };
                     }
+                }
+                Err(error @ PipelineError::Sink(SinkError::SchemaChange { .. })) => {
+                    break PartitionEvent::Stopped { partition, path, error };
                 }
                 Err(error) => break PartitionEvent::Fatal { error },
             }
@@ -237,6 +255,7 @@ impl PartitionTask {
         };
         backoff.reset();
         let Decoded { batches, rejects } = decoded;
+        let batches = self.refuse_misfits(batches).await?;
         let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
         if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
             self.from.move_to(range.to, Some(LastSeen { sequence_number, enqueued_at_ms }));
@@ -247,6 +266,17 @@ impl PartitionTask {
         // From here on the rows are what is held, and the events are gone.
         reservation.hold(staged.memory_bytes(), &self.budget);
         Ok(Some(Part { path: self.from.path(), staged, reservation, last_offset }))
+    }
+
+    /// Where the table isn't to meet new schemas, their rows go no further.
+    async fn refuse_misfits(&self, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, PipelineError> {
+        let columns = self.columns.borrow().clone();
+        if !columns.refuses() {
+            return Ok(batches);
+        }
+        let table = self.table.clone();
+        let look = compute::spawn(move || evolve::refuse_misfits(&table, &columns, &batches).map(|()| batches));
+        Ok(look.await.map_err(|source| PipelineError::Task { task: "looking at columns", source })??)
     }
 
     fn nothing(&self, batch: EventBatch, reservation: Reservation) -> Part {

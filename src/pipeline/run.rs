@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,7 @@ use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::SinkError;
 use crate::sink::delta::files::FileError;
+use crate::sink::delta::schema::TableColumns;
 use crate::sink::delta::writer::TableWriter;
 use crate::source::capture::{CaptureSource, EnqueuedBetween, Listing};
 use crate::source::event_hubs::EventHubsSource;
@@ -83,6 +84,8 @@ pub struct Pipeline {
     captures: Captures,
     gaps: Gaps,
     decoder: Arc<Decoder>,
+    /// For partitions, the table's columns as the writer last saw them.
+    columns: watch::Sender<TableColumns>,
     checkpoints: Arc<Checkpoints>,
     budget: MemoryBudget,
     status: PipelineStatus,
@@ -101,6 +104,8 @@ pub struct Pipeline {
     taken_at_ms: BTreeMap<PartitionKey, i64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
+    /// Partitions that don't until the next start, and why.
+    stopped: BTreeMap<String, PipelineError>,
     /// What waits for a flush.
     pending: Ahead,
     pending_since: Option<Instant>,
@@ -219,6 +224,7 @@ impl Pipeline {
             gaps: Gaps::new(spec, &parts.places),
             captures: Captures::new(parts.captures),
             decoder: parts.decoder,
+            columns: watch::Sender::new(writer.columns()),
             checkpoints: parts.checkpoints,
             budget,
             status,
@@ -231,6 +237,7 @@ impl Pipeline {
             in_flight: BTreeMap::new(),
             taken_at_ms: BTreeMap::new(),
             reading: BTreeMap::new(),
+            stopped: BTreeMap::new(),
             pending,
             pending_since: None,
             writer: Some(writer),
@@ -310,7 +317,8 @@ impl Pipeline {
         }
         self.summary.seconds = began.elapsed().as_secs_f64();
         self.summary.peak_rss_bytes = peak_rss_bytes();
-        match self.failure.take() {
+        let stopped = std::mem::take(&mut self.stopped).into_values().next();
+        match self.failure.take().or(stopped) {
             Some(error) => {
                 self.status.change(|snapshot| {
                     snapshot.state = State::Failed;
@@ -428,11 +436,35 @@ impl Pipeline {
             PartitionEvent::Ended { partition, path: ReadPath::Live } => {
                 self.reading.remove(&partition);
             }
+            PartitionEvent::Stopped { partition, path, error } => self.take_stopped(&partition, path, error),
             PartitionEvent::Fatal { error } => {
                 self.reading.clear();
                 self.captures.clear();
                 self.fail(error);
             }
+        }
+    }
+
+    /// The others go on; the run ends with the error when it ends. With nothing left to read that is now.
+    fn take_stopped(&mut self, partition: &PartitionKey, path: ReadPath, error: PipelineError) {
+        let text = report(&error);
+        tracing::error!(
+            pipeline = self.spec.name,
+            partition = &*partition.partition,
+            error = text,
+            "a partition stops"
+        );
+        let (pipeline, table, name) = self.labels(partition);
+        metrics::partition_failure(pipeline, table, name);
+        self.status.change(|snapshot| snapshot.error = Some(text.clone()));
+        self.status.partition(&partition.partition, |held| held.last_error = Some(text));
+        match path {
+            ReadPath::Capture => self.captures.ended(),
+            ReadPath::Live => drop(self.reading.remove(partition)),
+        }
+        self.stopped.insert(partition.partition.to_string(), error);
+        if self.reading.is_empty() && !self.captures.is_at_work() {
+            self.end_reading();
         }
     }
 
@@ -502,6 +534,8 @@ impl Pipeline {
         let task = PartitionTask {
             from,
             decoder: Arc::clone(&self.decoder),
+            table: self.table.clone(),
+            columns: self.columns.subscribe(),
             budget: self.budget.clone(),
             dense: self.spec.source.dense,
             events: self.sender.clone(),
@@ -558,7 +592,8 @@ impl Pipeline {
             }
         };
         let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
-        let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
+        let is_new = |partition: &String| !known.contains(partition) && !self.stopped.contains_key(partition);
+        let new: Vec<String> = found.into_iter().filter(is_new).collect();
         let Some(source) = self.source.clone() else { return };
         let Some(mut writer) = self.writer.take_if(|_| !new.is_empty()) else { return };
         // A partition that was just added has no history but what the hub still holds.

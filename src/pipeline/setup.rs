@@ -15,6 +15,7 @@ use crate::decode::{
 };
 use crate::fault_points::FaultPoints;
 use crate::sink::delta::dead_letters::Writer;
+use crate::sink::delta::schema::{Defaults, Policy};
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
@@ -145,6 +146,10 @@ pub fn table_spec(
             config_hash: pipeline.config_hash.clone(),
         },
         schema,
+        policy: Policy {
+            on_schema_change: pipeline.evolution.on_schema_change,
+            defaults: if pipeline.evolution.defaults { Defaults::Used } else { Defaults::Ignored },
+        },
         fault_points,
     })
 }

@@ -83,6 +83,10 @@ metrics_of_the_program! {
         "Numbers that the table lacks and that nobody has accepted as missing";
     WRITTEN_BYTES = "sluice_sink_written_bytes_total", Counter, ["pipeline", "table"],
         "Bytes of the data files committed";
+    RESCUED = "sluice_sink_rescued_values_total", Counter, ["pipeline", "table"],
+        "Values that their columns can't hold, kept in `_rescued`";
+    SCHEMA_CHANGES = "sluice_sink_schema_changes_total", Counter, ["pipeline", "table"],
+        "Commits that added columns to the table, or names and defaults to columns";
     COMMITS = "sluice_sink_commits_total", Counter, ["pipeline", "table"],
         "Commits landed in the table";
     COMMIT_RETRIES = "sluice_sink_commit_retries_total", Counter, ["pipeline", "table"],
@@ -287,6 +291,16 @@ pub fn maintenance_complete(table: &str, at: chrono::DateTime<chrono::Utc>) {
     metrics::gauge!(MAINTENANCE_COMPLETE, "table" => table.to_owned()).set(at.timestamp_millis() as f64 / 1000.0);
 }
 
+/// Values that no column could hold.
+pub fn rescued(pipeline: &str, table: &str, values: u64) {
+    count_of_table(RESCUED, pipeline, table, values);
+}
+
+/// Commits of a flush that changed the table's columns.
+pub fn schema_changes(pipeline: &str, table: &str, commits: u32) {
+    count_of_table(SCHEMA_CHANGES, pipeline, table, u64::from(commits));
+}
+
 /// A commit that landed: the bytes of its files, its tries (the first one too), how long the
 /// flush took.
 pub fn commit(pipeline: &str, table: &str, bytes: u64, tries: u32, took: std::time::Duration) {
@@ -351,6 +365,8 @@ mod tests {
             filtered("leads", "bronze.leads", "0", 0);
             duplicate("leads", "bronze.leads", "0", 1);
             gaps("leads", "bronze.leads", "0", 3);
+            rescued("leads", "bronze.leads", 4);
+            schema_changes("leads", "bronze.leads", 1);
             commit("leads", "bronze.leads", 900, 2, Duration::from_millis(30));
             transform_run("silver.leads", "committed", 5, Duration::from_millis(30));
             violations("silver.leads", "score_in_range", "warn", 2);

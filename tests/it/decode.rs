@@ -3,9 +3,12 @@
 mod confluent;
 mod container;
 mod differential;
+mod evolution;
 mod folder;
+mod hostile;
 mod outage;
 mod registry;
+mod resolution;
 mod types;
 
 use std::collections::HashMap;

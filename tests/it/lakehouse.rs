@@ -18,6 +18,7 @@ use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::config::spec::TableName;
 use sluicebox::fault_points::FaultPoints;
 use sluicebox::sink::delta::dead_letters::Writer;
+use sluicebox::sink::delta::schema::Policy;
 use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
@@ -127,6 +128,7 @@ impl Lakehouse {
                 config_hash: "0".repeat(64),
             },
             schema: first_schema(&payload),
+            policy: Policy::default(),
             fault_points: FaultPoints::default(),
         };
         TableWriter::open(spec).await.expect("the table opens")

@@ -22,6 +22,7 @@ use sluicebox::catalog::scan::scan_at;
 use sluicebox::catalog::state::{ActiveFile, active_files, create, metadata_of_new};
 use sluicebox::config::spec::MaintenanceSpec;
 use sluicebox::sink::delta::files;
+use sluicebox::sink::delta::schema::{Policy, TableColumns};
 
 use crate::sink::location;
 
@@ -97,7 +98,9 @@ impl Table {
     }
 
     async fn write(&self, rows: &[(i64, String)]) -> Vec<Add> {
-        files::write(self.log.store(), &columns(), &[], None, vec![batch(rows)]).await.expect("a file is written")
+        let columns = TableColumns::new(columns(), Policy::default());
+        let written = files::write(self.log.store(), &columns, &[], None, vec![batch(rows)]).await;
+        written.expect("a file is written").files
     }
 
     async fn rows(&self) -> Rows {

@@ -19,6 +19,7 @@ use sluicebox::checkpoint::{Counter, PartitionKey, Range, SourceId};
 use sluicebox::fault_points::FaultPoints;
 use sluicebox::sink::delta::SinkError;
 use sluicebox::sink::delta::dead_letters::Writer;
+use sluicebox::sink::delta::schema::Policy;
 use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
@@ -44,12 +45,17 @@ fn spec(dir: &Path) -> TableSpec {
         dead_letters: location(dir, "leads__dead_letters"),
         writer: Writer { pipeline: "leads".to_owned(), owner: "team".to_owned(), config_hash: "hash".to_owned() },
         schema: first_schema(&[]),
+        policy: Policy::default(),
         fault_points: FaultPoints::default(),
     }
 }
 
 pub async fn open(dir: &Path) -> TableWriter {
-    TableWriter::open(spec(dir)).await.expect("the table can be opened")
+    open_with(dir, Policy::default()).await
+}
+
+pub async fn open_with(dir: &Path, policy: Policy) -> TableWriter {
+    TableWriter::open(TableSpec { policy, ..spec(dir) }).await.expect("the table can be opened")
 }
 
 fn text(value: &str, rows: usize) -> ArrayRef {

@@ -64,8 +64,7 @@ impl Pipeline {
     pub(super) fn flush_ended(&mut self, ended: FlushEnded) {
         let error = match ended.result {
             Ok(flushed) => {
-                self.pending.encode_with(ended.writer.encoder());
-                self.writer = Some(ended.writer);
+                self.take_writer_back(ended.writer);
                 self.backoff.reset();
                 self.account(&flushed, ended.took);
                 return;
@@ -78,10 +77,15 @@ impl Pipeline {
             self.fail(error.into());
             return;
         }
-        self.pending.encode_with(ended.writer.encoder());
-        self.writer = Some(ended.writer);
+        self.take_writer_back(ended.writer);
         self.pending.give_back(ended.parts);
         self.retry_later(&error);
+    }
+
+    fn take_writer_back(&mut self, writer: TableWriter) {
+        self.pending.encode_with(writer.encoder());
+        self.columns.send_replace(writer.columns());
+        self.writer = Some(writer);
     }
 
     fn retry_later(&mut self, error: &SinkError) {
@@ -115,6 +119,18 @@ impl Pipeline {
         for (partition, counts) in &flushed.counts {
             let settled = counts.committed + counts.rejected + counts.duplicate;
             self.move_in_flight(partition, |held| held.saturating_sub(settled));
+        }
+        metrics::schema_changes(&self.spec.name, &self.table, flushed.schema_changes);
+        let rescued = flushed.rescued.values().sum();
+        metrics::rescued(&self.spec.name, &self.table, rescued);
+        if rescued > 0 {
+            let columns = flushed.rescued.iter().map(|(column, rows)| format!("{column}: {rows}"));
+            tracing::warn!(
+                pipeline = self.spec.name,
+                table = self.table,
+                columns = columns.collect::<Vec<_>>().join(", "),
+                "values that their columns can't hold are in `_rescued`"
+            );
         }
         let Some(version) = flushed.version else { return };
         self.summary.commits += 1;

@@ -156,13 +156,13 @@ impl DeadLetters {
         let table = self.table.as_mut().expect("a commit follows the opening of its table");
         let batch = rows(letters, writer, attempt)
             .map_err(|source| SinkError::Arrow { table: self.log.table.clone(), source })?;
-        let adds = files::write(self.log.store(), &table.schema, &[], None, vec![batch])
+        let adds = files::write(self.log.store(), &table.columns(), &[], None, vec![batch])
             .await
             .map_err(|source| SinkError::File { table: self.log.table.clone(), source })?;
         fault_points.pass(FaultPoint::DeadLettersStaged);
         let version = table.version + 1;
         let commit = self.log.lay_out(
-            adds.into_iter().map(Action::Add).collect(),
+            adds.files.into_iter().map(Action::Add).collect(),
             table.transactions(&[], version),
             DeltaOperation::StreamingUpdate {
                 output_mode: OutputMode::Append,

@@ -4,18 +4,17 @@
 //! partitions. Nothing of them can be seen until a commit names them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow::array::{AsArray, Date32Array, RecordBatch, Scalar};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::datatypes::{Date32Type, SchemaRef};
+use arrow::datatypes::Date32Type;
 use arrow::error::ArrowError;
 use deltalake::kernel::Add;
 use deltalake::logstore::LogStoreRef;
 use indexmap::IndexMap;
 
-use super::schema::align;
+use super::schema::{Rescued, TableColumns};
 use crate::batch::bronze;
 use crate::catalog::data_file::{Columns, Encoder};
 use crate::catalog::log::{Scalar as PartitionValue, date_value};
@@ -62,6 +61,28 @@ pub fn by_date(batches: &[RecordBatch]) -> Result<BTreeMap<Option<i32>, Slice>, 
     Ok(slices)
 }
 
+/// Files of rows, and what of these no column could hold.
+#[derive(Debug, Clone)]
+pub struct Written<F> {
+    pub files: Vec<F>,
+    pub rescued: Rescued,
+}
+
+impl<F> Default for Written<F> {
+    fn default() -> Self {
+        Self { files: Vec::new(), rescued: Rescued::new() }
+    }
+}
+
+impl<F> Written<F> {
+    pub fn extend(&mut self, other: Self) {
+        self.files.extend(other.files);
+        for (column, rows) in other.rescued {
+            *self.rescued.entry(column).or_default() += rows;
+        }
+    }
+}
+
 /// Writes rows of one enqueued date as one file (or several, where it would get too large), encoded off
 /// the reactor.
 ///
@@ -69,12 +90,12 @@ pub fn by_date(batches: &[RecordBatch]) -> Result<BTreeMap<Option<i32>, Slice>, 
 /// [`FileError`]; what was stored by then stays for vacuum, since no log names it.
 pub async fn write(
     store: &LogStoreRef,
-    table: &SchemaRef,
+    table: &TableColumns,
     partition_columns: &[String],
     date: Option<i32>,
     batches: Vec<RecordBatch>,
-) -> Result<Vec<Add>, FileError> {
-    let (table, columns) = (Arc::clone(table), partition_columns.to_vec());
+) -> Result<Written<Add>, FileError> {
+    let (table, columns) = (table.clone(), partition_columns.to_vec());
     let encoding = compute::spawn_async(async move {
         let mut encoder = FileEncoder::new(&table, &columns, date)?;
         for batch in &batches {
@@ -82,11 +103,12 @@ pub async fn write(
         }
         encoder.close().await
     });
-    let mut adds = Vec::new();
-    for file in encoding.await.map_err(FileError::Task)?? {
-        adds.push(file.store(store).await?);
+    let Written { files: encoded, rescued } = encoding.await.map_err(FileError::Task)??;
+    let mut files = Vec::new();
+    for file in encoded {
+        files.push(file.store(store).await?);
     }
-    Ok(adds)
+    Ok(Written { files, rescued })
 }
 
 /// Encodes rows of one enqueued date, in their order, as one file (or several, where it would get too
@@ -94,7 +116,8 @@ pub async fn write(
 ///
 /// CPU work; no I/O.
 pub struct FileEncoder {
-    table: SchemaRef,
+    table: TableColumns,
+    rescued: Rescued,
     encoder: Encoder,
     /// The folder of the date, where the table is partitioned.
     values: IndexMap<String, PartitionValue>,
@@ -103,15 +126,16 @@ pub struct FileEncoder {
 impl FileEncoder {
     /// # Errors
     /// [`FileError::Encode`].
-    pub fn new(table: &SchemaRef, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
+    pub fn new(table: &TableColumns, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
         let values = partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
-        Ok(Self { table: Arc::clone(table), encoder: Encoder::new(table, partition_columns, COLUMNS)?, values })
+        let encoder = Encoder::new(&table.schema, partition_columns, COLUMNS)?;
+        Ok(Self { table: table.clone(), rescued: Rescued::new(), encoder, values })
     }
 
     /// # Errors
     /// [`FileError::Encode`].
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
-        let aligned = align(batch, &self.table).map_err(FileError::rows)?;
+        let aligned = self.table.align(batch, &mut self.rescued).map_err(FileError::rows)?;
         if self.values.is_empty() {
             self.encoder.write(&aligned).await
         } else {
@@ -121,7 +145,7 @@ impl FileEncoder {
 
     /// # Errors
     /// [`FileError::Encode`].
-    pub async fn close(self) -> Result<Vec<DataFile>, FileError> {
-        self.encoder.close().await
+    pub async fn close(self) -> Result<Written<DataFile>, FileError> {
+        Ok(Written { files: self.encoder.close().await?, rescued: self.rescued })
     }
 }

@@ -11,6 +11,7 @@
 //! head of the log as this process knows it, [`CommitLog`](crate::catalog::commit_log::CommitLog) the bytes.
 
 pub mod dead_letters;
+pub mod evolve;
 pub mod files;
 pub mod gaps;
 pub mod ledger;
@@ -46,6 +47,13 @@ pub enum SinkError {
     Contended { table: String, tries: u32 },
     #[error("hub `{origin}` was made at {is} (epoch ms), and table `{table}` holds events of one made at {was}")]
     Generation { table: String, origin: String, was: i64, is: i64 },
+    #[error("table `{table}` isn't to change its columns for the schema `{schema}`")]
+    SchemaChange {
+        table: String,
+        schema: String,
+        #[source]
+        misfit: schema::Misfit,
+    },
     #[error("partition `{partition}` was staged out of order for table `{table}`")]
     Order { table: String, partition: PartitionKey },
     #[error(transparent)]
@@ -59,9 +67,11 @@ impl Classify for SinkError {
             Self::File { source: files::FileError::Store { .. }, .. }
             | Self::UnknownOutcome { .. }
             | Self::Contended { .. } => Kind::External,
-            Self::Stranger { .. } | Self::Replaced { .. } | Self::NewerLedger { .. } | Self::Generation { .. } => {
-                Kind::Data
-            }
+            Self::Stranger { .. }
+            | Self::Replaced { .. }
+            | Self::NewerLedger { .. }
+            | Self::Generation { .. }
+            | Self::SchemaChange { .. } => Kind::Data,
             Self::Unsupported { .. } => Kind::User,
             Self::Arrow { .. } | Self::Order { .. } => Kind::Internal,
             Self::Catalog(error) => error.kind(),
@@ -82,6 +92,11 @@ impl Classify for SinkError {
                  that changed it, or declare a new table",
                 version.saturating_sub(1)
             )),
+            Self::SchemaChange { .. } => Some(
+                "say `on_schema_change = \"evolve\"` in `[decode]` to let columns be added, or `\"pin\"` to keep in \
+                 `_rescued` what has none; or give the table the column, and start again"
+                    .to_owned(),
+            ),
             Self::NewerLedger { .. } => Some("run the newer version of sluice that wrote it".to_owned()),
             Self::Generation { .. } => Some(
                 "the hub was deleted and made anew: declare `[source] generation = { name = \"2\", since = \

@@ -19,7 +19,7 @@ use arrow::error::ArrowError;
 use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::files::{self, DataFile, FileEncoder, FileError};
-use super::schema;
+use super::schema::{Rescued, TableColumns};
 use crate::batch::{Reject, bronze};
 use crate::checkpoint::{PartitionKey, Range};
 
@@ -75,6 +75,8 @@ pub(super) struct Chunk {
     pub(super) parts: usize,
     pub(super) rows: usize,
     pub(super) files: BTreeMap<Option<i32>, DatedFiles>,
+    /// Of its rows, by column, those of which a value was rescued.
+    pub(super) rescued: Rescued,
     schema: SchemaRef,
 }
 
@@ -142,15 +144,18 @@ const OPEN_DATES_MAX: usize = 4;
 /// What encoding needs to know of a table, as its writer last saw it.
 #[derive(Debug, Clone)]
 pub struct Encoder {
-    pub(super) schema: SchemaRef,
+    pub(super) columns: TableColumns,
     pub(super) partition_columns: Vec<String>,
 }
 
 impl Encoder {
-    /// Whether the table has all columns of these rows. If not, they wait for the flush, which adds columns
-    /// first.
+    /// Whether the table has all columns of these rows, or isn't to get more. If not, they wait for the flush,
+    /// which adds columns first, or refuses them.
     pub fn fits(&self, part: &Staged) -> bool {
-        part.batches.iter().all(|batch| schema::union(&self.schema, &batch.schema()).is_none())
+        let waits = |batch: &RecordBatch| {
+            self.columns.grow_by(batch.schema_ref()) || !matches!(self.columns.misfit(batch), Ok(None))
+        };
+        !part.batches.iter().any(waits)
     }
 }
 
@@ -202,8 +207,8 @@ impl<S: BorrowMut<Staged>> OpenChunk<S> {
             let file = match self.dates.entry(date) {
                 Entry::Occupied(open) => open.into_mut(),
                 Entry::Vacant(missing) => {
-                    let Encoder { schema, partition_columns } = &self.encoder;
-                    let encoder = FileEncoder::new(schema, partition_columns, date)?;
+                    let Encoder { columns, partition_columns } = &self.encoder;
+                    let encoder = FileEncoder::new(columns, partition_columns, date)?;
                     missing.insert(OpenFile { encoder, spans: Vec::new() })
                 }
             };
@@ -225,14 +230,19 @@ impl<S: BorrowMut<Staged>> OpenChunk<S> {
     pub async fn close(self) -> Result<Vec<S>, FileError> {
         let Self { encoder, mut parts, rows, dates, .. } = self;
         let mut files = BTreeMap::new();
+        let mut rescued = Rescued::new();
         let mut bytes = 0;
         for (date, OpenFile { encoder, spans }) in dates {
-            let dated = DatedFiles { files: encoder.close().await?, spans };
-            bytes += dated.files.iter().map(|file| file.bytes.len()).sum::<usize>();
-            files.insert(date, dated);
+            let written = encoder.close().await?;
+            bytes += written.files.iter().map(|file| file.bytes.len()).sum::<usize>();
+            for (column, rows) in written.rescued {
+                *rescued.entry(column).or_default() += rows;
+            }
+            files.insert(date, DatedFiles { files: written.files, spans });
         }
         let all_rows = rows.iter().sum();
-        let chunk = Arc::new(Chunk { parts: parts.len(), rows: all_rows, files, schema: encoder.schema });
+        let schema = encoder.columns.schema;
+        let chunk = Arc::new(Chunk { parts: parts.len(), rows: all_rows, files, rescued, schema });
         for (part, (staged, rows)) in parts.iter_mut().zip(rows).enumerate() {
             let bytes = bytes.div_ceil(all_rows.max(1)) * rows;
             staged.borrow_mut().encoded = Some(EncodedRows { chunk: Arc::clone(&chunk), part, bytes });

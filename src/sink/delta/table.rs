@@ -4,12 +4,15 @@
 //! follows, our own and strangers'. What can't be followed (the log was cleaned up below us, or
 //! the base is too old to be believed) is enumerated again.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{Schema, SchemaRef};
 use deltalake::kernel::{Action, Metadata, Protocol, Transaction};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::SinkError;
+use super::schema::{Policy, TableColumns};
 use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
 use crate::catalog::log::{TableHead, read_head};
 use crate::catalog::state::{arrow_schema, create, metadata_of_new, metadata_with};
@@ -98,6 +101,11 @@ impl OpenTable {
     /// The table's own id, part of every app id of its ledger.
     pub fn id(&self) -> &str {
         self.metadata.id()
+    }
+
+    /// Its columns, for rows that are made to fit them.
+    pub fn columns(&self) -> TableColumns {
+        TableColumns::new(Arc::clone(&self.schema), Policy::default())
     }
 
     pub fn is_stale(&self) -> bool {

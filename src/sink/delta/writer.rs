@@ -8,7 +8,6 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::kernel::{Action, Add};
 use deltalake::protocol::{DeltaOperation, OutputMode};
@@ -18,9 +17,9 @@ use uuid::Uuid;
 
 use super::SinkError;
 use super::dead_letters::{DeadLetters, Writer};
-use super::files::{self, Slice};
+use super::files::{self, Slice, Written};
 use super::plan::{Base, ChunkId, Plan, Thawed};
-use super::schema;
+use super::schema::{Policy, Rescued, TableColumns};
 use super::staged::{Chunk, Encoder, Staged};
 use super::table::{CaughtUp, OpenTable};
 use crate::batch::bronze;
@@ -44,6 +43,7 @@ pub struct TableSpec {
     pub writer: Writer,
     /// Payload columns that are known before the first event, then the envelope's.
     pub schema: SchemaRef,
+    pub policy: Policy,
     pub fault_points: FaultPoints,
 }
 
@@ -63,19 +63,27 @@ pub struct Flushed {
     pub bytes: u64,
     pub tries: u32,
     pub counts: BTreeMap<PartitionKey, Counts>,
+    /// Commits of this flush that changed columns.
+    pub schema_changes: u32,
+    /// Rows of the commit that hold what no column could, by column.
+    pub rescued: Rescued,
 }
 
 pub struct TableWriter {
-    spec: TableSpec,
-    table: OpenTable,
+    pub(super) spec: TableSpec,
+    pub(super) table: OpenTable,
+    /// As of the base.
+    columns: TableColumns,
     dead_letters: DeadLetters,
+    /// Of the present flush.
+    pub(super) schema_changes: u32,
     /// The ids that the present flush has put, and whether one of them may still land.
     put_ids: Vec<Uuid>,
     may_still_land: bool,
 }
 
 /// Files stored for a flush, and how many rows they hold.
-type StoredFiles = BTreeMap<FilesOf, (usize, Vec<Add>)>;
+type StoredFiles = BTreeMap<FilesOf, (usize, Written<Add>)>;
 
 /// What the files hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +96,7 @@ enum FilesOf {
 /// Files of chunks that are stored at the same time: each holds a connection and a few megabytes.
 const UPLOADS: usize = 4;
 
-enum Tried {
+pub(super) enum Tried {
     Landed(u64),
     Again(CaughtUp),
 }
@@ -106,7 +114,8 @@ impl TableWriter {
         };
         let log = CommitLog::new(log_store(&spec.dead_letters)?, format!("{}__dead_letters", spec.name));
         let dead_letters = DeadLetters::open(log, &table.ledger).await?;
-        Ok(Self { spec, table, dead_letters, put_ids: Vec::new(), may_still_land: false })
+        let columns = TableColumns::new(table.schema.clone(), spec.policy);
+        Ok(Self { spec, table, columns, dead_letters, schema_changes: 0, put_ids: Vec::new(), may_still_land: false })
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -136,7 +145,12 @@ impl TableWriter {
 
     /// For encoding ahead of a flush; a newer one knows newer columns.
     pub fn encoder(&self) -> Encoder {
-        Encoder { schema: self.table.schema.clone(), partition_columns: self.table.partition_columns.clone() }
+        Encoder { columns: self.columns(), partition_columns: self.table.partition_columns.clone() }
+    }
+
+    /// The columns as they were last seen.
+    pub fn columns(&self) -> TableColumns {
+        self.columns.with_schema(&self.table.schema)
     }
 
     /// Commits where partitions start, and when their hub was made.
@@ -173,7 +187,7 @@ impl TableWriter {
             if facts.is_empty() {
                 return Ok(());
             }
-            if let Tried::Landed(_) = self.put(Vec::new(), &facts, &BTreeMap::new()).await? {
+            if let Tried::Landed(_) = self.put_actions(Vec::new(), &facts, &BTreeMap::new(), []).await? {
                 return Ok(());
             }
         }
@@ -190,7 +204,9 @@ impl TableWriter {
         let mut thawed = Thawed::new();
         self.put_ids.clear();
         self.may_still_land = false;
+        self.schema_changes = 0;
         for tries in 1..=TRIES {
+            self.columns = self.columns();
             let apart = thawed.len();
             let plan = self.plan(staged, &mut thawed).await?;
             if thawed.len() > apart {
@@ -201,7 +217,8 @@ impl TableWriter {
             if plan.runs.is_empty() {
                 self.dead_letters.forget_covered(&self.table.ledger);
                 self.delete_orphans(stored).await;
-                return Ok(Flushed { tries, counts: plan.counts, ..Flushed::default() });
+                let schema_changes = self.schema_changes;
+                return Ok(Flushed { tries, counts: plan.counts, schema_changes, ..Flushed::default() });
             }
             let writer = &self.spec.writer;
             self.dead_letters.append(&plan.letters, writer, &self.table.ledger, &self.spec.fault_points).await?;
@@ -209,16 +226,19 @@ impl TableWriter {
                 forget_misfits(&mut stored, caught_up);
                 continue;
             }
-            let files = self.stage(&plan, &mut stored).await?;
+            let Written { files, rescued } = self.stage(&plan, &mut stored).await?;
             self.spec.fault_points.pass(FaultPoint::DataStaged);
             let facts = self.facts(&plan);
             let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
-            match self.put(files, &facts, &plan.runs).await? {
+            let said = (!rescued.is_empty()).then(|| ("sluiceRescued", json!(rescued)));
+            let actions = files.into_iter().map(Action::Add).collect();
+            match self.put_actions(actions, &facts, &plan.runs, said).await? {
                 Tried::Landed(version) => {
                     self.spec.fault_points.pass(FaultPoint::DataCommitted);
                     self.dead_letters.forget_covered(&self.table.ledger);
-                    let rows = plan.rows();
-                    return Ok(Flushed { version: Some(version), rows, bytes, tries, counts: plan.counts });
+                    let (rows, counts) = (plan.rows(), plan.counts);
+                    let schema_changes = self.schema_changes;
+                    return Ok(Flushed { version: Some(version), rows, bytes, tries, counts, schema_changes, rescued });
                 }
                 Tried::Again(caught_up) => forget_misfits(&mut stored, caught_up),
             }
@@ -233,32 +253,9 @@ impl TableWriter {
         base.plan(staged, thawed).await.map_err(failed)
     }
 
-    /// Commits the columns that the batches bring; says so when the plan has to be made again.
-    async fn evolve(&mut self, batches: &[RecordBatch]) -> Result<Option<CaughtUp>, SinkError> {
-        let mut joined: Option<Schema> = None;
-        for batch in batches {
-            let held = joined.as_ref().unwrap_or(&self.table.schema);
-            joined = schema::union(held, &batch.schema()).or(joined);
-        }
-        let Some(joined) = joined else { return Ok(None) };
-        let held: Vec<_> = self.table.schema.fields().iter().collect();
-        let added: Vec<_> = joined.fields().iter().filter(|field| !held.contains(field)).collect();
-        let columns = added.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        let actions = vec![Action::Metadata(self.table.metadata_with(&joined)?)];
-        match self.put_actions(actions, &[], &BTreeMap::new()).await? {
-            Tried::Landed(version) => {
-                tracing::info!(table = self.spec.name, version, columns, "columns were added");
-                self.table.reload_schema().await?;
-                self.spec.fault_points.pass(FaultPoint::SchemaCommitted);
-                Ok(Some(CaughtUp { schema_changed: true, ..CaughtUp::default() }))
-            }
-            Tried::Again(caught_up) => Ok(Some(caught_up)),
-        }
-    }
-
     /// Stores the files that aren't stored yet. A file whose rows are all still wanted is
     /// named again; one that lost rows to a rival is written anew.
-    async fn stage(&self, plan: &Plan<'_>, stored: &mut StoredFiles) -> Result<Vec<Add>, SinkError> {
+    async fn stage(&self, plan: &Plan<'_>, stored: &mut StoredFiles) -> Result<Written<Add>, SinkError> {
         let failed = |source| SinkError::Arrow { table: self.spec.name.clone(), source };
         let slices = files::by_date(&plan.batches).map_err(failed)?;
         let is_wanted = |of: &FilesOf, rows: usize| match of {
@@ -282,20 +279,23 @@ impl TableWriter {
                 missing.insert((rows, self.write_slice(date, slice).await?));
             }
         }
-        Ok(stored.values().flat_map(|(_, adds)| adds.iter().cloned()).collect())
+        let mut all = Written::default();
+        stored.values().for_each(|(_, written)| all.extend(written.clone()));
+        Ok(all)
     }
 
-    async fn store_chunk(&self, chunk: &Chunk) -> Result<Vec<Add>, SinkError> {
+    async fn store_chunk(&self, chunk: &Chunk) -> Result<Written<Add>, SinkError> {
         let store = self.table.log.store();
         let files = chunk.files.values().flat_map(|dated| &dated.files);
         let stores: Vec<_> = files.map(|file| file.store(store).boxed()).collect();
         let stored = stream::iter(stores).buffered(UPLOADS).try_collect();
-        stored.await.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
+        let files = stored.await.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })?;
+        Ok(Written { files, rescued: chunk.rescued.clone() })
     }
 
-    async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Vec<Add>, SinkError> {
-        let OpenTable { log, schema, partition_columns, .. } = &self.table;
-        let written = files::write(log.store(), schema, partition_columns, date, slice.batches).await;
+    async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Written<Add>, SinkError> {
+        let OpenTable { log, partition_columns, .. } = &self.table;
+        let written = files::write(log.store(), &self.columns, partition_columns, date, slice.batches).await;
         written.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
     }
 
@@ -310,21 +310,15 @@ impl TableWriter {
         facts
     }
 
-    async fn put(
-        &mut self,
-        files: Vec<Add>,
-        facts: &[(LedgerKey, i64)],
-        runs: &BTreeMap<PartitionKey, Vec<Run>>,
-    ) -> Result<Tried, SinkError> {
-        self.put_actions(files.into_iter().map(Action::Add).collect(), facts, runs).await
-    }
-
     /// One put at base + 1. Whatever it answers, the log has the last word.
-    async fn put_actions(
+    ///
+    /// What is `said` beside the usual stands in its `commitInfo`.
+    pub(super) async fn put_actions(
         &mut self,
         actions: Vec<Action>,
         facts: &[(LedgerKey, i64)],
         runs: &BTreeMap<PartitionKey, Vec<Run>>,
+        said: impl IntoIterator<Item = (&'static str, Value)>,
     ) -> Result<Tried, SinkError> {
         if self.table.is_stale() {
             return Ok(Tried::Again(self.table.enumerate().await?));
@@ -338,7 +332,7 @@ impl TableWriter {
                 query_id: self.spec.writer.pipeline.clone(),
                 epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
             },
-            self.commit_metadata(runs),
+            self.commit_metadata(runs, said),
         )?;
         self.put_ids.push(commit.id);
         let read_at = ReadAt::now();
@@ -395,20 +389,25 @@ impl TableWriter {
         Ok(self.table.log.read(version).await?.is_some_and(|commit| commit.flush_id() == Some(id)))
     }
 
-    fn commit_metadata(&self, runs: &BTreeMap<PartitionKey, Vec<Run>>) -> HashMap<String, Value> {
+    fn commit_metadata(
+        &self,
+        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+        said: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> HashMap<String, Value> {
         let ranges: BTreeMap<String, Vec<(i64, i64)>> = runs
             .iter()
             .map(|(partition, runs)| {
                 (partition.to_string(), runs.iter().map(|run| (run.range.from, run.range.to)).collect())
             })
             .collect();
-        HashMap::from([
-            ("sluicePipeline".to_owned(), json!(self.spec.writer.pipeline)),
-            ("sluiceOwner".to_owned(), json!(self.spec.writer.owner)),
-            ("sluiceConfigHash".to_owned(), json!(self.spec.writer.config_hash)),
-            ("sluiceRanges".to_owned(), json!(ranges)),
-            ("isBlindAppend".to_owned(), json!(true)),
-        ])
+        let usual = [
+            ("sluicePipeline", json!(self.spec.writer.pipeline)),
+            ("sluiceOwner", json!(self.spec.writer.owner)),
+            ("sluiceConfigHash", json!(self.spec.writer.config_hash)),
+            ("sluiceRanges", json!(ranges)),
+            ("isBlindAppend", json!(true)),
+        ];
+        usual.into_iter().chain(said).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Files that no commit of ours names and none will: a lost race. Best effort, since vacuum
@@ -419,7 +418,7 @@ impl TableWriter {
             return;
         }
         let store = self.table.log.store().object_store(None);
-        for add in files.into_values().flat_map(|(_, adds)| adds) {
+        for add in files.into_values().flat_map(|(_, written)| written.files) {
             let Ok(path) = deltalake::Path::from_url_path(&add.path) else { continue };
             if let Err(error) = store.delete(&path).await {
                 tracing::debug!(file = add.path, error = %error, "an orphan stays until the next vacuum");

@@ -1,4 +1,6 @@
-//! Field names to column names, reversibly.
+//! What the column of a payload's field is called, and what it remembers of the field.
+//!
+//! Names are mapped reversibly:
 //!
 //! | field | column | why |
 //! |---|---|---|
@@ -9,10 +11,43 @@
 //! | `id`, `ID` | `id`, `_x0049_D` | case-insensitive twins: the first keeps its name, as many first characters of the later one are escaped as it takes |
 //!
 //! [`field_name`] gives a field's name back from its column's.
+//!
+//! What is remembered stands in the metadata of the Arrow field, and so in the schema of the Delta table:
+//!
+//! | key | value |
+//! |---|---|
+//! | [`ALIASES`] | other names of the field, as a JSON array: its values go into this column under these names too |
+//! | [`DEFAULT`] | the field's default, unless that is null: the JSON that Arrow makes of the column's value |
+//! | [`BRANCH`] | the column is the branch of a union, and this is its type |
 
 use std::collections::HashSet;
 
+use arrow::datatypes::Field;
+
 use crate::batch::bronze;
+
+pub const ALIASES: &str = "sluice.aliases";
+pub const DEFAULT: &str = "sluice.default";
+pub const BRANCH: &str = "sluice.branch";
+
+/// Other names of the field that `column` was made of. What can't be read is none: a stranger may have
+/// written it.
+pub fn aliases(column: &Field) -> Vec<String> {
+    let held = column.metadata().get(ALIASES);
+    held.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+}
+
+/// `column` with these aliases.
+pub fn with_aliases(column: Field, aliases: &[String]) -> Field {
+    if aliases.is_empty() { column } else { with(column, ALIASES, serde_json::Value::from(aliases).to_string()) }
+}
+
+/// `column` with one more entry in its metadata.
+pub fn with(column: Field, key: &str, value: String) -> Field {
+    let mut metadata = column.metadata().clone();
+    metadata.insert(key.to_owned(), value);
+    column.with_metadata(metadata)
+}
 
 /// The column of a field at the top of a payload, as far as its own name decides it.
 ///
@@ -43,19 +78,19 @@ pub fn field_name(column: &str) -> String {
 
 /// Where a record stands: only the fields at the top share their names with the bronze columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
+pub enum Level {
     Top,
     Nested,
 }
 
 /// Hands out the column names of one record, in the order of its fields.
 #[derive(Debug)]
-pub(super) struct Columns {
+pub struct ColumnNames {
     taken: HashSet<String>,
 }
 
-impl Columns {
-    pub(super) fn new(level: Level) -> Self {
+impl ColumnNames {
+    pub fn new(level: Level) -> Self {
         let taken = match level {
             Level::Top => bronze::fields().iter().map(|field| field.name().to_lowercase()).collect(),
             Level::Nested => HashSet::new(),
@@ -63,7 +98,12 @@ impl Columns {
         Self { taken }
     }
 
-    pub(super) fn name(&mut self, field: &str) -> String {
+    /// Takes a name that is there already out of what is handed out.
+    pub fn take(&mut self, column: &str) {
+        self.taken.insert(column.to_lowercase());
+    }
+
+    pub fn name(&mut self, field: &str) -> String {
         for escaped_characters in 0..=field.chars().count() {
             let column = escape(field, escaped_characters);
             if self.taken.insert(column.to_lowercase()) {
@@ -144,7 +184,7 @@ mod tests {
 
     #[test]
     fn twins_that_differ_in_case_get_different_columns() {
-        let mut columns = Columns::new(Level::Nested);
+        let mut columns = ColumnNames::new(Level::Nested);
         let given: Vec<_> = ["ID", "id", "Id", "iD"].into_iter().map(|field| columns.name(field)).collect();
         assert_eq!(given, ["ID", "_x0069_d", "_x0049_d", "_x0069__x0044_"]);
         let distinct: HashSet<_> = given.iter().map(|column| column.to_lowercase()).collect();
@@ -154,8 +194,8 @@ mod tests {
 
     #[test]
     fn a_nested_field_may_be_called_as_a_bronze_column() {
-        assert_eq!(Columns::new(Level::Nested).name("_offset"), "_offset");
-        assert_eq!(Columns::new(Level::Top).name("_offset"), "_x005F_offset");
+        assert_eq!(ColumnNames::new(Level::Nested).name("_offset"), "_offset");
+        assert_eq!(ColumnNames::new(Level::Top).name("_offset"), "_x005F_offset");
     }
 
     proptest! {
@@ -166,7 +206,7 @@ mod tests {
 
         #[test]
         fn no_two_fields_of_a_record_share_a_column(fields in prop::collection::hash_set("[aAbB_x0]{1,4}", 1..12)) {
-            let mut columns = Columns::new(Level::Top);
+            let mut columns = ColumnNames::new(Level::Top);
             let mut seen = HashSet::new();
             for field in fields {
                 let column = columns.name(&field);
