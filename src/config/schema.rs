@@ -156,6 +156,7 @@ pub(super) fn what(schema: &Value) -> String {
     }
     match schema["type"].as_str() {
         Some("integer") => "an integer",
+        Some("number") => "a number",
         Some("boolean") => "true or false",
         Some("array") => return format!("an array of {}s", what(&schema["items"]).trim_start_matches("a ")),
         Some("object") => "a table",

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::reject_share::TooMany;
 use super::spool::SpoolError;
 use crate::decode::{DecodeError, RegistryError};
 use crate::error::{Classify, Kind, Retry};
@@ -34,6 +35,12 @@ pub enum PipelineError {
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
     Sparse { partition: String, events: usize, numbers: u64 },
+    #[error(
+        "partition `{partition}` stopped: {} of {} events within {} were rejected, more than a share of {}, and most of them \
+         as `{}`",
+        of.rejected, of.events, humantime::format_duration(of.within), of.share, of.class.as_str()
+    )]
+    TooManyRejects { partition: String, of: TooMany },
     #[error("the shutdown was cut off; what was not committed is read again by the next start")]
     CutOff,
     #[error("task `{task}` of the pipeline failed")]
@@ -87,6 +94,7 @@ impl Classify for PipelineError {
             Self::Unknown { .. } | Self::Owned { .. } | Self::NotScheduled { .. } => Kind::User,
             Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => Kind::Config,
             Self::File { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => Kind::External,
+            Self::TooManyRejects { .. } => Kind::Data,
             Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),
         }
@@ -102,6 +110,11 @@ impl Classify for PipelineError {
             Self::NoCapture { .. } => {
                 Some("add `[source.capture]` with the `url` that Event Hubs Capture writes to".to_owned())
             }
+            Self::TooManyRejects { .. } => Some(
+                "`sluice dead-letters list` shows those that were taken in; mend the schema or the declaration and start \
+                 again, or raise `max_reject_share`"
+                    .to_owned(),
+            ),
             Self::GenerationBefore { .. } => Some(
                 "name generations by numbers, from `2` on; or give `--from` the time of `since`, to take in this \
                  generation alone"

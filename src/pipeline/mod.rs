@@ -13,12 +13,14 @@
 pub mod announcements;
 pub mod audit;
 pub mod checkpoints;
+pub mod dead_letters;
 pub mod demo;
 pub mod error;
 pub mod gaps;
 pub mod generations;
 pub mod lock;
 pub mod partition;
+pub mod reject_share;
 pub mod run;
 pub mod schedule;
 pub mod setup;

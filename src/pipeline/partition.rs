@@ -2,7 +2,7 @@
 
 use std::borrow::{Borrow, BorrowMut};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
+use super::reject_share::RejectShare;
 use crate::batch::{Decoded, EventBatch};
 use crate::checkpoint::{PartitionKey, Range};
 use crate::decode::Decoder;
@@ -133,6 +134,12 @@ pub enum PartitionEvent {
         partition: PartitionKey,
         path: ReadPath,
     },
+    /// Too many of its events are rejected: it is read no more, and others go on.
+    Stopped {
+        partition: PartitionKey,
+        path: ReadPath,
+        error: PipelineError,
+    },
     /// Waiting won't mend it.
     Fatal {
         error: PipelineError,
@@ -144,6 +151,8 @@ pub struct PartitionTask {
     pub decoder: Arc<Decoder>,
     pub budget: MemoryBudget,
     pub dense: bool,
+    /// Where too many rejects stop it.
+    pub rejects: Option<RejectShare>,
     pub events: mpsc::Sender<PartitionEvent>,
     pub stop: CancellationToken,
 }
@@ -161,6 +170,9 @@ impl PartitionTask {
                     if self.pause(&error.to_string(), &mut yielding).await.is_err() {
                         break PartitionEvent::Ended { partition, path };
                     }
+                }
+                Err(error @ PipelineError::TooManyRejects { .. }) => {
+                    break PartitionEvent::Stopped { partition, path, error };
                 }
                 Err(error) => break PartitionEvent::Fatal { error },
             }
@@ -237,6 +249,11 @@ impl PartitionTask {
         };
         backoff.reset();
         let Decoded { batches, rejects } = decoded;
+        if let Some(share) = &mut self.rejects {
+            let counted = share.count(Instant::now(), batch.events.len(), &rejects);
+            let partition = || batch.partition.to_string();
+            counted.map_err(|of| PipelineError::TooManyRejects { partition: partition(), of })?;
+        }
         let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
         if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
             self.from.move_to(range.to, Some(LastSeen { sequence_number, enqueued_at_ms }));

@@ -30,6 +30,7 @@ use super::checkpoints::Checkpoints;
 use super::generations::generations;
 use super::lock::PipelineLock;
 use super::partition::{EventsFrom, Part, PartitionEvent, PartitionTask, ReadPath, report};
+use super::reject_share::RejectShare;
 use super::setup::{self, PartitionStart, Places};
 use super::status::{PipelineStatus, State};
 use crate::checkpoint::PartitionKey;
@@ -101,6 +102,8 @@ pub struct Pipeline {
     taken_at_ms: BTreeMap<PartitionKey, i64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
+    /// Partitions of which too many events were rejected.
+    stopped: BTreeMap<PartitionKey, PipelineError>,
     /// What waits for a flush.
     pending: Ahead,
     pending_since: Option<Instant>,
@@ -231,6 +234,7 @@ impl Pipeline {
             in_flight: BTreeMap::new(),
             taken_at_ms: BTreeMap::new(),
             reading: BTreeMap::new(),
+            stopped: BTreeMap::new(),
             pending,
             pending_since: None,
             writer: Some(writer),
@@ -310,6 +314,10 @@ impl Pipeline {
         }
         self.summary.seconds = began.elapsed().as_secs_f64();
         self.summary.peak_rss_bytes = peak_rss_bytes();
+        // A run without an end says it by metric and status; one that is to reach an end didn't.
+        if self.options.until_caught_up && self.failure.is_none() {
+            self.failure = self.stopped.pop_first().map(|(_, error)| error);
+        }
         match self.failure.take() {
             Some(error) => {
                 self.status.change(|snapshot| {
@@ -428,6 +436,15 @@ impl Pipeline {
             PartitionEvent::Ended { partition, path: ReadPath::Live } => {
                 self.reading.remove(&partition);
             }
+            PartitionEvent::Stopped { partition, path, error } => {
+                match path {
+                    ReadPath::Capture => self.captures.ended(),
+                    ReadPath::Live => {
+                        self.reading.remove(&partition);
+                    }
+                }
+                self.stop_partition(partition, error);
+            }
             PartitionEvent::Fatal { error } => {
                 self.reading.clear();
                 self.captures.clear();
@@ -493,6 +510,8 @@ impl Pipeline {
             held.until = start.read.until;
             held.position = Some(start.read.position);
         });
+        let (pipeline, table, name) = self.labels(&partition);
+        metrics::partition_stopped(pipeline, table, name, false);
         self.reading.insert(partition, ());
         let Some(source) = self.source.clone() else { return };
         self.spawn(EventsFrom::Live { source, read: start.read });
@@ -504,6 +523,7 @@ impl Pipeline {
             decoder: Arc::clone(&self.decoder),
             budget: self.budget.clone(),
             dense: self.spec.source.dense,
+            rejects: self.spec.sink.reject_limit.map(RejectShare::new),
             events: self.sender.clone(),
             stop: self.stop_reading.child_token(),
         };
@@ -539,6 +559,18 @@ impl Pipeline {
         }
     }
 
+    /// One partition is read no more; the others go on.
+    fn stop_partition(&mut self, partition: PartitionKey, error: PipelineError) {
+        tracing::error!(pipeline = self.spec.name, %partition, error = report(&error), "a partition stops");
+        let (pipeline, table, name) = self.labels(&partition);
+        metrics::partition_stopped(pipeline, table, name, true);
+        self.status.partition(&partition.partition, |held| {
+            held.stopped = true;
+            held.last_error = Some(report(&error));
+        });
+        self.stopped.insert(partition, error);
+    }
+
     fn fail(&mut self, error: PipelineError) {
         tracing::error!(pipeline = self.spec.name, error = report(&error), "the pipeline stops");
         self.end_reading();
@@ -557,7 +589,8 @@ impl Pipeline {
                 return;
             }
         };
-        let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
+        let known = self.reading.keys().chain(self.stopped.keys());
+        let known: Vec<String> = known.map(|key| key.partition.to_string()).collect();
         let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
         let Some(source) = self.source.clone() else { return };
         let Some(mut writer) = self.writer.take_if(|_| !new.is_empty()) else { return };

@@ -7,6 +7,7 @@ mod broker;
 mod capture;
 mod capture_index;
 mod config;
+mod dead_letters;
 mod decode;
 mod demo;
 mod emulator;

@@ -1,4 +1,4 @@
-//! The named points of a flush at which a process may die, for crash tests.
+//! The named points of a flush, and of a replay, at which a process may die, for crash tests.
 //!
 //! A point that is armed aborts the process: nothing is flushed, closed or released, as with
 //! a kill. `sluice run --crash-at data-staged:3` arms one for its third passing.
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The steps of a flush, in order.
+/// The steps of a flush, in order, and those of what is done to dead letters later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultPoint {
     DeadLettersStaged,
@@ -16,16 +16,31 @@ pub enum FaultPoint {
     DataStaged,
     DataCommitted,
     CheckpointsPublished,
+    ReplayStaged,
+    ReplayCommitted,
+    LettersStaged,
+    LettersCommitted,
+    ExpiredCounted,
 }
 
 impl FaultPoint {
-    pub const ALL: [FaultPoint; 6] = [
+    /// Those of a flush.
+    pub const FLUSH: [FaultPoint; 6] = [
         FaultPoint::DeadLettersStaged,
         FaultPoint::DeadLettersCommitted,
         FaultPoint::SchemaCommitted,
         FaultPoint::DataStaged,
         FaultPoint::DataCommitted,
         FaultPoint::CheckpointsPublished,
+    ];
+
+    /// Those of what is done to dead letters later: they are replayed, marked, dropped, counted.
+    pub const DEAD_LETTERS: [FaultPoint; 5] = [
+        FaultPoint::ReplayStaged,
+        FaultPoint::ReplayCommitted,
+        FaultPoint::LettersStaged,
+        FaultPoint::LettersCommitted,
+        FaultPoint::ExpiredCounted,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -36,6 +51,11 @@ impl FaultPoint {
             Self::DataStaged => "data-staged",
             Self::DataCommitted => "data-committed",
             Self::CheckpointsPublished => "checkpoints-published",
+            Self::ReplayStaged => "replay-staged",
+            Self::ReplayCommitted => "replay-committed",
+            Self::LettersStaged => "letters-staged",
+            Self::LettersCommitted => "letters-committed",
+            Self::ExpiredCounted => "expired-counted",
         }
     }
 }
@@ -64,9 +84,12 @@ impl FromStr for FaultPoints {
     /// Words for the user when the text isn't `POINT` or `POINT:N` with N of at least 1.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, count) = text.split_once(':').unwrap_or((text, "1"));
-        let point = FaultPoint::ALL.into_iter().find(|point| point.as_str() == name).ok_or_else(|| {
-            let known: Vec<_> = FaultPoint::ALL.iter().map(|point| point.as_str()).collect();
-            format!("`{name}` is not a fault point; there are {}", known.join(", "))
+        let mut all = FaultPoint::FLUSH.into_iter().chain(FaultPoint::DEAD_LETTERS);
+        let point = all.find(|point| point.as_str() == name).ok_or_else(|| {
+            let listed =
+                |points: &[FaultPoint]| points.iter().map(|point| point.as_str()).collect::<Vec<_>>().join(", ");
+            let (flush, letters) = (listed(&FaultPoint::FLUSH), listed(&FaultPoint::DEAD_LETTERS));
+            format!("`{name}` is not a fault point; there are {flush}; and of dead letters {letters}")
         })?;
         match count.parse() {
             Ok(count @ 1..) => Ok(Self { armed: Some((point, Arc::new(AtomicU32::new(count)))) }),

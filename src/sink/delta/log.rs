@@ -21,6 +21,9 @@ use super::SinkError;
 /// The key in `commitInfo` that names one try of one flush.
 pub const FLUSH_ID: &str = "sluiceFlush";
 
+/// The key in `commitInfo` of a commit that gives rows to dead letters, or counts them otherwise: what it did.
+pub const SETTLES_LETTERS: &str = "sluiceDeadLetters";
+
 /// A base older than this isn't believed: cleanup keeps a week of commits, so an hour is far
 /// from it even with clocks that are wrong; much shorter would enumerate the ledger of an idle
 /// table for nothing.
@@ -90,6 +93,15 @@ impl ReadCommit {
 
     pub fn removes_data(&self) -> bool {
         self.actions.iter().any(|action| matches!(action, Action::Remove(remove) if remove.data_change))
+    }
+
+    pub fn removes_files(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action, Action::Remove(_)))
+    }
+
+    /// Whether it gave rows to dead letters, or counted them otherwise.
+    pub fn settles_letters(&self) -> bool {
+        self.info().is_some_and(|info| info.contains_key(SETTLES_LETTERS))
     }
 
     pub fn adds_data(&self) -> bool {

@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod log;
 mod plan;
 pub mod schema;
+pub mod settle;
 pub mod staged;
 pub mod table;
 pub mod writer;
@@ -50,6 +51,10 @@ pub enum SinkError {
     Contended { table: String, tries: u32 },
     #[error("hub `{origin}` was made at {is} (epoch ms), and table `{table}` holds events of one made at {was}")]
     Generation { table: String, origin: String, was: i64, is: i64 },
+    #[error(
+        "table `{table}` counts {counted} rejected events of partition `{partition}`, and {letters} dead letters wait"
+    )]
+    Uncounted { table: String, partition: PartitionKey, counted: i64, letters: usize },
     #[error("partition `{partition}` was staged out of order for table `{table}`")]
     Order { table: String, partition: PartitionKey },
     #[error(transparent)]
@@ -64,9 +69,11 @@ impl Classify for SinkError {
             | Self::UnknownOutcome { .. }
             | Self::Log { .. }
             | Self::Contended { .. } => Kind::External,
-            Self::Stranger { .. } | Self::Replaced { .. } | Self::NewerLedger { .. } | Self::Generation { .. } => {
-                Kind::Data
-            }
+            Self::Stranger { .. }
+            | Self::Replaced { .. }
+            | Self::NewerLedger { .. }
+            | Self::Generation { .. }
+            | Self::Uncounted { .. } => Kind::Data,
             Self::Unsupported { .. } => Kind::User,
             Self::Arrow { .. } | Self::Order { .. } => Kind::Internal,
             Self::Catalog(error) => error.kind(),
@@ -87,6 +94,7 @@ impl Classify for SinkError {
                  that changed it, or declare a new table",
                 version.saturating_sub(1)
             )),
+            Self::Uncounted { table, .. } => Some(format!("`sluice audit {table}` says what doesn't agree")),
             Self::NewerLedger { .. } => Some("run the newer version of sluice that wrote it".to_owned()),
             Self::Generation { .. } => Some(
                 "the hub was deleted and made anew: declare `[source] generation = { name = \"2\", since = \

@@ -20,7 +20,7 @@ use super::SinkError;
 use super::dead_letters::{DeadLetters, Writer};
 use super::fault_points::{FaultPoint, FaultPoints};
 use super::files::{self, Slice};
-use super::log::{CommitLog, Put, ReadAt};
+use super::log::{CommitLog, Put, ReadAt, SETTLES_LETTERS};
 use super::plan::{Base, ChunkId, Plan, Thawed};
 use super::schema;
 use super::staged::{Chunk, Encoder, Staged};
@@ -32,7 +32,7 @@ use crate::storage::Location;
 
 /// How many races for a version a flush may lose in a row. Each loss means that somebody else
 /// landed; far fewer would give up beside a busy rival, more would hide a livelock.
-const TRIES: u32 = 100;
+pub(super) const TRIES: u32 = 100;
 
 /// What a table writer needs to know.
 #[derive(Debug, Clone)]
@@ -66,8 +66,8 @@ pub struct Flushed {
 }
 
 pub struct TableWriter {
-    spec: TableSpec,
-    table: OpenTable,
+    pub(super) spec: TableSpec,
+    pub(super) table: OpenTable,
     dead_letters: DeadLetters,
     /// The ids that the present flush has put, and whether one of them may still land.
     put_ids: Vec<Uuid>,
@@ -75,11 +75,11 @@ pub struct TableWriter {
 }
 
 /// Files stored for a flush, and how many rows they hold.
-type StoredFiles = BTreeMap<FilesOf, (usize, Vec<Add>)>;
+pub(super) type StoredFiles = BTreeMap<FilesOf, (usize, Vec<Add>)>;
 
 /// What the files hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum FilesOf {
+pub(super) enum FilesOf {
     Chunk(ChunkId),
     /// Rows of an enqueued date that weren't encoded ahead.
     Date(Option<i32>),
@@ -88,7 +88,18 @@ enum FilesOf {
 /// Files of chunks that are stored at the same time: each holds a connection and a few megabytes.
 const UPLOADS: usize = 4;
 
-enum Tried {
+/// What a commit is about, beside the facts that it moves.
+#[derive(Clone, Copy)]
+pub(super) enum Of<'a> {
+    /// Columns, or starts of partitions.
+    Nothing,
+    /// Numbers that weren't covered before.
+    Runs(&'a BTreeMap<PartitionKey, Vec<Run>>),
+    /// Numbers that were, as dead letters: what became of them.
+    Letters(&'static str),
+}
+
+pub(super) enum Tried {
     Landed(u64),
     Again(CaughtUp),
 }
@@ -173,7 +184,7 @@ impl TableWriter {
             if facts.is_empty() {
                 return Ok(());
             }
-            if let Tried::Landed(_) = self.put(Vec::new(), &facts, &BTreeMap::new()).await? {
+            if let Tried::Landed(_) = self.put(Vec::new(), &facts, Of::Nothing).await? {
                 return Ok(());
             }
         }
@@ -188,8 +199,7 @@ impl TableWriter {
     pub async fn flush<S: Borrow<Staged> + Sync>(&mut self, staged: &[S]) -> Result<Flushed, SinkError> {
         let mut stored = StoredFiles::new();
         let mut thawed = Thawed::new();
-        self.put_ids.clear();
-        self.may_still_land = false;
+        self.begin();
         for tries in 1..=TRIES {
             let apart = thawed.len();
             let plan = self.plan(staged, &mut thawed).await?;
@@ -213,7 +223,7 @@ impl TableWriter {
             self.spec.fault_points.pass(FaultPoint::DataStaged);
             let facts = self.facts(&plan);
             let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
-            match self.put(files, &facts, &plan.runs).await? {
+            match self.put(files, &facts, Of::Runs(&plan.runs)).await? {
                 Tried::Landed(version) => {
                     self.spec.fault_points.pass(FaultPoint::DataCommitted);
                     self.dead_letters.forget_covered(&self.table.ledger);
@@ -226,6 +236,12 @@ impl TableWriter {
         Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
     }
 
+    /// What follows is tried until it has landed, under ids of its own.
+    pub(super) fn begin(&mut self) {
+        self.put_ids.clear();
+        self.may_still_land = false;
+    }
+
     async fn plan<'a, S: Borrow<Staged>>(&self, staged: &'a [S], thawed: &mut Thawed) -> Result<Plan<'a>, SinkError> {
         let OpenTable { ledger, schema, .. } = &self.table;
         let base = Base { ledger, dead_letters: &self.dead_letters, schema };
@@ -234,7 +250,7 @@ impl TableWriter {
     }
 
     /// Commits the columns that the batches bring; says so when the plan has to be made again.
-    async fn evolve(&mut self, batches: &[RecordBatch]) -> Result<Option<CaughtUp>, SinkError> {
+    pub(super) async fn evolve(&mut self, batches: &[RecordBatch]) -> Result<Option<CaughtUp>, SinkError> {
         let mut joined: Option<Schema> = None;
         for batch in batches {
             let held = joined.as_ref().unwrap_or(&self.table.schema);
@@ -245,7 +261,7 @@ impl TableWriter {
         let added: Vec<_> = joined.fields().iter().filter(|field| !held.contains(field)).collect();
         let columns = added.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
         let actions = vec![Action::Metadata(self.table.metadata_with(&joined)?)];
-        match self.put_actions(actions, &[], &BTreeMap::new()).await? {
+        match self.put_actions(actions, &[], Of::Nothing).await? {
             Tried::Landed(version) => {
                 tracing::info!(table = self.spec.name, version, columns, "columns were added");
                 self.table.reload_schema().await?;
@@ -293,7 +309,7 @@ impl TableWriter {
         stored.await.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
     }
 
-    async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Vec<Add>, SinkError> {
+    pub(super) async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Vec<Add>, SinkError> {
         let OpenTable { log, schema, partition_columns, .. } = &self.table;
         let written = files::write(log.store(), schema, partition_columns, date, slice.batches).await;
         written.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
@@ -310,13 +326,13 @@ impl TableWriter {
         facts
     }
 
-    async fn put(
+    pub(super) async fn put(
         &mut self,
         files: Vec<Add>,
         facts: &[(LedgerKey, i64)],
-        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+        of: Of<'_>,
     ) -> Result<Tried, SinkError> {
-        self.put_actions(files.into_iter().map(Action::Add).collect(), facts, runs).await
+        self.put_actions(files.into_iter().map(Action::Add).collect(), facts, of).await
     }
 
     /// One put at base + 1. Whatever it answers, the log has the last word.
@@ -324,7 +340,7 @@ impl TableWriter {
         &mut self,
         actions: Vec<Action>,
         facts: &[(LedgerKey, i64)],
-        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+        of: Of<'_>,
     ) -> Result<Tried, SinkError> {
         if self.table.is_stale() {
             return Ok(Tried::Again(self.table.enumerate().await?));
@@ -338,7 +354,7 @@ impl TableWriter {
                 query_id: self.spec.writer.pipeline.clone(),
                 epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
             },
-            self.commit_metadata(runs),
+            self.commit_metadata(of),
         )?;
         self.put_ids.push(commit.id);
         let read_at = ReadAt::now();
@@ -372,7 +388,11 @@ impl TableWriter {
         if let Some(version) = caught_up.landed {
             return Ok(Tried::Landed(version));
         }
-        if caught_up.enumerated && self.covers(runs) && self.is_ours(version, commit.id).await? {
+        if let Of::Runs(runs) = of
+            && caught_up.enumerated
+            && self.covers(runs)
+            && self.is_ours(version, commit.id).await?
+        {
             return Ok(Tried::Landed(version));
         }
         if let Put::Unknown(_) = put {
@@ -395,25 +415,31 @@ impl TableWriter {
         Ok(self.table.log.read(version).await?.is_some_and(|commit| commit.flush_id() == Some(id)))
     }
 
-    fn commit_metadata(&self, runs: &BTreeMap<PartitionKey, Vec<Run>>) -> HashMap<String, Value> {
+    fn commit_metadata(&self, of: Of<'_>) -> HashMap<String, Value> {
+        let none = BTreeMap::new();
+        let runs = if let Of::Runs(runs) = of { runs } else { &none };
         let ranges: BTreeMap<String, Vec<(i64, i64)>> = runs
             .iter()
             .map(|(partition, runs)| {
                 (partition.to_string(), runs.iter().map(|run| (run.range.from, run.range.to)).collect())
             })
             .collect();
-        HashMap::from([
+        let mut metadata = HashMap::from([
             ("sluicePipeline".to_owned(), json!(self.spec.writer.pipeline)),
             ("sluiceOwner".to_owned(), json!(self.spec.writer.owner)),
             ("sluiceConfigHash".to_owned(), json!(self.spec.writer.config_hash)),
             ("sluiceRanges".to_owned(), json!(ranges)),
-            ("isBlindAppend".to_owned(), json!(true)),
-        ])
+            ("isBlindAppend".to_owned(), json!(!matches!(of, Of::Letters(_)))),
+        ]);
+        if let Of::Letters(what) = of {
+            metadata.insert(SETTLES_LETTERS.to_owned(), json!(what));
+        }
+        metadata
     }
 
     /// Files that no commit of ours names and none will: a lost race. Best effort, since vacuum
     /// finds what stays; not at all while a commit that names them may still land.
-    async fn delete_orphans(&self, files: StoredFiles) {
+    pub(super) async fn delete_orphans(&self, files: StoredFiles) {
         use object_store::ObjectStoreExt as _;
         if self.may_still_land {
             return;
@@ -430,7 +456,7 @@ impl TableWriter {
 
 /// Files fit the columns that they were written for, and a log that was read anew may already
 /// name them.
-fn forget_misfits(stored: &mut StoredFiles, caught_up: CaughtUp) {
+pub(super) fn forget_misfits(stored: &mut StoredFiles, caught_up: CaughtUp) {
     if caught_up.schema_changed || caught_up.enumerated {
         stored.clear();
     }
