@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod backfill;
 pub mod check;
+pub mod dead_letters;
 pub mod demo;
 pub mod emulator;
 pub mod gaps;
@@ -38,12 +39,13 @@ use crate::config::{self, ConfigErrors, LoadOptions};
 use crate::error::AnyError;
 use crate::telemetry::logging;
 
-/// One line per command: its variant (whose kebab-case name is the command's), and its module.
+/// One line per command: its variant (whose kebab-case name is the command's), a shorter name if it has one, and its
+/// module.
 macro_rules! commands {
-    ($($variant:ident => $module:ident, $about:literal;)+) => {
+    ($($variant:ident $(or $alias:literal)? => $module:ident, $about:literal;)+) => {
         #[derive(Debug, Subcommand)]
         pub enum Command {
-            $(#[command(about = $about)] $variant($module::Args),)+
+            $(#[command(about = $about $(, visible_alias = $alias)?)] $variant($module::Args),)+
         }
 
         impl Command {
@@ -67,6 +69,7 @@ commands! {
     Status => status, "Where each pipeline stands: positions, lag, last commit";
     Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";
     Gaps => gaps, "What tables lack: list it, heal it from captures, or accept it";
+    DeadLetters or "dlq" => dead_letters, "What could not become a row: list it, replay it once that is mended, or drop it";
     Ledger => ledger, "Show what a table accounts for, as its log holds it";
     Maintain => maintain, "Rewrite small files as large ones, and delete what nobody needs any more";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";

@@ -25,6 +25,8 @@ pub(super) const COMMIT_EVERY: &str = "10s";
 pub(super) const COMMIT_BYTES: &str = "128MiB";
 pub(super) const MAX_IN_FLIGHT_BYTES: &str = "128MiB";
 pub(super) const COVERAGE_EVERY: &str = "5min";
+pub(super) const REJECT_SHARE_WINDOW: &str = "5min";
+pub(super) const REJECT_SHARE_MIN_EVENTS: u64 = 100;
 pub(super) const SWEEP_EVERY: &str = "1h";
 pub(super) const SERVE_ADDRESS: &str = "127.0.0.1:8080";
 /// The app that Event Grid signs in as, in every tenant of the public cloud.
@@ -510,6 +512,20 @@ pub(super) struct SinkTable {
     pub coverage_every: Option<DurationText>,
     /// What is other for this table, and those beside it, than `[maintenance]` in `sluice.toml` says.
     pub maintenance: Option<MaintenanceTable>,
+    /// How long dead letters keep the bytes of their events, since they were rejected. `sluice run` lets them go then, and
+    /// `sluice dead-letters expire`. What accounts for the numbers stays.
+    #[schemars(extend("x-default-words" = "for good"))]
+    pub dead_letters_retention: Option<DurationText>,
+    /// The share of rejected events, above 0 and at most 1, that stops a partition: the events that tip it over stay
+    /// where they are, and other partitions go on.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1, "x-default-words" = "no limit"))]
+    pub max_reject_share: Option<f64>,
+    /// Of which events that share is taken: of those that were decoded within this time.
+    #[schemars(extend("default" = REJECT_SHARE_WINDOW))]
+    pub reject_share_window: Option<DurationText>,
+    /// Of fewer events than these within the window no share is told.
+    #[schemars(range(min = 1), extend("default" = REJECT_SHARE_MIN_EVENTS))]
+    pub reject_share_min_events: Option<u64>,
 }
 
 /// When `sluice run` backfills from the captures by itself, beside what it reads live. Without

@@ -192,6 +192,7 @@ pub(super) fn what(schema: &Value) -> String {
     }
     match schema["type"].as_str() {
         Some("integer") => "an integer",
+        Some("number") => "a number",
         Some("boolean") => "true or false",
         Some("array") if table_in_array(schema).is_some() => "an array of tables",
         Some("array") => return format!("an array of {}s", what(&schema["items"]).trim_start_matches("a ")),

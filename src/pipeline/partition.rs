@@ -2,7 +2,7 @@
 
 use std::borrow::{Borrow, BorrowMut};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use futures::FutureExt as _;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
+use super::reject_share::RejectShare;
 use crate::batch::{Decoded, EventBatch};
 use crate::checkpoint::{PartitionKey, Range};
 use crate::compute;
@@ -138,7 +139,7 @@ pub enum PartitionEvent {
         partition: PartitionKey,
         path: ReadPath,
     },
-    /// Its next events aren't to be taken in as they are, whatever becomes of other partitions.
+    /// Its next events aren't to be taken in as they are: it is read no more, and others go on.
     Stopped {
         partition: PartitionKey,
         path: ReadPath,
@@ -159,6 +160,8 @@ pub struct PartitionTask {
     pub columns: watch::Receiver<TableColumns>,
     pub budget: MemoryBudget,
     pub dense: bool,
+    /// Where too many rejects stop it.
+    pub rejects: Option<RejectShare>,
     pub events: mpsc::Sender<PartitionEvent>,
     pub stop: CancellationToken,
 }
@@ -177,7 +180,10 @@ impl PartitionTask {
                         break PartitionEvent::Ended { partition, path };
                     }
                 }
-                Err(error @ PipelineError::Sink(SinkError::SchemaChange { .. })) => {
+                Err(
+                    error
+                    @ (PipelineError::Sink(SinkError::SchemaChange { .. }) | PipelineError::TooManyRejects { .. }),
+                ) => {
                     break PartitionEvent::Stopped { partition, path, error };
                 }
                 Err(error) => break PartitionEvent::Fatal { error },
@@ -256,6 +262,11 @@ impl PartitionTask {
         backoff.reset();
         let Decoded { batches, rejects } = decoded;
         let batches = self.refuse_misfits(batches).await?;
+        if let Some(share) = &mut self.rejects {
+            let counted = share.count(Instant::now(), batch.events.len(), &rejects);
+            let partition = || batch.partition.to_string();
+            counted.map_err(|of| PipelineError::TooManyRejects { partition: partition(), of })?;
+        }
         let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
         if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
             self.from.move_to(range.to, Some(LastSeen { sequence_number, enqueued_at_ms }));

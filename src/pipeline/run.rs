@@ -30,6 +30,7 @@ use super::checkpoints::Checkpoints;
 use super::generations::generations;
 use super::lock::PipelineLock;
 use super::partition::{EventsFrom, Part, PartitionEvent, PartitionTask, ReadPath, report};
+use super::reject_share::RejectShare;
 use super::setup::{self, PartitionStart, Places};
 use super::status::{PipelineStatus, State};
 use crate::checkpoint::PartitionKey;
@@ -104,8 +105,8 @@ pub struct Pipeline {
     taken_at_ms: BTreeMap<PartitionKey, i64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
-    /// Partitions that don't until the next start, and why.
-    stopped: BTreeMap<String, PipelineError>,
+    /// Partitions that are read no more until the next start, and why.
+    stopped: BTreeMap<PartitionKey, PipelineError>,
     /// What waits for a flush.
     pending: Ahead,
     pending_since: Option<Instant>,
@@ -436,7 +437,7 @@ impl Pipeline {
             PartitionEvent::Ended { partition, path: ReadPath::Live } => {
                 self.reading.remove(&partition);
             }
-            PartitionEvent::Stopped { partition, path, error } => self.take_stopped(&partition, path, error),
+            PartitionEvent::Stopped { partition, path, error } => self.take_stopped(partition, path, error),
             PartitionEvent::Fatal { error } => {
                 self.reading.clear();
                 self.captures.clear();
@@ -446,7 +447,7 @@ impl Pipeline {
     }
 
     /// The others go on; the run ends with the error when it ends. With nothing left to read that is now.
-    fn take_stopped(&mut self, partition: &PartitionKey, path: ReadPath, error: PipelineError) {
+    fn take_stopped(&mut self, partition: PartitionKey, path: ReadPath, error: PipelineError) {
         let text = report(&error);
         tracing::error!(
             pipeline = self.spec.name,
@@ -454,15 +455,19 @@ impl Pipeline {
             error = text,
             "a partition stops"
         );
-        let (pipeline, table, name) = self.labels(partition);
+        let (pipeline, table, name) = self.labels(&partition);
         metrics::partition_failure(pipeline, table, name);
+        metrics::partition_stopped(pipeline, table, name, true);
         self.status.change(|snapshot| snapshot.error = Some(text.clone()));
-        self.status.partition(&partition.partition, |held| held.last_error = Some(text));
+        self.status.partition(&partition.partition, |held| {
+            held.stopped = true;
+            held.last_error = Some(text);
+        });
         match path {
             ReadPath::Capture => self.captures.ended(),
-            ReadPath::Live => drop(self.reading.remove(partition)),
+            ReadPath::Live => drop(self.reading.remove(&partition)),
         }
-        self.stopped.insert(partition.partition.to_string(), error);
+        self.stopped.insert(partition, error);
         if self.reading.is_empty() && !self.captures.is_at_work() {
             self.end_reading();
         }
@@ -525,6 +530,8 @@ impl Pipeline {
             held.until = start.read.until;
             held.position = Some(start.read.position);
         });
+        let (pipeline, table, name) = self.labels(&partition);
+        metrics::partition_stopped(pipeline, table, name, false);
         self.reading.insert(partition, ());
         let Some(source) = self.source.clone() else { return };
         self.spawn(EventsFrom::Live { source, read: start.read });
@@ -538,6 +545,7 @@ impl Pipeline {
             columns: self.columns.subscribe(),
             budget: self.budget.clone(),
             dense: self.spec.source.dense,
+            rejects: self.spec.sink.reject_limit.map(RejectShare::new),
             events: self.sender.clone(),
             stop: self.stop_reading.child_token(),
         };
@@ -573,6 +581,7 @@ impl Pipeline {
         }
     }
 
+    /// One partition is read no more; the others go on.
     fn fail(&mut self, error: PipelineError) {
         tracing::error!(pipeline = self.spec.name, error = report(&error), "the pipeline stops");
         self.end_reading();
@@ -591,9 +600,9 @@ impl Pipeline {
                 return;
             }
         };
-        let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
-        let is_new = |partition: &String| !known.contains(partition) && !self.stopped.contains_key(partition);
-        let new: Vec<String> = found.into_iter().filter(is_new).collect();
+        let known = self.reading.keys().chain(self.stopped.keys());
+        let known: Vec<String> = known.map(|key| key.partition.to_string()).collect();
+        let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
         let Some(source) = self.source.clone() else { return };
         let Some(mut writer) = self.writer.take_if(|_| !new.is_empty()) else { return };
         // A partition that was just added has no history but what the hub still holds.

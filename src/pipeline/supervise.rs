@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::PipelineError;
 use super::announcements::{self, Announcement};
+use super::dead_letters;
 use super::maintenance;
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
 use super::schedule::Scheduled;
@@ -100,7 +101,15 @@ pub async fn run_selected(
         let (options, shutdown) = (options.clone(), shutdown.clone());
         running.spawn(async move {
             let name = spec.name.clone();
+            // What is done to dead letters in time goes with what belongs to it.
+            let mut beside = JoinSet::new();
+            if !options.until_caught_up && spec.sink.dead_letters_retention.is_some() {
+                let (project, spec, shutdown) = (project.clone(), spec.clone(), shutdown.clone());
+                let fault_points = options.fault_points.clone();
+                beside.spawn(async move { dead_letters::keep(&project, &spec, fault_points, shutdown).await });
+            }
             let ended = run_one(&project, &spec, options, announcements, status.clone(), shutdown).await;
+            beside.shutdown().await;
             if let Err(error) = &ended {
                 status.change(|snapshot| {
                     snapshot.state = State::Failed;

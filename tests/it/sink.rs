@@ -12,7 +12,7 @@ use arrow::compute::take_arrays;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use sluicebox::batch::{Event, Reject, RejectClass, bronze};
+use sluicebox::batch::{Event, Origin, Reject, RejectClass, bronze};
 use sluicebox::catalog::log::log_store;
 use sluicebox::catalog::scan::scan;
 use sluicebox::checkpoint::{Counter, PartitionKey, Range, SourceId};
@@ -115,6 +115,7 @@ pub fn rejected(partition: &str, number: i64) -> Staged {
     };
     let reject = Reject {
         event,
+        origin: Origin::Live,
         record_index: 0,
         schema_id: None,
         framing: "bare",
