@@ -478,6 +478,9 @@ pub(super) struct SinkTable {
     /// `<table>__dead_letters`.
     #[schemars(required)]
     pub table: Option<TableText>,
+    /// The `.avsc` files of what is expected, relative to the project's folder. The table has their columns from the
+    /// start, before the first event of a schema came, so that SQL can name them. What else comes brings its columns.
+    pub columns_of: Option<Vec<PathText>>,
     /// How long read events wait for a commit at most. Shorter means fresher tables, with more and smaller files.
     #[schemars(extend("default" = COMMIT_EVERY))]
     pub commit_every: Option<DurationText>,

@@ -1,12 +1,13 @@
 //! `[decode]` of a pipeline, from what is declared to what it means.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::declared::{DecodeTable, Format as FormatWord, Framing as FramingWord};
 use super::problem::quoted;
 use super::project::{Declared, Shared};
 use super::reading::Reading;
 use super::spec::{DecodeSpec, Format, Framing, RegistrySpec};
+use super::text::PathText;
 
 /// A schema is written by hand or by a tool: what is larger is another kind of file.
 const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
@@ -69,7 +70,8 @@ pub(super) fn build(
         None => (None, None),
         Some(file) => {
             let path = dir.join(&file.0);
-            let bytes = schema_of(&path, reading)?;
+            let shown = quoted(reading.root.written(&["decode", "schema"]));
+            let bytes = schema_of(&path, &["decode", "schema"], &shown, reading)?;
             (Some(path), Some(bytes))
         }
     };
@@ -94,20 +96,32 @@ fn registry_kind(registry: &RegistrySpec) -> &'static str {
     }
 }
 
-/// The bytes of a pinned schema that can be used.
-fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
-    let path = ["decode", "schema"];
-    let shown = quoted(reading.root.written(&path));
+/// The files of `[sink] columns_of`, if all of them can be used.
+pub(super) fn columns_of(files: &[PathText], dir: &Path, reading: &mut Reading<'_>) -> Option<Vec<PathBuf>> {
+    let path = ["sink", "columns_of"];
+    let usable: Vec<_> = files
+        .iter()
+        .filter_map(|file| {
+            let absolute = dir.join(&file.0);
+            let shown = quoted(&file.0);
+            schema_of(&absolute, &path, &shown, reading).map(|_| absolute)
+        })
+        .collect();
+    (usable.len() == files.len()).then_some(usable)
+}
+
+/// The bytes of a schema that can be used.
+fn schema_of(file: &Path, path: &[&str], shown: &str, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
     let relative = "relative paths start at the project's folder";
     let bytes = match std::fs::metadata(file) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= LARGEST_SCHEMA_BYTES => std::fs::read(file),
         Ok(metadata) if metadata.is_file() => {
             let message = format!("schema {shown} has {} bytes, more than {LARGEST_SCHEMA_BYTES}", metadata.len());
-            reading.wrong(&path, message, "is it a schema at all?");
+            reading.wrong(path, message, "is it a schema at all?");
             return None;
         }
         Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a file"), relative);
+            reading.wrong(path, format!("schema {shown} is not a file"), relative);
             return None;
         }
         Err(error) => Err(error),
@@ -115,11 +129,11 @@ fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
     let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            reading.wrong(&path, format!("schema {shown} isn't there"), relative);
+            reading.wrong(path, format!("schema {shown} isn't there"), relative);
             return None;
         }
         Err(error) => {
-            reading.wrong(&path, format!("schema {shown} can't be read: {error}"), relative);
+            reading.wrong(path, format!("schema {shown} can't be read: {error}"), relative);
             return None;
         }
     };
@@ -129,11 +143,11 @@ fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
     match parsed {
         Ok(apache_avro::Schema::Record(_)) => Some(bytes),
         Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a record"), "a row needs named fields");
+            reading.wrong(path, format!("schema {shown} is not a record"), "a row needs named fields");
             None
         }
         Err(error) => {
-            reading.wrong(&path, format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
+            reading.wrong(path, format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
             None
         }
     }

@@ -266,6 +266,8 @@ pub enum Framing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkSpec {
     pub table: TableName,
+    /// Schemas whose columns the table has from the start: `.avsc` files, absolute.
+    pub columns_of: Vec<PathBuf>,
     /// Default 10 s.
     pub commit_every: Duration,
     /// Default 128 MiB of bodies as they lie in memory.

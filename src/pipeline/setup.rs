@@ -17,6 +17,7 @@ use crate::decode::{
 };
 use crate::sink::delta::dead_letters::Writer;
 use crate::sink::delta::fault_points::FaultPoints;
+use crate::sink::delta::schema::union;
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
 use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
@@ -130,21 +131,22 @@ impl TokenSource for RegistryToken {
 /// What the writer of the table of `pipeline` needs.
 ///
 /// # Errors
-/// When the pinned schema can't be used.
+/// When a schema of the project can't be used.
 pub fn table_spec(
     pipeline: &PipelineSpec,
     places: &Places,
     fault_points: FaultPoints,
 ) -> Result<TableSpec, PipelineError> {
-    let schema = match (pipeline.decode.format, &pipeline.decode.schema) {
-        (Format::Raw, _) => first_schema(&[raw_body()]),
-        (Format::Avro, Some(path)) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.clone(), source })?;
-            arrow_schema_of(&text)?
-        }
-        (Format::Avro, None) => first_schema(&[]),
+    let first = match pipeline.decode.format {
+        Format::Raw => first_schema(&[raw_body()]),
+        Format::Avro => first_schema(&[]),
     };
+    let schema = pipeline.decode.schema.iter().chain(&pipeline.sink.columns_of).try_fold(first, |known, path| {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.clone(), source })?;
+        let more = union(&known, &*arrow_schema_of(&text)?);
+        Ok::<_, PipelineError>(more.map_or(known, Arc::new))
+    })?;
     Ok(TableSpec {
         name: pipeline.sink.table.to_string(),
         location: table_location(&places.lake, &pipeline.sink.table),
