@@ -25,7 +25,8 @@ use azure_messaging_eventhubs::{ConsumerClient, OpenReceiverOptions, RetryOption
 use futures::{StreamExt as _, future};
 use sluicebox::config::spec::{EventHubsAccess, EventHubsSpec, ProjectSpec, Secret};
 use sluicebox::config::{LoadOptions, load_with};
-use sluicebox::pipeline::demo::insurer::{Fact, Story};
+use sluicebox::pipeline::demo::facts::Fact;
+use sluicebox::pipeline::demo::story::Teller;
 use sluicebox::pipeline::{RunOptions, run_project};
 use sluicebox::shutdown::Shutdown;
 use sluicebox::source::event_hubs::{EventSender, OutgoingEvent};
@@ -198,8 +199,9 @@ impl Azure {
     async fn fill(&self, events: u64) -> Sizes {
         let content_type = format!("avro/binary+{}", self.register().await);
         let schema = Schema::parse_str(FACT.avsc()).expect("a schema");
-        let mut story = Story::try_new(FACT, &schema, 1, 0).expect("a story");
-        let sender = EventSender::connect(&self.hubs(), FACT.hub()).await.expect("a sender");
+        let story = Teller::try_new(FACT, &schema, 1).expect("a story");
+        let mut number = 0;
+        let sender = EventSender::connect(&self.hubs(), FACT.hub().name()).await.expect("a sender");
         let (mut body, mut whole) = (0, 0);
         for partition in 0..PARTITIONS {
             let share = events / PARTITIONS + u64::from(partition < events % PARTITIONS);
@@ -209,7 +211,8 @@ impl Azure {
                 left -= count;
                 let parcel: Vec<_> = (0..count)
                     .map(|_| {
-                        let told = story.tell().expect("an event");
+                        let told = story.tell(number).expect("an event");
+                        number += 1;
                         let properties = vec![
                             ("cloudEvents_id".to_owned(), told.id.to_string()),
                             ("cloudEvents_type".to_owned(), FACT.name().to_owned()),

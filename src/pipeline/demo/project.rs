@@ -22,13 +22,29 @@ const DEFAULTS: [(&str, &str); 2] = [
 
 const PROJECT: &str = include_str!("../../../sluice.toml");
 
-const FILES: [(&str, &str); 6] = [
-    ("pipelines/conversions/leads.toml", include_str!("../../../pipelines/conversions/leads.toml")),
-    ("pipelines/customer/accounts.toml", include_str!("../../../pipelines/customer/accounts.toml")),
-    ("pipelines/product/products.toml", include_str!("../../../pipelines/product/products.toml")),
-    ("schemas/lead.generated.avsc", include_str!("../../../schemas/lead.generated.avsc")),
-    ("schemas/account.activated.avsc", include_str!("../../../schemas/account.activated.avsc")),
-    ("schemas/product.updated.avsc", include_str!("../../../schemas/product.updated.avsc")),
+macro_rules! files {
+    ($($path:literal),+ $(,)?) => { [$(($path, include_str!(concat!("../../../", $path)))),+] };
+}
+
+/// What the repository has of the demo's project, besides `sluice.toml`.
+const FILES: &[(&str, &str)] = &files![
+    "pipelines/conversions/leads.toml",
+    "pipelines/conversions/sales.toml",
+    "pipelines/customer/accounts.toml",
+    "pipelines/customer/contacts.toml",
+    "pipelines/product/products.toml",
+    "schemas/account.activated.avsc",
+    "schemas/account.deactivated.avsc",
+    "schemas/contact.abandoned_quote.avsc",
+    "schemas/contact.activated.avsc",
+    "schemas/contact.deactivated.avsc",
+    "schemas/contact.product_expired.avsc",
+    "schemas/contact.purchased.avsc",
+    "schemas/lead.failed.avsc",
+    "schemas/lead.generated.avsc",
+    "schemas/product.updated.avsc",
+    "schemas/sale.confirmed.avsc",
+    "schemas/sales_file.received.avsc",
 ];
 
 /// A folder that nobody else plays a demo in, until dropped.
@@ -58,7 +74,7 @@ pub fn lay_out(dir: &Path) -> Result<Folder, DemoError> {
     fs::create_dir_all(&mark).map_err(failed(&mark))?;
     let lock = take(&mark.join("demo.lock"), dir)?;
     let project = project_file();
-    let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES);
+    let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES.iter().copied());
     for (name, text) in files {
         let path: PathBuf = dir.join(name);
         if path.exists() {
@@ -99,7 +115,7 @@ mod tests {
         let options = LoadOptions { project: Some(folder.path().to_owned()), env: None };
         let project = load_with(&options, &|_| None).expect("a project without problems");
         let tables: Vec<_> = project.pipelines.iter().map(|pipeline| pipeline.sink.table.to_string()).collect();
-        assert_eq!(tables, ["bronze.leads", "bronze.accounts", "bronze.products"]);
+        assert_eq!(tables, ["bronze.leads", "bronze.sales", "bronze.accounts", "bronze.contacts", "bronze.products"]);
     }
 
     #[test]

@@ -12,16 +12,18 @@ use crate::pipeline::setup::Places;
 use crate::storage::Location;
 
 /// A few columns of each table, such that they fit a terminal; others show their first ones.
-const SHOWN: [(&str, &str); 3] = [
+const SHOWN: [(&str, &str); 5] = [
     (
         "bronze.leads",
-        "line, channel, prospect['town'] AS town, quote, score, generated_at, _partition, _sequence_number",
+        "_event_type, channel, prospect['town'] AS town, quote, score, reason, _partition, _sequence_number",
     ),
     (
         "bronze.accounts",
-        "customer_number, plan, address['town'] AS town, cardinality(policies) AS policies, activated_at, _partition, \
+        "_event_type, customer_number, plan, address['town'] AS town, reason, _event_time, _partition, \
          _sequence_number",
     ),
+    ("bronze.contacts", "_event_type, role, email, product_code, premium, _event_time, _partition, _sequence_number"),
+    ("bronze.sales", "_event_type, product_code, premium, file_name, total, _event_time, _partition, _sequence_number"),
     ("bronze.products", "product_code, version, status, base_premium, valid_from, _partition, _sequence_number"),
 ];
 const ROWS_SHOWN: usize = 3;
