@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Event Hubs (AMQP) ─┬▶ source ─▶ decode ─▶ pipeline ─▶ sink ─┬─▶ dead-letter table
-//!  Capture blobs ─────┘                                        └─▶ bronze Delta table
+//!  Capture blobs ─────┘                                        └─▶ bronze Delta table ─▶ transform ─▶ silver, gold
 //!                                                                  (rows + ledger in ONE commit)
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! | 6 | [`serve`] | health, metrics, a status page and the webhook over HTTP |
 //! | 5 | [`pipeline`] | the only place that knows all stages: setup, event loop, audit, demo |
 //! | 5 | [`emulator`] | Azure on this machine: Event Hubs and its registry |
-//! | 4 | [`source`], [`decode`], [`sink`] | the stages; none knows another |
+//! | 4 | [`source`], [`decode`], [`sink`], [`transform`] | the stages; none knows another |
 //! | 3 | [`catalog`] | names to tables, and what their logs say |
 //! | 2 | [`storage`] | object stores and sign-ins |
 //! | 1 | [`config`], [`telemetry`], [`avro_container`], [`batch`], [`compute`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, threads and memory |
@@ -40,3 +40,4 @@ pub mod sink;
 pub mod source;
 pub mod storage;
 pub mod telemetry;
+pub mod transform;

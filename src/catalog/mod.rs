@@ -5,6 +5,7 @@ pub mod log;
 pub mod provider;
 pub mod query;
 pub mod scan;
+pub mod sql;
 
 pub use lake::Catalog;
 

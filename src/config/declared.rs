@@ -8,6 +8,12 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod transform;
+
+pub(super) use transform::{
+    DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
+};
+
 use super::capture_name;
 use super::text::{
     AddressText, CronText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
@@ -265,7 +271,7 @@ pub(super) struct ShutdownTable {
     pub deadline: Option<DurationText>,
 }
 
-/// A file under `pipelines/`: one pipeline, from a source to a table.
+/// A file under `pipelines/`: one pipeline, from a source to a table, and transforms; or transforms alone.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PipelineFile {
@@ -279,7 +285,7 @@ pub(super) struct PipelineFile {
     pub schedule: Option<ScheduleTable>,
     /// Tables made of tables, by SQL.
     #[serde(rename = "transform")]
-    pub _transform: Option<Unsupported>,
+    pub transforms: Option<Vec<TransformTable>>,
     /// One stream into several tables.
     #[serde(rename = "route")]
     pub _route: Option<Unsupported>,

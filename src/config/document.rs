@@ -102,9 +102,18 @@ impl Node {
             Some(entry) => entry.node.place.clone(),
             None => match path.split_last() {
                 Some((_, parents)) => self.place(parents),
-                None => Place { file: Arc::clone(&self.place.file), bytes: 0..0 },
+                None => self.place.clone(),
             },
         }
+    }
+
+    /// What stands at a path of keys, and of numbers from 0 in arrays.
+    pub(super) fn within(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, step| match &node.value {
+            Value::Table(table) => table.get(*step).map(|entry| &entry.node),
+            Value::Array(nodes) => nodes.get(step.parse::<usize>().ok()?),
+            _ => None,
+        })
     }
 
     /// What stands at a path as it was written.
@@ -140,7 +149,8 @@ pub(super) fn parse(name: &str, bytes: &[u8], problems: &mut Vec<Problem>) -> Op
     let file = nameless(mask(text));
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
-        let place = Place { file: Arc::clone(&file), bytes: root.span() };
+        // Of a whole file, what is missing is missing at its start.
+        let place = Place { file: Arc::clone(&file), bytes: 0..0 };
         return Some(Node { place, value: Value::Table(table(root.into_inner(), &file)) });
     }
     let count = errors.len();

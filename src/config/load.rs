@@ -56,9 +56,14 @@ pub fn load_with(options: &LoadOptions, lookup: Lookup<'_>) -> Result<ProjectSpe
         built.push(pipeline::build(&root, file, &dir, &shared, &mut problems));
     }
     once(&built, &mut problems);
-    let pipelines = built.into_iter().filter_map(|built| built.spec).collect();
+    let mut pipelines = Vec::new();
+    let mut transforms = Vec::new();
+    for built in built {
+        pipelines.extend(built.spec);
+        transforms.extend(built.transforms.into_iter().filter_map(|transform| transform.spec));
+    }
     match project {
-        Some(project) if problems.is_empty() => Ok(ProjectSpec { pipelines, ..project }),
+        Some(project) if problems.is_empty() => Ok(ProjectSpec { pipelines, transforms, ..project }),
         _ => {
             if problems.is_empty() {
                 // Every way to no project has pushed its problem.
@@ -203,11 +208,35 @@ fn once(built: &[Built], problems: &mut Vec<Problem>) {
     twins(tables, problems, |table| {
         (format!("two pipelines write the table `{table}`"), "a table has one pipeline: its ledger is that pipeline's")
     });
+    let transforms = built.iter().flat_map(|built| &built.transforms).filter_map(|transform| transform.table.as_ref());
+    written_once(built.iter().filter_map(|built| built.table.as_ref()), transforms, problems);
     let readers = built.iter().filter_map(|built| built.reader.as_ref());
     twins(readers, problems, |reader| {
         let hint = "give each pipeline a consumer group of its own, or they take the partitions from each other";
         (format!("two pipelines read hub {reader}"), hint)
     });
+}
+
+/// Two transforms, or a pipeline and a transform, would take each other's rows away.
+fn written_once<'a>(
+    of_pipelines: impl Iterator<Item = &'a (String, Place)>,
+    of_transforms: impl Iterator<Item = &'a (String, Place)>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut first: BTreeMap<&str, (&str, &Place)> = BTreeMap::new();
+    for (name, place) in of_pipelines {
+        first.entry(name).or_insert(("pipeline", place));
+    }
+    for (name, place) in of_transforms {
+        match first.get(name.as_str()) {
+            None => drop(first.insert(name, ("transform", place))),
+            Some((what, other)) => {
+                let message = format!("another {what} writes the table `{name}` already");
+                let hint = format!("it stands at {other}; a table has one pipeline or one transform");
+                problems.push(Problem::new(place.clone(), message).with_hint(hint));
+            }
+        }
+    }
 }
 
 fn twins<'a>(

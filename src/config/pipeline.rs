@@ -21,12 +21,10 @@ use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
     CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, OWN_SCHEMA,
-    PipelineSpec, ScheduleSpec, SinkSpec, Start, TableName,
+    PipelineSpec, SIDE_TABLES, ScheduleSpec, SinkSpec, Start, TableName,
 };
+use super::transform::{self, Around, BuiltTransform};
 use super::{schema, shape, text};
-
-/// The suffix of the table that holds what could not become a row.
-const DEAD_LETTERS: &str = "__dead_letters";
 
 /// Each sweep lists the container.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
@@ -49,14 +47,25 @@ pub(super) struct Built {
     pub table: Option<(String, Place)>,
     /// Hub and consumer group: two readers in one group take partitions from each other.
     pub reader: Option<(String, Place)>,
+    pub transforms: Vec<BuiltTransform>,
 }
+
+/// The tables of a file that make it more than one of transforms.
+const OF_A_PIPELINE: [&str; 6] = ["pipeline", "source", "decode", "sink", "schedule", "route"];
 
 /// Reads a pipeline file, with its variables in place. `file` is relative to `dir`.
 pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, problems: &mut Vec<Problem>) -> Built {
-    let declared: PipelineFile = shape::read(root, &schema::PIPELINE, problems);
+    let has_pipeline = OF_A_PIPELINE.iter().any(|key| root.at(&[key]).is_some()) || root.at(&["transform"]).is_none();
+    let declared: PipelineFile = if has_pipeline {
+        shape::read(root, &schema::PIPELINE, problems)
+    } else {
+        shape::read(root, &schema::TRANSFORMS, problems)
+    };
     let mut reading = Reading { root, problems };
 
     let (name, owner) = pipeline(declared.pipeline, shared, &mut reading);
+    let around = Around { file: &file, dir, shared, owner: owner.as_deref(), has_pipeline };
+    let transforms = transform::build(root, declared.transforms.unwrap_or_default(), &around, reading.problems);
     let has_source = declared.source.is_some();
     let (hubs, generation, captured) =
         declared.source.map(|source| (source.event_hubs, source.generation, source.capture)).unwrap_or_default();
@@ -75,7 +84,8 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     };
     let has_captures = captured.is_some();
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
-    let decode = super::decode::build(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
+    let decode = declared.decode.unwrap_or_default();
+    let decode = has_pipeline.then(|| super::decode::build(decode, dir, shared, &mut reading)).flatten();
     let sink = declared.sink.and_then(|table| sink(table, dir, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
@@ -100,7 +110,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
         let (name, owner) = (name?, owner?);
         Some(PipelineSpec { file, name, owner, source, is_live, capture, decode, sink, schedule, config_hash })
     })();
-    Built { spec, name: named, table, reader }
+    Built { spec, name: named, table, reader, transforms }
 }
 
 fn pipeline(
@@ -111,19 +121,28 @@ fn pipeline(
     let Some(table) = table else { return (None, None) };
     let name = table.name.as_ref().map(|name| name.0.as_str());
     let name = reading.parse(&["pipeline", "name"], name, "a name", text::name);
-    let owner = table.owner.map(|owner| owner.0);
+    let owner = owner_of(table.owner.map(|owner| owner.0), &["pipeline", "owner"], shared, reading);
+    (name, owner)
+}
+
+/// Who answers for something: one of the teams.
+pub(super) fn owner_of(
+    owner: Option<String>,
+    path: &[&str],
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> Option<String> {
     if let (Some(owner), Declared::As(teams)) = (&owner, &shared.teams)
         && !teams.contains(owner)
     {
-        let path = ["pipeline", "owner"];
-        let message = format!("owner {} is not one of the teams", quoted(reading.root.written(&path)));
+        let message = format!("owner {} is not one of the teams", quoted(reading.root.written(path)));
         let hint = match nearest(owner, teams.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("add it to `teams` in `sluice.toml`, which has {}", listed_teams(teams)),
         };
-        reading.wrong(&path, message, hint);
+        reading.wrong(path, message, hint);
     }
-    (name, owner)
+    owner
 }
 
 fn listed_teams(teams: &[String]) -> String {
@@ -346,20 +365,26 @@ fn generation_of(table: GenerationTable, reading: &mut Reading<'_>) -> Option<Ge
     Some(GenerationSpec { name: name?, since: since? })
 }
 
+/// The name of a table that a pipeline or a transform may write.
+pub(super) fn table_name(text: &str) -> Result<TableName, String> {
+    let form = "write `schema.table` in lower case letters, digits and underscores: `bronze.leads`";
+    let name: TableName = text.parse().map_err(|_| form.to_owned())?;
+    if let Some((suffix, what)) = SIDE_TABLES.iter().find(|(suffix, _)| name.table.ends_with(suffix)) {
+        return Err(format!("`…{suffix}` is where {what} {}", if what.starts_with("what") { "goes" } else { "go" }));
+    }
+    if name.schema == OWN_SCHEMA {
+        return Err(format!("the schema `{OWN_SCHEMA}` is for tables of sluice itself: take another one"));
+    }
+    if name.schema == "information_schema" {
+        return Err("the schema `information_schema` is that of SQL itself: take another one".to_owned());
+    }
+    Ok(name)
+}
+
 fn sink(table: SinkTable, dir: &Path, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
-    let name = reading.parse(&at("table"), name, "the name of a table", |text| {
-        let form = "write `schema.table` in lower case letters, digits and underscores: `bronze.leads`";
-        let name: TableName = text.parse().map_err(|_| form.to_owned())?;
-        if name.table.ends_with(DEAD_LETTERS) {
-            return Err(format!("`…{DEAD_LETTERS}` is where what could not become a row goes"));
-        }
-        if name.schema == OWN_SCHEMA {
-            return Err(format!("the schema `{OWN_SCHEMA}` is for tables of sluice itself: take another one"));
-        }
-        Ok(name)
-    });
+    let name = reading.parse(&at("table"), name, "the name of a table", table_name);
     let mut duration = |key: &'static str, text: Option<text::DurationText>, default: &str| {
         let text = text.as_ref().map_or(default, |text| text.0.as_str());
         reading.parse(&at(key), Some(text), "a duration that fits", |text| {
@@ -443,6 +468,6 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
     hex_sha256(decides.to_string().as_bytes())
 }
 
-fn hex_sha256(bytes: &[u8]) -> String {
+pub(super) fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -131,6 +131,7 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
             webhook,
             shutdown: ShutdownSpec { deadline: deadline? },
             pipelines: Vec::new(),
+            transforms: Vec::new(),
         })
     })();
     let teams = teams.map_or(Declared::Wrong, Declared::As);

@@ -71,8 +71,39 @@ impl Shape<'_> {
         {
             return Some(Json::Object(self.table(table, member, path, &entry.key)));
         }
+        if let Some(items) = schema::members(schema).into_iter().find_map(schema::table_in_array) {
+            return self.array_of_tables(entry, items, path);
+        }
         let scalar = schema::members(schema).into_iter().find(|member| !schema::is_table(member));
         self.scalar(&entry.node, scalar, schema, path)
+    }
+
+    /// What isn't a table is reported, and empty among those that are: each keeps its number.
+    fn array_of_tables(&mut self, entry: &Entry, items: &Json, path: &[&str]) -> Option<Json> {
+        let hint = format!("write `[[{}]]`, once for each", path.join("."));
+        let wrong = |place: Place, found: &Value| {
+            let message = format!("{} must be an array of tables, found {}", name(path), found.what());
+            Problem::new(place, message).with_hint(hint.clone())
+        };
+        let Value::Array(nodes) = &entry.node.value else {
+            if !matches!(entry.node.value, Value::Broken) {
+                self.problems.push(wrong(entry.key.clone(), &entry.node.value));
+            }
+            return None;
+        };
+        let mut tables = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let fits = match &node.value {
+                Value::Table(table) => self.table(table, items, path, &node.place),
+                Value::Broken => Map::new(),
+                found => {
+                    self.problems.push(wrong(node.place.clone(), found));
+                    Map::new()
+                }
+            };
+            tables.push(Json::Object(fits));
+        }
+        Some(tables.into())
     }
 
     /// `scalar` is what of the whole `schema` isn't a table.
@@ -175,15 +206,18 @@ impl Shape<'_> {
         let Some((key, parents)) = path.split_last() else { return };
         let message = match parents {
             [] => format!("unknown {} {}", kind_of(&entry.node.value), label(path, &entry.node.value)),
-            _ => format!("unknown key {} in `[{}]`", quoted(key), parents.join(".")),
+            _ => format!("unknown key {} in `{}`", quoted(key), schema::header(self.schema, parents)),
         };
         let known: Vec<&str> = supported(schema).collect();
         let hint = nearest(key, known.iter().copied())
-            .map(|near| match (parents, schema::is_table(&schema["properties"][near])) {
-                ([], true) => format!("did you mean `[{near}]`?"),
+            .map(|near| match (parents, is_headed(&schema["properties"][near])) {
+                ([], true) => format!("did you mean `{}`?", schema::header(self.schema, &[near])),
                 _ => format!("did you mean `{near}`?"),
             })
-            .or_else(|| home_of(self.schema, key, &mut Vec::new()).map(|home| format!("`{key}` belongs in `[{home}]`")))
+            .or_else(|| {
+                let home = home_of(self.schema, key, &mut Vec::new())?;
+                Some(format!("`{key}` belongs in `{}`", schema::header(self.schema, &home)))
+            })
             .unwrap_or_else(|| format!("known here: {}", listed(known, "and")));
         self.problems.push(Problem::new(entry.key.clone(), message).with_hint(hint));
     }
@@ -192,7 +226,7 @@ impl Shape<'_> {
         let message = match (schema::is_table(schema), path) {
             (true, _) => format!("`[{}]` is missing", [path, &[key]].concat().join(".")),
             (false, []) => format!("`{key}` is missing"),
-            (false, _) => format!("`{key}` is missing in `[{}]`", path.join(".")),
+            (false, _) => format!("`{key}` is missing in `{}`", schema::header(self.schema, path)),
         };
         self.explained(header, message, schema);
     }
@@ -204,14 +238,14 @@ fn supported(schema: &Json) -> impl Iterator<Item = &str> {
 }
 
 /// The table that has a key of this name: it is often only in the wrong place.
-fn home_of<'a>(schema: &'a Json, key: &str, path: &mut Vec<&'a str>) -> Option<String> {
+fn home_of<'a>(schema: &'a Json, key: &str, path: &mut Vec<&'a str>) -> Option<Vec<&'a str>> {
     for (name, known) in schema["properties"].as_object()? {
         for member in schema::members(known) {
             if name == key && !path.is_empty() {
-                return Some(path.join("."));
+                return Some(path.clone());
             }
             path.push(name);
-            let home = home_of(member, key, path);
+            let home = home_of(schema::table_in_array(member).unwrap_or(member), key, path);
             path.pop();
             if home.is_some() {
                 return home;
@@ -219,6 +253,11 @@ fn home_of<'a>(schema: &'a Json, key: &str, path: &mut Vec<&'a str>) -> Option<S
         }
     }
     None
+}
+
+/// Whether a key of this schema stands as a header: `[name]`, `[[name]]`.
+fn is_headed(schema: &Json) -> bool {
+    schema::is_table(schema) || schema::table_in_array(schema).is_some()
 }
 
 fn name(path: &[&str]) -> String {

@@ -8,6 +8,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
 
+pub use super::transform_spec::{
+    Declaration, Dedupe, Expectation, Mode, OnViolation, SkippedVersion, TransformSpec, Trigger,
+};
+
 use super::capture_name::NameTemplate;
 use super::cron::Cron;
 
@@ -49,6 +53,8 @@ pub struct ProjectSpec {
     pub shutdown: ShutdownSpec,
     /// In the order of their files.
     pub pipelines: Vec<PipelineSpec>,
+    /// In the order of their files, and as they stand in them.
+    pub transforms: Vec<TransformSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,6 +286,13 @@ pub struct SinkSpec {
 
 /// The schema of sluice's own tables, which no pipeline writes.
 pub const OWN_SCHEMA: &str = "sluice";
+
+/// What the name of a table may not end in: such tables stand beside the one that they belong to.
+pub const SIDE_TABLES: [(&str, &str); 3] = [
+    ("__dead_letters", "what could not become a row"),
+    ("__quarantine", "rows that violate an expectation"),
+    ("__deleted", "the keys that a transform has deleted"),
+];
 
 /// `<schema>.<table>`, as in `bronze.leads`: lower case letters, digits, underscores.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
