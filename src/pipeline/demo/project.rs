@@ -28,6 +28,7 @@ macro_rules! files {
 
 /// What the repository has of the demo's project, besides `sluice.toml`.
 const FILES: &[(&str, &str)] = &files![
+    "pipelines/conversions/gold.toml",
     "pipelines/conversions/leads.toml",
     "pipelines/conversions/sales.toml",
     "pipelines/customer/accounts.toml",
@@ -45,6 +46,16 @@ const FILES: &[(&str, &str)] = &files![
     "schemas/product.updated.avsc",
     "schemas/sale.confirmed.avsc",
     "schemas/sales_file.received.avsc",
+    "sql/conversions/gold_abandoned_leads.sql",
+    "sql/conversions/gold_conversion_funnel.sql",
+    "sql/conversions/gold_revenue_by_product.sql",
+    "sql/conversions/silver_leads.sql",
+    "sql/conversions/silver_sales.sql",
+    "sql/conversions/silver_sales_files.sql",
+    "sql/customer/silver_accounts.sql",
+    "sql/customer/silver_contacts.sql",
+    "sql/product/silver_products.sql",
+    "sql/product/silver_products_history.sql",
 ];
 
 /// A folder that nobody else plays a demo in, until dropped.
@@ -116,6 +127,22 @@ mod tests {
         let project = load_with(&options, &|_| None).expect("a project without problems");
         let tables: Vec<_> = project.pipelines.iter().map(|pipeline| pipeline.sink.table.to_string()).collect();
         assert_eq!(tables, ["bronze.leads", "bronze.sales", "bronze.accounts", "bronze.contacts", "bronze.products"]);
+    }
+
+    #[test]
+    fn every_file_of_the_project_is_laid_out() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut open = vec![root.join("pipelines"), root.join("schemas"), root.join("sql")];
+        let mut found = Vec::new();
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                open.extend(fs::read_dir(&path).expect("a folder").map(|entry| entry.expect("an entry").path()));
+            } else {
+                found.push(path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned());
+            }
+        }
+        found.sort();
+        assert_eq!(found, FILES.iter().map(|(path, _)| (*path).to_owned()).collect::<Vec<_>>());
     }
 
     #[test]
