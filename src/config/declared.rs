@@ -425,6 +425,10 @@ pub(super) struct DecodeTable {
     pub format: Option<Format>,
     /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it.
     pub schema: Option<PathText>,
+    /// Schemas (`.avsc` files, relative to the project's folder) whose fields the table has from its first commit on, so that
+    /// transforms can name them before the first event came, and `sluice check` knows them. A field that only a writer's
+    /// schema has is still added as it comes.
+    pub columns_from: Option<Vec<PathText>>,
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
@@ -484,9 +488,6 @@ pub(super) struct SinkTable {
     /// `<table>__dead_letters`.
     #[schemars(required)]
     pub table: Option<TableText>,
-    /// The `.avsc` files of what is expected, relative to the project's folder. The table has their columns from the
-    /// start, before the first event of a schema came, so that SQL can name them. What else comes brings its columns.
-    pub columns_of: Option<Vec<PathText>>,
     /// How long read events wait for a commit at most. Shorter means fresher tables, with more and smaller files.
     #[schemars(extend("default" = COMMIT_EVERY))]
     pub commit_every: Option<DurationText>,

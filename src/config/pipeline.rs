@@ -86,7 +86,7 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
     let decode = declared.decode.unwrap_or_default();
     let decode = has_pipeline.then(|| super::decode::build(decode, dir, shared, &mut reading)).flatten();
-    let sink = declared.sink.and_then(|table| sink(table, dir, &mut reading));
+    let sink = declared.sink.and_then(|table| sink(table, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
     let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
@@ -381,7 +381,7 @@ pub(super) fn table_name(text: &str) -> Result<TableName, String> {
     Ok(name)
 }
 
-fn sink(table: SinkTable, dir: &Path, reading: &mut Reading<'_>) -> Option<SinkSpec> {
+fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
     let name = reading.parse(&at("table"), name, "the name of a table", table_name);
@@ -410,18 +410,8 @@ fn sink(table: SinkTable, dir: &Path, reading: &mut Reading<'_>) -> Option<SinkS
             reading.wrong(&at("commit_bytes"), message, "reading would pause before a commit is full");
         }
     }
-    let declares_raw = reading.root.written(&["decode", "format"]).trim_matches('"') == "raw";
-    let columns_of = match table.columns_of {
-        Some(_) if declares_raw => {
-            let hint = "remove `columns_of`, or say `format = \"avro\"`";
-            reading.wrong(&at("columns_of"), "`columns_of` does nothing with `format = \"raw\"`", hint);
-            None
-        }
-        files => super::decode::columns_of(&files.unwrap_or_default(), dir, reading),
-    };
     Some(SinkSpec {
         table: name?,
-        columns_of: columns_of?,
         commit_every: commit_every?,
         commit_bytes: commit_bytes?,
         max_in_flight_bytes: max_in_flight_bytes?,

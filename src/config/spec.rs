@@ -239,11 +239,13 @@ pub struct GenerationSpec {
     pub since: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DecodeSpec {
     pub format: Format,
     /// The pinned reader schema: an `.avsc` file, absolute.
     pub schema: Option<PathBuf>,
+    /// Schemas whose fields the table has from the start: `.avsc` files, absolute.
+    pub columns_from: Vec<PathBuf>,
     pub framing: Framing,
 }
 
@@ -272,8 +274,6 @@ pub enum Framing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkSpec {
     pub table: TableName,
-    /// Schemas whose columns the table has from the start: `.avsc` files, absolute.
-    pub columns_of: Vec<PathBuf>,
     /// Default 10 s.
     pub commit_every: Duration,
     /// Default 128 MiB of bodies as they lie in memory.

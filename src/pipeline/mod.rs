@@ -12,7 +12,9 @@
 
 pub mod announcements;
 pub mod audit;
+pub mod check;
 pub mod checkpoints;
+pub mod columns;
 pub mod demo;
 pub mod error;
 pub mod gaps;

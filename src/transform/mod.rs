@@ -12,12 +12,23 @@
 //! * Names are taken as they are written, and [`session_config`] is the same for a check and for a run.
 //! * A mistake is a value with the bytes of the SQL that it is about, and as many are found at once as can be.
 
-mod sql;
+pub mod check;
+pub mod graph;
 
+mod condition;
+mod diagnose;
+mod output;
+mod place;
 mod plan;
 mod session;
+mod sql;
+mod words;
 
 pub use crate::catalog::sql::SqlProblem;
-pub use plan::logical_plan;
+pub use condition::condition;
+pub use graph::Graph;
+pub use output::{HISTORY_COLUMNS, Output, plain_schema, table_schema};
+pub use place::place_of_column;
+pub use plan::{checked, logical_plan, planned};
 pub use session::{CATALOG, register, session, session_config};
 pub use sql::{Input, LARGEST_SQL_BYTES, Parsed, parse, parse_query};

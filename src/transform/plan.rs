@@ -2,39 +2,108 @@
 
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SQLOptions, SessionContext};
+use datafusion::sql::parser::Statement;
 
 use super::Parsed;
-use crate::catalog::sql::{SqlProblem, plain, problem};
+use super::diagnose::diagnose;
+use super::output::{Output, output};
+use super::place::place_of_column;
+use super::words;
+use crate::catalog::sql::{SqlProblem, plain};
 
 /// Plans a query over the inputs that `session` has been told of.
 ///
 /// # Errors
 /// Every mistake that planning tells.
 pub async fn logical_plan(session: &SessionContext, parsed: &Parsed) -> Result<LogicalPlan, Vec<SqlProblem>> {
+    all_there(session, parsed)?;
+    let plan = session.state().statement_to_plan(parsed.statement.clone()).await;
+    let plan = plan.map_err(|error| readable(parsed, words::problems(&error, &parsed.sql)))?;
+    reads_only(plan)
+}
+
+/// Plans the query of a transform, with the columns that its table has.
+///
+/// # Errors
+/// Every mistake that planning tells, and the columns that no table can have.
+pub async fn planned(session: &SessionContext, parsed: &Parsed) -> Result<Output, Vec<SqlProblem>> {
+    let plan = logical_plan(session, parsed).await?;
+    let made = output(plan).map_err(|error| readable(parsed, words::problems(&error, &parsed.sql)))?;
+    made.map_err(|columns| {
+        let problems = columns.into_iter().map(|column| SqlProblem {
+            message: column.message,
+            place: place_of_column(parsed, column.column, &column.name),
+            hint: Some(column.hint),
+        });
+        problems.collect()
+    })
+}
+
+/// As [`planned`], down to the operators, over empty tables: whatever a run could find wrong with the query before its
+/// first row is found. Mistakes are looked for until all have their places.
+///
+/// # Errors
+/// As [`planned`].
+pub async fn checked(session: &SessionContext, parsed: &Parsed) -> Result<Output, Vec<SqlProblem>> {
+    all_there(session, parsed)?;
     let state = session.state();
-    let mut missing = Vec::new();
-    for input in &parsed.inputs {
-        let is_there = match state.schema_for_ref(input.reference()) {
-            Ok(schema) => schema.table_exist(&input.reference().table().to_owned()),
-            Err(_) => false,
-        };
-        if !is_there {
-            missing.push(SqlProblem {
-                message: format!("there is no table `{}`", input.table),
-                place: Some(input.place.clone()),
-                hint: None,
-            });
+    let failed = match state.statement_to_plan(parsed.statement.clone()).await {
+        Ok(plan) => match state.create_physical_plan(&plan).await {
+            Ok(_) => None,
+            Err(error) => Some(error),
+        },
+        Err(error) => Some(error),
+    };
+    match failed {
+        Some(error) => Err(readable(parsed, diagnose(&state, parsed, &error).await)),
+        None => {
+            let output = planned(session, parsed).await?;
+            match state.create_physical_plan(&output.plan).await {
+                Ok(_) => Ok(output),
+                Err(error) => Err(readable(parsed, words::problems(&error, &parsed.sql))),
+            }
         }
     }
-    if !missing.is_empty() {
-        return Err(missing);
-    }
-    let plan = state.statement_to_plan(parsed.statement.clone()).await;
-    let plan = plan
-        .map_err(|error| error.iter().map(|error| parsed.readable(problem(error, &parsed.sql))).collect::<Vec<_>>())?;
+}
+
+/// The name of a table is looked up here, where its place is known.
+fn all_there(session: &SessionContext, parsed: &Parsed) -> Result<(), Vec<SqlProblem>> {
+    let state = session.state();
+    let is_there = |reference: datafusion::common::TableReference| {
+        state.schema_for_ref(reference.clone()).is_ok_and(|schema| schema.table_exist(reference.table()))
+    };
+    let missing: Vec<SqlProblem> = parsed
+        .inputs
+        .iter()
+        .filter(|input| !is_there(input.reference()))
+        .map(|input| SqlProblem {
+            message: format!("there is no table `{}`", input.table),
+            place: Some(input.place.clone()),
+            hint: None,
+        })
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(missing) }
+}
+
+fn reads_only(plan: LogicalPlan) -> Result<LogicalPlan, Vec<SqlProblem>> {
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     match read_only.verify_plan(&plan) {
         Ok(()) => Ok(plan),
         Err(error) => Err(vec![SqlProblem { message: plain(&error), place: None, hint: None }]),
+    }
+}
+
+fn readable(parsed: &Parsed, problems: Vec<SqlProblem>) -> Vec<SqlProblem> {
+    problems.into_iter().map(|problem| parsed.readable(problem)).collect()
+}
+
+/// The query of a parsed transform.
+pub(super) fn query(parsed: &Parsed) -> Option<&datafusion::sql::sqlparser::ast::Query> {
+    match &parsed.statement {
+        Statement::Statement(statement) => match statement.as_ref() {
+            datafusion::sql::sqlparser::ast::Statement::Query(query) => Some(query),
+            _ => None,
+        },
+        _ => None,
     }
 }

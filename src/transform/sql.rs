@@ -4,7 +4,7 @@
 //! functions that read files, `STREAM` where it can't be, names that are no tables'. A text may be hostile: it is
 //! measured before it is parsed, since parsing and planning recurse.
 
-mod measure;
+pub(super) mod measure;
 mod rewrite;
 
 use std::fmt;
@@ -24,7 +24,7 @@ pub use measure::LARGEST_SQL_BYTES;
 
 /// How deep a query may nest: parentheses, subqueries, functions of functions. DataFusion's own default; more would
 /// need a larger stack than threads have.
-const DEEPEST_NESTING: usize = 50;
+pub(super) const DEEPEST_NESTING: usize = 50;
 
 /// What the schema of a streamed input's internal name begins with. No table's does: they begin with a letter.
 const STREAM_PREFIX: &str = "__stream_";
@@ -187,7 +187,7 @@ fn input(reference: &TableReference, place: Range<usize>) -> Result<Input, (Stri
 }
 
 /// What the parser says, in words of ours where its own don't help.
-fn told(problem: SqlProblem) -> SqlProblem {
+pub(super) fn told(problem: SqlProblem) -> SqlProblem {
     if problem.message.contains("recursion limit") {
         return SqlProblem {
             message: format!("the query nests more than {DEEPEST_NESTING} deep"),

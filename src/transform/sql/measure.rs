@@ -18,7 +18,7 @@ const MOST_OPERATORS: usize = 2_000;
 
 /// What the tokens tell.
 #[derive(Debug)]
-pub(super) struct Measured {
+pub(in crate::transform) struct Measured {
     pub tokens: Vec<TokenWithSpan>,
     /// Where the second of several statements begins.
     pub second_statement: Option<Range<usize>>,
@@ -27,7 +27,7 @@ pub(super) struct Measured {
 
 /// How a statement begins.
 #[derive(Debug, Default)]
-pub(super) struct FirstWords {
+pub(in crate::transform) struct FirstWords {
     words: Vec<String>,
     place: Option<Range<usize>>,
 }
@@ -52,7 +52,7 @@ impl FirstWords {
 ///
 /// # Errors
 /// What makes it too large, or no SQL at all.
-pub(super) fn measure(sql: &str) -> Result<Measured, SqlProblem> {
+pub(in crate::transform) fn measure(sql: &str) -> Result<Measured, SqlProblem> {
     let wrong = |message: String, place: Option<Range<usize>>, hint: &str| SqlProblem {
         message,
         place,
