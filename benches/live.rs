@@ -150,7 +150,7 @@ struct Azure {
 
 impl Azure {
     fn start() -> Self {
-        let hub = format!("{}:{PARTITIONS}", FACT.hub());
+        let hub = format!("{}:{PARTITIONS}", FACT.hub().name());
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .args(["-q", "emulator", "--hub", &hub, "--port", "0", "--registry-port", "0", "--control-port", "0"])
             .args(["--format", "json"])
@@ -181,7 +181,7 @@ impl Azure {
         let url = format!(
             "{}/$schemaGroups/{}/schemas/{}?api-version=2023-07-01",
             self.schema_registry,
-            FACT.team(),
+            FACT.hub().team(),
             FACT.name()
         );
         let answer = reqwest::Client::new()
@@ -254,7 +254,7 @@ impl Azure {
                 max_total_elapsed: AzureDuration::ZERO,
                 ..RetryOptions::default()
             })
-            .open_with_connection_string(&self.connection_string, Some(FACT.hub()))
+            .open_with_connection_string(&self.connection_string, Some(FACT.hub().name()))
             .await
             .expect("a client");
         let counts = (0..PARTITIONS).map(|partition| receive_partition(&client, partition, events));
@@ -275,11 +275,20 @@ impl Azure {
 
     fn project(&self, dir: &Path) -> ProjectSpec {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let pipeline = format!("pipelines/{}/{}.toml", FACT.team(), FACT.hub());
-        for file in ["sluice.toml", pipeline.as_str()] {
+        let write = |file: String, text: &str| {
             let to = dir.join(file);
             std::fs::create_dir_all(to.parent().expect("a folder above")).expect("made");
-            std::fs::copy(root.join(file), to).expect("copied");
+            std::fs::write(to, text).expect("written");
+        };
+        let read = |file: &str| std::fs::read_to_string(root.join(file)).expect("a file of the project");
+        let pipeline = format!("pipelines/{}/{}.toml", FACT.hub().team(), FACT.hub().name());
+        // Bronze alone: what is made of it is measured elsewhere.
+        let declared = read(&pipeline);
+        let bronze = declared.split("[[transform]]").next().expect("a text has a first part");
+        write("sluice.toml".to_owned(), &read("sluice.toml"));
+        write(pipeline, bronze);
+        for fact in FACT.hub().facts() {
+            write(format!("schemas/{}.avsc", fact.name()), fact.avsc());
         }
         let lookup = |name: &str| match name {
             "EVENTHUBS_CONNECTION_STRING" => Some(self.connection_string.clone()),
