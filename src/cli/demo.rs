@@ -192,10 +192,13 @@ fn sending(args: &Args, hub: Hub, emulator: &Emulator) -> Result<Sending, AnyErr
 
 fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> Result<String, DemoError> {
     let mut text = String::new();
-    for table in tables {
+    for table in tables.iter().filter(|table| !table.first.is_empty()) {
         text.push_str(&format!("{}: {} rows, of which the first\n", table.name, HumanCount(table.rows)));
         text.push_str(&format!("{}\n\n", first_rows(table)?));
     }
+    let rest = tables.iter().filter(|table| table.first.is_empty());
+    let counted: Vec<_> = rest.map(|table| format!("{} ({} rows)", table.name, HumanCount(table.rows))).collect();
+    text.push_str(&format!("Beside them: {}.\n\n", counted.join(", ")));
     text.push_str("audit: is every number of every partition there, once?\n");
     for audit in summary.audit {
         let verdict = if audit.complete { "complete" } else { "NOT COMPLETE" };
@@ -213,7 +216,7 @@ fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> Result<String, 
     }
     text.push_str(&format!(
         "\n{} events from producer to table, with audit, in {:.1} s. The project stays in `{dir}`; ask it more:\n\n\
-         \x20 sluice --project {dir} query \"SELECT channel, count(*), avg(score) FROM bronze.leads GROUP BY channel\"\n\
+         \x20 sluice --project {dir} query \"SELECT status, count(*), avg(score) FROM silver.leads GROUP BY status\"\n\
          \x20 sluice --project {dir} query \"SELECT _sequence_number, error FROM bronze.leads__dead_letters\"\n\
          \x20 sluice --project {dir} ledger bronze.leads\n\
          \x20 sluice demo --dir {dir}",

@@ -1,7 +1,8 @@
 //! The demo: an insurer on this machine, from its producers to its tables.
 //!
 //! ```text
-//! story ─▶ Avro, CloudEvents ─▶ real client ─▶ AMQP ─▶ hubs ─▶ the repository's own pipelines ─▶ tables
+//! story ─▶ Avro, CloudEvents ─▶ real client ─▶ AMQP ─▶ hubs ─▶ the repository's own pipelines ─▶ bronze
+//!                                                                  the repository's own SQL ─▶ silver ─▶ gold
 //! ```
 //!
 //! | file | |
