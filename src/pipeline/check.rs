@@ -37,8 +37,7 @@ pub struct Checked {
 /// What could not be looked at: a table of a local lake that can't be read, schema files that vanished.
 pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
     let (graph, problems) = Graph::build(&project.transforms);
-    let checked =
-        Checked { problems, notes: Vec::new(), graph, outputs: BTreeMap::new(), columns: BTreeMap::new() };
+    let checked = Checked { problems, notes: Vec::new(), graph, outputs: BTreeMap::new(), columns: BTreeMap::new() };
     let mut checker = Checker { project, places: Places::of(project)?, checked };
     let modes = project.transforms.iter().map(|spec| (spec.table.clone(), spec.mode)).collect();
     for node in checker.checked.graph.clone().nodes() {
@@ -84,7 +83,10 @@ enum Known {
     /// Somebody does, and why its columns aren't known has been told or is told with its transform.
     Told,
     /// It may be there, and nothing on this machine says what it has.
-    Unknown { why: String, hint: String },
+    Unknown {
+        why: String,
+        hint: String,
+    },
 }
 
 impl Checker<'_> {
@@ -106,7 +108,8 @@ impl Checker<'_> {
                 }
                 Known::Unknown { why, hint } => {
                     let place = node.spec.sql_place(input.place.clone());
-                    let message = format!("unknown columns: `{}`, {why}; `{}` isn't checked", input.table, node.spec.table);
+                    let message =
+                        format!("unknown columns: `{}`, {why}; `{}` isn't checked", input.table, node.spec.table);
                     self.checked.notes.push(Problem::new(place, message).with_hint(hint));
                     all = false;
                 }
@@ -192,10 +195,18 @@ impl Checker<'_> {
                 problems.push(Problem::new(node.spec.sql_place(place), message).with_hint(hint));
             }
         }
-        let gone = held.fields().iter().filter(|held| !schema.fields().iter().any(|field| field.name().eq_ignore_ascii_case(held.name())));
+        let gone = held
+            .fields()
+            .iter()
+            .filter(|held| !schema.fields().iter().any(|field| field.name().eq_ignore_ascii_case(held.name())));
         for field in gone {
-            let message = format!("column {} of `{}` is in the lake, and the query gives none", quoted(field.name()), node.spec.table);
-            let hint = "give it (`CAST(NULL AS …)` will do), or make the table again: `sluice transform --full-refresh`";
+            let message = format!(
+                "column {} of `{}` is in the lake, and the query gives none",
+                quoted(field.name()),
+                node.spec.table
+            );
+            let hint =
+                "give it (`CAST(NULL AS …)` will do), or make the table again: `sluice transform --full-refresh`";
             problems.push(Problem::new(node.spec.sql_place(0..0), message).with_hint(hint));
         }
         Ok(problems)

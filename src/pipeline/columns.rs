@@ -35,7 +35,8 @@ pub fn declared(pipeline: &PipelineSpec) -> Result<Option<SchemaRef>, PipelineEr
     let files = pipeline.decode.schema.iter().chain(&pipeline.decode.columns_from);
     let mut joined: Option<SchemaRef> = None;
     for path in files {
-        let text = std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.clone(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.clone(), source })?;
         joined = Some(with(joined, arrow_schema_of(&text)?));
     }
     Ok(joined)

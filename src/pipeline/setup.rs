@@ -9,9 +9,7 @@ use super::{PipelineError, columns};
 use crate::catalog::{dead_letters_of, table_location};
 use crate::checkpoint::{PartitionKey, Range, SourceId};
 use crate::config::source_id;
-use crate::config::spec::{
-    CredentialSpec, EventHubsAccess, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start,
-};
+use crate::config::spec::{CredentialSpec, EventHubsAccess, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start};
 use crate::decode::{
     AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource,
 };
