@@ -14,9 +14,7 @@ use crate::catalog::table_location;
 use crate::config::spec::{PipelineSpec, ProjectSpec, TableName, TransformSpec};
 use crate::transform::graph::Node;
 use crate::transform::plain_schema;
-
-/// The property of a transform's table that says by which declaration it was last written.
-const CONFIG_HASH: &str = "sluice.configHash";
+use crate::transform::run::output::CONFIG_HASH;
 
 /// The shape that scripts read: fields may be added, never renamed or removed.
 #[derive(Debug, Serialize)]

@@ -12,8 +12,8 @@ use super::schedule::Scheduled;
 use super::spool::Spool;
 use super::status::{PipelineStatus, State};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::fault_points::FaultPoints;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 use crate::source::capture::EnqueuedBetween;
 
 /// How a project runs.

@@ -19,6 +19,7 @@ mod live;
 mod operations;
 mod query;
 mod registry;
+mod rewrite;
 mod serve;
 mod sink;
 mod source;

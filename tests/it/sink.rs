@@ -16,9 +16,9 @@ use sluicebox::batch::{Event, Reject, RejectClass, bronze};
 use sluicebox::catalog::log::log_store;
 use sluicebox::catalog::scan::scan;
 use sluicebox::checkpoint::{Counter, PartitionKey, Range, SourceId};
+use sluicebox::fault_points::FaultPoints;
 use sluicebox::sink::delta::SinkError;
 use sluicebox::sink::delta::dead_letters::Writer;
-use sluicebox::sink::delta::fault_points::FaultPoints;
 use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
@@ -212,7 +212,7 @@ async fn a_zombie_below_a_cleaned_log_lands_nothing_unseen() {
     assert_eq!(numbers(dir.path(), "leads", "0").await, once(0, 215));
 }
 
-async fn checkpoint_and_clean(store: &deltalake::logstore::LogStoreRef, version: u64) {
+pub async fn checkpoint_and_clean(store: &deltalake::logstore::LogStoreRef, version: u64) {
     let mut table = deltalake::DeltaTable::new(Arc::clone(store));
     table.load().await.expect("the table can be loaded");
     deltalake::checkpoints::create_checkpoint(&table, None).await.expect("a checkpoint can be written");

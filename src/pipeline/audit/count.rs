@@ -11,11 +11,11 @@ use futures::TryStreamExt as _;
 use super::AuditError;
 use super::numbers::NumberSet;
 use crate::batch::bronze;
+use crate::catalog::commit_log::CommitLog;
 use crate::catalog::query::QueryError;
 use crate::catalog::scan::scan_at;
 use crate::checkpoint::{Ledger, PartitionKey, RangeSet, SourceId};
 use crate::pipeline::status::Headway;
-use crate::sink::delta::log::CommitLog;
 
 /// How many numbers a list in a report holds; the count beside it is whole.
 pub const MOST_LISTED: usize = 1_000;

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::{Pipeline, TRIES_WHEN_CATCHING_UP};
 use crate::checkpoint::PartitionKey;
 use crate::error::{Classify as _, Retry};
+use crate::fault_points::FaultPoint;
 use crate::pipeline::checkpoints::Committed;
 use crate::pipeline::partition::{Part, ReadPath, report};
 use crate::pipeline::status::{LastCommit, State};
 use crate::sink::delta::SinkError;
-use crate::sink::delta::fault_points::FaultPoint;
 use crate::sink::delta::writer::{Counts, Flushed, TableWriter};
 use crate::telemetry::metrics;
 

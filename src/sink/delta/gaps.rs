@@ -20,9 +20,9 @@ use futures::TryStreamExt as _;
 
 use super::SinkError;
 use super::files;
-use super::log::{CommitLog, Put, ReadAt};
 use super::table::OpenTable;
 use crate::batch::bronze;
+use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
 use crate::catalog::log::{log_store, log_store_to_read};
 use crate::catalog::scan::scan;
 use crate::catalog::{accepted_gaps, table_location};

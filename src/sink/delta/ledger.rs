@@ -4,7 +4,7 @@
 //! audit is wanted most where a stranger has been at work.
 
 use super::SinkError;
-use super::log::CommitLog;
+use crate::catalog::commit_log::CommitLog;
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 use crate::storage::Location;

@@ -8,14 +8,12 @@
 //!
 //! The version at which the ledger was read is the base of the commit: what was trimmed at V
 //! lands as V + 1 or not at all. [`writer::TableWriter`] holds that loop, [`table::OpenTable`] the
-//! head of the log as this process knows it, [`log::CommitLog`] the bytes.
+//! head of the log as this process knows it, [`CommitLog`](crate::catalog::commit_log::CommitLog) the bytes.
 
 pub mod dead_letters;
-pub mod fault_points;
 pub mod files;
 pub mod gaps;
 pub mod ledger;
-pub mod log;
 mod plan;
 pub mod schema;
 pub mod staged;
@@ -32,8 +30,6 @@ pub enum SinkError {
     File { table: String, source: files::FileError },
     #[error("commit {version} of table `{table}` has an unknown outcome")]
     UnknownOutcome { table: String, version: u64, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("the log of table `{table}` can't be written or read")]
-    Log { table: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
         "a stranger's `{operation}` in version {version} of table `{table}` took rows that the ledger accounts for"
     )]
@@ -62,7 +58,6 @@ impl Classify for SinkError {
             Self::File { source: files::FileError::Encode(_) | files::FileError::Task(_), .. } => Kind::Internal,
             Self::File { source: files::FileError::Store { .. }, .. }
             | Self::UnknownOutcome { .. }
-            | Self::Log { .. }
             | Self::Contended { .. } => Kind::External,
             Self::Stranger { .. } | Self::Replaced { .. } | Self::NewerLedger { .. } | Self::Generation { .. } => {
                 Kind::Data

@@ -4,19 +4,15 @@
 //! follows, our own and strangers'. What can't be followed (the log was cleaned up below us, or
 //! the base is too old to be believed) is enumerated again.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use arrow::datatypes::{Schema, SchemaRef};
-use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
-use deltalake::kernel::{Action, Metadata, MetadataExt as _, Protocol, StructType, Transaction, new_metadata};
-use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::kernel::{Action, Metadata, Protocol, Transaction};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::SinkError;
-use super::log::{CommitLog, Put, ReadAt, ReadCommit};
-use crate::catalog::log::{TableHead, read_head, table_url};
+use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
+use crate::catalog::log::{TableHead, read_head};
+use crate::catalog::state::{arrow_schema, create, metadata_of_new, metadata_with};
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 
 /// Writer features that an append neither needs to honour nor can break.
@@ -71,23 +67,9 @@ impl OpenTable {
         partition_columns: &[&str],
         properties: Vec<(String, String)>,
     ) -> Result<Self, SinkError> {
-        let columns = kernel_schema(&log, schema)?;
-        let metadata = new_metadata(&columns, partition_columns, properties).map_err(|source| log.failed(source))?;
-        let protocol: Protocol =
-            serde_json::from_value(serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}))
-                .map_err(|source| log.failed(source))?;
-        let operation = DeltaOperation::Create {
-            mode: SaveMode::ErrorIfExists,
-            location: table_url(log.store()),
-            protocol: protocol.clone(),
-            metadata: metadata.clone(),
-        };
+        let metadata = metadata_of_new(&log, schema, partition_columns, properties)?;
         let seen = Transaction::new(LedgerKey::Seen.app_id(metadata.id()), 0);
-        let actions = vec![Action::Protocol(protocol), Action::Metadata(metadata)];
-        let commit = log.lay_out(actions, vec![seen], operation, HashMap::new())?;
-        if let Put::Unknown(source) = log.put(0, &commit).await {
-            tracing::warn!(table = log.table, error = source.to_string(), "making the table has an unknown outcome");
-        }
+        create(&log, metadata, vec![seen]).await?;
         let name = log.table.clone();
         Self::open(log).await?.ok_or_else(|| SinkError::Unsupported {
             table: name,
@@ -131,10 +113,9 @@ impl OpenTable {
     /// The metadata with other columns.
     ///
     /// # Errors
-    /// [`SinkError::Log`] when a column has no Delta type.
+    /// [`CatalogError::Log`](crate::catalog::CatalogError::Log) when a column has no Delta type.
     pub fn metadata_with(&self, schema: &Schema) -> Result<Metadata, SinkError> {
-        let columns = kernel_schema(&self.log, schema)?;
-        self.metadata.clone().with_schema(&columns).map_err(|source| self.log.failed(source))
+        Ok(metadata_with(&self.log, &self.metadata, schema)?)
     }
 
     /// Reads the columns of the base version's own metadata action, after it landed.
@@ -257,9 +238,7 @@ impl OpenTable {
             return Ok(());
         }
         let operation = commit.operation();
-        let is_restore = operation.eq_ignore_ascii_case("RESTORE");
-        let is_legal = ["DELETE", "UPDATE", "MERGE"].iter().any(|legal| operation.eq_ignore_ascii_case(legal));
-        if is_restore || (commit.removes_data() && !is_legal) {
+        if commit.is_foreign_overwrite() {
             return Err(SinkError::Stranger {
                 table: self.log.table.clone(),
                 version: commit.version,
@@ -282,16 +261,6 @@ fn apply(ledger: &mut Ledger, table: &str, id: &str, app_id: &str, version: i64)
         Parsed::Foreign => Ok(()),
         Parsed::Unreadable => Err(SinkError::NewerLedger { table: table.to_owned(), app_id: app_id.to_owned() }),
     }
-}
-
-fn arrow_schema(log: &CommitLog, metadata: &Metadata) -> Result<SchemaRef, SinkError> {
-    let columns = metadata.parse_schema().map_err(|source| log.failed(source))?;
-    let schema: Schema = (&columns).try_into_arrow().map_err(|source| log.failed(source))?;
-    Ok(Arc::new(schema))
-}
-
-fn kernel_schema(log: &CommitLog, schema: &Schema) -> Result<StructType, SinkError> {
-    schema.try_into_kernel().map_err(|source: arrow::error::ArrowError| log.failed(source))
 }
 
 fn refuse_unsupported(table: &str, protocol: &Protocol, metadata: &Metadata) -> Result<(), SinkError> {

@@ -10,16 +10,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use deltalake::kernel::transaction::{CommitData, TransactionError};
-use deltalake::kernel::{Action, Transaction};
+use deltalake::kernel::{Action, Add, Metadata, Remove, Transaction};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef, get_actions};
 use deltalake::protocol::DeltaOperation;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::SinkError;
+use super::CatalogError;
 
 /// The key in `commitInfo` that names one try of one flush.
 pub const FLUSH_ID: &str = "sluiceFlush";
+
+/// The key in `commitInfo` under which we say what a commit is for: `{"maintenance": true}` and
+/// `{"erasure": true}` bring no new rows to a stream.
+pub const NOTE: &str = "sluice";
 
 /// A base older than this isn't believed: cleanup keeps a week of commits, so an hour is far
 /// from it even with clocks that are wrong; much shorter would enumerate the ledger of an idle
@@ -88,12 +92,63 @@ impl ReadCommit {
         })
     }
 
+    /// What we noted in it besides its id; null in a stranger's.
+    pub fn note(&self) -> &Value {
+        self.info().and_then(|info| info.get(NOTE)).unwrap_or(&Value::Null)
+    }
+
+    /// Whether it only lays rows out anew.
+    pub fn is_maintenance(&self) -> bool {
+        self.note()["maintenance"] == Value::Bool(true)
+    }
+
+    /// Whether it erases rows that nobody may keep: what was made of them stays as it is.
+    pub fn is_erasure(&self) -> bool {
+        self.note()["erasure"] == Value::Bool(true)
+    }
+
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.actions.iter().find_map(|action| match action {
+            Action::Metadata(metadata) => Some(metadata),
+            _ => None,
+        })
+    }
+
+    pub fn transactions(&self) -> impl Iterator<Item = &Transaction> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Txn(txn) => Some(txn),
+            _ => None,
+        })
+    }
+
+    pub fn adds(&self) -> impl Iterator<Item = &Add> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Add(add) => Some(add),
+            _ => None,
+        })
+    }
+
+    pub fn removes(&self) -> impl Iterator<Item = &Remove> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Remove(remove) => Some(remove),
+            _ => None,
+        })
+    }
+
+    /// Whether a stranger took rows in one stroke and without a trace of which: a restore, an
+    /// overwrite, a replace. A delete is legal (erasure), and so is what names its rows.
+    pub fn is_foreign_overwrite(&self) -> bool {
+        let operation = self.operation();
+        let is_legal = ["DELETE", "UPDATE", "MERGE"].iter().any(|legal| operation.eq_ignore_ascii_case(legal));
+        self.flush_id().is_none() && (operation.eq_ignore_ascii_case("RESTORE") || (self.removes_data() && !is_legal))
+    }
+
     pub fn removes_data(&self) -> bool {
-        self.actions.iter().any(|action| matches!(action, Action::Remove(remove) if remove.data_change))
+        self.removes().any(|remove| remove.data_change)
     }
 
     pub fn adds_data(&self) -> bool {
-        self.actions.iter().any(|action| matches!(action, Action::Add(add) if add.data_change))
+        self.adds().any(|add| add.data_change)
     }
 }
 
@@ -134,14 +189,14 @@ impl CommitLog {
     /// Lays out a commit; `metadata` goes to its `commitInfo`.
     ///
     /// # Errors
-    /// [`SinkError::Log`] when an action can't be serialised.
+    /// [`CatalogError::Log`] when an action can't be serialised.
     pub fn lay_out(
         &self,
         actions: Vec<Action>,
         transactions: Vec<Transaction>,
         operation: DeltaOperation,
         mut metadata: HashMap<String, Value>,
-    ) -> Result<Commit, SinkError> {
+    ) -> Result<Commit, CatalogError> {
         let id = Uuid::new_v4();
         metadata.insert(FLUSH_ID.to_owned(), Value::String(id.to_string()));
         metadata
@@ -165,8 +220,8 @@ impl CommitLog {
     /// Reads one commit, or nothing when the log has no entry of that version (any more).
     ///
     /// # Errors
-    /// [`SinkError::Log`]
-    pub async fn read(&self, version: u64) -> Result<Option<ReadCommit>, SinkError> {
+    /// [`CatalogError::Log`]
+    pub async fn read(&self, version: u64) -> Result<Option<ReadCommit>, CatalogError> {
         let Some(bytes) = self.store.read_commit_entry(version).await.map_err(|source| self.failed(source))? else {
             return Ok(None);
         };
@@ -178,8 +233,8 @@ impl CommitLog {
     /// nothing can be concluded from what follows the base.
     ///
     /// # Errors
-    /// [`SinkError::Log`]
-    pub async fn holds(&self, version: u64) -> Result<bool, SinkError> {
+    /// [`CatalogError::Log`]
+    pub async fn holds(&self, version: u64) -> Result<bool, CatalogError> {
         use object_store::ObjectStoreExt as _;
         let path = deltalake::Path::from(format!("_delta_log/{version:020}.json"));
         match self.store.object_store(None).head(&path).await {
@@ -189,7 +244,7 @@ impl CommitLog {
         }
     }
 
-    pub fn failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> SinkError {
-        SinkError::Log { table: self.table.clone(), source: Box::new(source) }
+    pub fn failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> CatalogError {
+        CatalogError::Log { table: self.table.clone(), source: Box::new(source) }
     }
 }
