@@ -21,6 +21,8 @@ pub mod gaps;
 pub mod generations;
 pub mod lock;
 pub mod partition;
+pub mod plan;
+pub mod roles;
 pub mod run;
 pub mod schedule;
 pub mod setup;

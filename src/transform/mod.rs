@@ -18,6 +18,7 @@ pub mod run;
 
 mod condition;
 mod diagnose;
+mod explain;
 mod output;
 mod place;
 mod plan;
@@ -27,6 +28,7 @@ mod words;
 
 pub use crate::catalog::sql::SqlProblem;
 pub use condition::condition;
+pub use explain::{Explained, explain};
 pub use graph::Graph;
 pub use output::{HISTORY_COLUMNS, Output, plain_schema, table_schema};
 pub use place::place_of_column;
