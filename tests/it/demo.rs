@@ -33,6 +33,10 @@ fn check(summary: &Value, runs: u64) {
         let rows = serde_json::json!({ "name": format!("bronze.{name}"), "rows": runs * EVENTS * of_100 / 100 });
         assert!(tables.contains(&rows), "{rows} is not in {tables:?}");
     }
+    for name in SILVER_AND_GOLD {
+        let found = tables.iter().find(|table| table["name"] == name);
+        assert!(found.is_some_and(|table| table["rows"].as_u64() > Some(0)), "{name} is not filled: {tables:?}");
+    }
     let audits = summary["audit"].as_array().expect("audits");
     assert_eq!(audits.len(), HUBS.len());
     for audit in audits {
@@ -41,6 +45,19 @@ fn check(summary: &Value, runs: u64) {
         assert_eq!((&audit["rejected"], &audit["duplicates"]), (&1.into(), &0.into()), "{audit}");
     }
 }
+
+const SILVER_AND_GOLD: [&str; 10] = [
+    "silver.products",
+    "silver.products_history",
+    "silver.accounts",
+    "silver.contacts",
+    "silver.leads",
+    "silver.sales",
+    "silver.sales_files",
+    "gold.conversion_funnel",
+    "gold.abandoned_leads",
+    "gold.revenue_by_product",
+];
 
 #[test]
 fn a_second_demo_goes_on_where_the_first_ended() {
@@ -59,6 +76,17 @@ fn a_second_demo_goes_on_where_the_first_ended() {
                   JOIN bronze.accounts a ON a.account_id = c.account_id AND a.plan IS NOT NULL";
     let joined = json(&project, &["query", "--format", "json", joined]);
     assert_eq!(joined[0]["leads"], 2 * EVENTS * 28 / 100, "each lead has its contact, and that its account");
+    // Every rule had something to do, and no lead was counted twice.
+    let rules =
+        "SELECT count(*) AS leads, count(DISTINCT lead_id) AS ids, count(DISTINCT status) AS states FROM silver.leads";
+    let rules = json(&project, &["query", "--format", "json", rules]);
+    assert_eq!((&rules[0]["leads"], &rules[0]["states"]), (&rules[0]["ids"], &4.into()), "{rules}");
+    for table in ["silver.products", "silver.accounts", "silver.sales", "silver.leads"] {
+        let sql = format!("SELECT count(*) AS rows, count(_expectation) AS reasons FROM {table}__quarantine");
+        let quarantined = json(&project, &["query", "--format", "json", &sql]);
+        assert!(quarantined[0]["rows"].as_u64() > Some(0), "{table}: {quarantined}");
+        assert_eq!(quarantined[0]["rows"], quarantined[0]["reasons"], "{table}");
+    }
     let audit = json(&project, &["audit", "bronze.leads", "--offline", "--format", "json"]);
     assert_eq!(audit["complete"], true, "{audit}");
     let ledger = sluice(&project, &["ledger", "bronze.leads"]);

@@ -87,8 +87,9 @@ def kills(place, count, seed):
             process.child.send_signal(signal.SIGKILL)
             process.child.wait()
             killed += 1
-        commits = sum(1 for _ in (project / "lake").rglob("_delta_log/*.json"))
-        say(f"  {killed} kills over {events} events, {commits} commits so far")
+        commits = {layer: len(list((project / "lake" / layer).glob("*/_delta_log/*.json"))) for layer in ("bronze", "silver", "gold")}
+        say(f"  {killed} kills over {events} events, commits so far: {commits}")
+        check(min(commits.values()) > 1, f"all layers were written to between the kills: {commits}")
         until_caught_up(project, env=env, seconds=600)
         insurer.audit_all(project, env)
     compare_all(project / "lake")
@@ -96,7 +97,7 @@ def kills(place, count, seed):
 
 def run_all():
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--events", type=int, default=20_000)
+    arguments.add_argument("--events", type=int, default=10_000)
     arguments.add_argument("--kills", type=int, default=10)
     arguments.add_argument("--seed", type=int, default=1)
     arguments = arguments.parse_args()

@@ -32,6 +32,8 @@ const SHOWN: [(&str, &str, &str); 5] = [
 ];
 const ROWS_SHOWN: usize = 3;
 
+const LAYERS: [&str; 3] = ["bronze", "silver", "gold"];
+
 /// A table of the demo.
 #[derive(Debug)]
 pub struct Table {
@@ -49,8 +51,10 @@ pub async fn tables(project: &ProjectSpec) -> Result<Vec<Table>, DemoError> {
     let places = Places::of(project).map_err(|source| DemoError::Pipeline(Box::new(source)))?;
     let of_pipelines = project.pipelines.iter().map(|pipeline| &pipeline.sink.table);
     let of_transforms = project.transforms.iter().map(|transform| &transform.table);
+    let mut names: Vec<_> = of_pipelines.chain(of_transforms).collect();
+    names.sort_by_key(|table| LAYERS.iter().position(|layer| *layer == table.schema));
     let mut tables = Vec::new();
-    for table in of_pipelines.chain(of_transforms) {
+    for table in names {
         let name = table.to_string();
         let store = log_store(&table_location(&places.lake, table))?;
         if read_head(&store).await?.is_none() {
