@@ -139,10 +139,8 @@ fn expected_of(table: ExpectedTable, reading: &mut Reading<'_>) -> Option<Expect
         reading.wrong(&[], "`[[test.expect]]` expects nothing", hint);
     }
     let rows = if has("rows") { Some(rows(reading)?) } else { None };
-    let columns = table.columns.map(|columns| {
-        let places = nodes(reading.root, "columns").iter().map(|node| node.place.clone());
-        columns.into_iter().zip(places).map(|(value, place)| Placed { value, place }).collect()
-    });
+    let columns = table.columns.map(|columns| placed(columns, "columns", reading));
+    let order_by = placed(table.order_by.unwrap_or_default(), "order_by", reading);
     let tolerance = table.tolerance.unwrap_or_default();
     if !(tolerance.is_finite() && tolerance >= 0.0) {
         reading.wrong(&["tolerance"], "`tolerance` must be a number from 0 on", "write `0.001`");
@@ -175,12 +173,17 @@ fn expected_of(table: ExpectedTable, reading: &mut Reading<'_>) -> Option<Expect
         table: name?,
         rows,
         columns,
-        is_ordered: table.ordered.unwrap_or(false),
+        order_by,
         tolerance,
         after: table.after.and_then(|after| u32::try_from(after).ok()),
         violations,
         fails: table.fails,
     })
+}
+
+fn placed(names: Vec<String>, key: &str, reading: &Reading<'_>) -> Vec<Placed<String>> {
+    let places = nodes(reading.root, key).iter().map(|node| node.place.clone());
+    names.into_iter().zip(places).map(|(value, place)| Placed { value, place }).collect()
 }
 
 /// `rows` as they are written.

@@ -110,7 +110,8 @@ pub struct Expected {
     pub rows: Option<Placed<Vec<Row>>>,
     /// None: those that a row names.
     pub columns: Option<Vec<Placed<String>>>,
-    pub is_ordered: bool,
+    /// Empty: the rows may stand in any order.
+    pub order_by: Vec<Placed<String>>,
     pub tolerance: f64,
     /// None: after the last batch.
     pub after: Option<u32>,

@@ -58,7 +58,7 @@ pub(in crate::config) struct GivenTable {
     /// Which run they are there for, from 1 on.
     #[schemars(range(min = 1), extend("default" = 1))]
     pub batch: Option<i64>,
-    /// The rows: a table of columns for each. Times with or without quotes, decimals and dates in quotes, bytes in base64.
+    /// The rows: a table of columns for each. Times with or without quotes, decimals and dates in quotes, bytes in hex.
     #[serde(rename = "rows")]
     pub _rows: Option<Free>,
     /// In place of `rows`: a file, relative to the project's folder. `.jsonl` has a row a line; `.json` an array of rows;
@@ -79,9 +79,9 @@ pub(in crate::config) struct ExpectedTable {
     /// The columns that are compared.
     #[schemars(extend("x-default-words" = "those that a row names"))]
     pub columns: Option<Vec<String>>,
-    /// Whether the order of the rows matters: the table's rows are taken in the order of its files.
-    #[schemars(extend("default" = false))]
-    pub ordered: Option<bool>,
+    /// A table has no order. With this it is read in the order of these columns, and the rows must stand in it; else they
+    /// may stand in any.
+    pub order_by: Option<Vec<String>>,
     /// How far numbers with fractions may differ.
     #[schemars(extend("default" = 0.0))]
     pub tolerance: Option<f64>,
