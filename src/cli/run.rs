@@ -144,6 +144,7 @@ fn print(summary: &RunSummary, format: Format, output: &super::Output) -> Result
                     pipeline.seconds
                 ));
             }
+            super::transform::say(&summary.transforms, output);
         }
     }
     Ok(())

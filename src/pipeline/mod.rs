@@ -30,6 +30,7 @@ pub mod spool;
 pub mod standing;
 pub mod status;
 pub mod supervise;
+pub mod transforms;
 pub mod unit_tests;
 pub mod webhook;
 

@@ -25,4 +25,5 @@ mod sink;
 mod source;
 mod source_tls;
 mod tidy;
+mod transform;
 mod webhook;

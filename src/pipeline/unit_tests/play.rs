@@ -22,6 +22,7 @@ use crate::shutdown::Shutdown;
 use crate::storage::Location;
 use crate::transform::given::give;
 use crate::transform::graph::owner_of;
+use crate::transform::run::TransformError;
 use crate::transform::run::engine::{Engine, Refresh};
 
 /// A folder that is gone when the test is.
@@ -70,13 +71,13 @@ pub(super) async fn play(test: &Prepared) -> Result<Vec<Failure>, PipelineError>
         shutdown: Shutdown::new(),
     };
     for (table, schema) in &test.tables {
-        give(&engine.lake, table, schema, None).await?;
+        give(&engine.lake, table, schema, None).await.map_err(|error| given(table, error))?;
     }
     let mut told = Told::default();
     let mut failures = Vec::new();
     for (at, step) in test.steps.iter().enumerate() {
         for (table, rows) in step {
-            give(&engine.lake, table, &rows.schema(), Some(rows)).await?;
+            give(&engine.lake, table, &rows.schema(), Some(rows)).await.map_err(|error| given(table, error))?;
         }
         run(test, &engine, &mut told).await;
         let is_last = at + 1 == test.steps.len();
@@ -92,6 +93,10 @@ pub(super) async fn play(test: &Prepared) -> Result<Vec<Failure>, PipelineError>
     }
     failures.extend(unexpected_errors(test, &told));
     Ok(failures)
+}
+
+fn given(table: &TableName, error: TransformError) -> PipelineError {
+    PipelineError::Transform { table: table.to_string(), source: Box::new(error) }
 }
 
 /// Runs each transform once. What hangs on one that failed isn't run: it would tell the same again.

@@ -26,7 +26,7 @@ use crate::catalog::data_file::delete;
 use crate::catalog::file_table::FileTable;
 use crate::catalog::rewrite::{Change, Kind};
 use crate::catalog::state::metadata_of_new;
-use crate::config::spec::{Mode, OnViolation, TableName, TransformSpec};
+use crate::config::spec::{Mode, OnViolation, TableName, TransformSpec, Trigger};
 use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::shutdown::Shutdown;
 use crate::storage::Location;
@@ -69,6 +69,39 @@ pub struct Report {
     pub rows_out: u64,
     pub violations: Vec<Violations>,
     pub error: Option<TransformError>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Committed,
+    /// Nothing was new.
+    Unchanged,
+    /// An input isn't there yet.
+    Waits,
+    Failed,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Unchanged => "unchanged",
+            Self::Waits => "waits",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Report {
+    pub fn outcome(&self) -> Outcome {
+        match &self.error {
+            Some(TransformError::NoInput(_)) => Outcome::Waits,
+            Some(_) => Outcome::Failed,
+            None if self.committed.is_empty() => Outcome::Unchanged,
+            None => Outcome::Committed,
+        }
+    }
 }
 
 /// Versions of an input.
@@ -164,7 +197,9 @@ impl Run<'_> {
         output.follow(&wanted, Some(&self.spec.partition_by), &self.properties(), &self.note()).await?;
         self.engine.fault_points.pass(FaultPoint::OutputMade);
         let mut tries = 0;
-        let mut must_run = is_changed || full_refresh == Refresh::Full;
+        // What is made at certain times may depend on the time.
+        let is_by_cron = matches!(self.spec.trigger, Trigger::Cron(_));
+        let mut must_run = is_changed || is_by_cron || full_refresh == Refresh::Full;
         while !self.engine.shutdown.is_stopping() {
             match self.part(&mut output, must_run).await? {
                 Step::Nothing => break,

@@ -21,6 +21,7 @@
 //! | [`keyed`] | the rows of some keys give way to others: which files that touches |
 //! | [`side`] | `__quarantine` and `__deleted`, which are committed first |
 //! | [`modes`] | append, merge, history, recompute, replace |
+//! | [`run_log`] | `sluice.runs` |
 //! | [`stage`] | rows in between, in memory or on disk |
 
 pub mod columns;
@@ -31,6 +32,7 @@ pub mod input;
 pub mod keyed;
 pub mod modes;
 pub mod output;
+pub mod run_log;
 pub mod side;
 pub mod stage;
 mod touched;
