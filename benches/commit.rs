@@ -53,7 +53,8 @@ async fn measure(versions: &[u64]) {
     println!("{}; {ROWS} rows a commit, in {}", machine(), folder.path().display());
     let schema_file = folder.path().join("schema.avsc");
     std::fs::write(&schema_file, FACT.avsc()).expect("written");
-    let decode = DecodeSpec { format: Format::Avro, schema: Some(schema_file), framing: Framing::Bare };
+    let decode =
+        DecodeSpec { format: Format::Avro, schema: Some(schema_file), framing: Framing::Bare, ..DecodeSpec::default() };
     let decoder = Decoder::open(&decode, None).expect("a decoder");
     let lake = Location::resolve(folder.path().to_str().expect("a path of text"), None).expect("a place");
 

@@ -8,8 +8,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod test;
 mod transform;
 
+pub(super) use test::{Batching, ExpectedTable, GivenTable, TestFile, TestTable};
 pub(super) use transform::{
     DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
 };
@@ -425,6 +427,10 @@ pub(super) struct DecodeTable {
     pub format: Option<Format>,
     /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it.
     pub schema: Option<PathText>,
+    /// Schemas (`.avsc` files, relative to the project's folder) whose fields the table has from its first commit on, so that
+    /// transforms can name them before the first event came, and `sluice check` knows them. A field that only a writer's
+    /// schema has is still added as it comes.
+    pub columns_from: Option<Vec<PathText>>,
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,

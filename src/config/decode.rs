@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::declared::{DecodeTable, Format as FormatWord, Framing as FramingWord};
-use super::problem::quoted;
+use super::document::{Node, Value};
+use super::problem::{Problem, quoted};
 use super::project::{Declared, Shared};
 use super::reading::Reading;
 use super::spec::{DecodeSpec, Format, Framing, RegistrySpec};
@@ -34,7 +35,7 @@ pub(super) fn build(
     let has = |key| reading.root.at(&["decode", key]).is_some();
     let (has_schema, has_format) = (has("schema"), table.format.is_some() || !has("format"));
     if format == Format::Raw {
-        for key in ["schema", "framing"].into_iter().filter(|key| has(key)) {
+        for key in ["schema", "columns_from", "framing"].into_iter().filter(|key| has(key)) {
             let hint = format!("remove `{key}`, or say `format = \"avro\"`");
             reading.wrong(&["decode", key], format!("`{key}` does nothing with `format = \"raw\"`"), hint);
         }
@@ -69,11 +70,17 @@ pub(super) fn build(
         None => (None, None),
         Some(file) => {
             let path = dir.join(&file.0);
-            let bytes = schema_of(&path, reading)?;
+            let bytes = schema_of(&path, &["decode", "schema"], reading)?;
             (Some(path), Some(bytes))
         }
     };
-    Some((DecodeSpec { format, schema, framing }, bytes))
+    let mut columns_from = Vec::new();
+    for (at, file) in table.columns_from.unwrap_or_default().iter().enumerate() {
+        let path = dir.join(&file.0);
+        schema_of(&path, &["decode", "columns_from", &at.to_string()], reading)?;
+        columns_from.push(path);
+    }
+    Some((DecodeSpec { format, schema, columns_from, framing }, bytes))
 }
 
 /// The registries that have the schema ids of a framing; none needed is `None`.
@@ -94,20 +101,26 @@ fn registry_kind(registry: &RegistrySpec) -> &'static str {
     }
 }
 
-/// The bytes of a pinned schema that can be used.
-fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
-    let path = ["decode", "schema"];
-    let shown = quoted(reading.root.written(&path));
+/// The bytes of a schema that can be used; `at` is where its path stands.
+fn schema_of(file: &Path, at: &[&str], reading: &mut Reading<'_>) -> Option<Vec<u8>> {
+    let (place, written) = match reading.root.within(at) {
+        Some(Node { place, value: Value::Text(text) }) => (place.clone(), text.written.clone()),
+        _ => (reading.place(at), String::new()),
+    };
+    let shown = quoted(&written);
+    let mut wrong = |message: String, hint: &str| {
+        reading.problems.push(Problem::new(place.clone(), message).with_hint(hint));
+    };
     let relative = "relative paths start at the project's folder";
     let bytes = match std::fs::metadata(file) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= LARGEST_SCHEMA_BYTES => std::fs::read(file),
         Ok(metadata) if metadata.is_file() => {
             let message = format!("schema {shown} has {} bytes, more than {LARGEST_SCHEMA_BYTES}", metadata.len());
-            reading.wrong(&path, message, "is it a schema at all?");
+            wrong(message, "is it a schema at all?");
             return None;
         }
         Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a file"), relative);
+            wrong(format!("schema {shown} is not a file"), relative);
             return None;
         }
         Err(error) => Err(error),
@@ -115,11 +128,11 @@ fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
     let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            reading.wrong(&path, format!("schema {shown} isn't there"), relative);
+            wrong(format!("schema {shown} isn't there"), relative);
             return None;
         }
         Err(error) => {
-            reading.wrong(&path, format!("schema {shown} can't be read: {error}"), relative);
+            wrong(format!("schema {shown} can't be read: {error}"), relative);
             return None;
         }
     };
@@ -129,11 +142,11 @@ fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
     match parsed {
         Ok(apache_avro::Schema::Record(_)) => Some(bytes),
         Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a record"), "a row needs named fields");
+            wrong(format!("schema {shown} is not a record"), "a row needs named fields");
             None
         }
         Err(error) => {
-            reading.wrong(&path, format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
+            wrong(format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
             None
         }
     }

@@ -239,11 +239,13 @@ pub struct GenerationSpec {
     pub since: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DecodeSpec {
     pub format: Format,
     /// The pinned reader schema: an `.avsc` file, absolute.
     pub schema: Option<PathBuf>,
+    /// Schemas whose fields the table has from the start: `.avsc` files, absolute.
+    pub columns_from: Vec<PathBuf>,
     pub framing: Framing,
 }
 

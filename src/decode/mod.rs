@@ -30,5 +30,5 @@ pub use error::DecodeError;
 pub use names::{column_name, field_name};
 pub use registry::{
     AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId,
-    SchemaRegistry, TokenError, TokenSource,
+    SchemaRegistry, TokenError, TokenSource, folder_texts,
 };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::spool::SpoolError;
+use crate::catalog::CatalogError;
 use crate::config::Problem;
 use crate::decode::{DecodeError, RegistryError};
 use crate::error::{Classify, Kind, Retry};
@@ -61,6 +62,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
     Credential(#[from] CredentialError),
@@ -83,6 +86,7 @@ impl PipelineError {
             Self::Decode(error) => Some(error),
             Self::Registry(error) => Some(error),
             Self::Sink(error) => Some(error),
+            Self::Catalog(error) => Some(error),
             Self::Storage(error) => Some(error),
             Self::Credential(error) => Some(error),
             _ => None,

@@ -12,13 +12,17 @@
 
 pub mod announcements;
 pub mod audit;
+pub mod check;
 pub mod checkpoints;
+pub mod columns;
 pub mod demo;
 pub mod error;
 pub mod gaps;
 pub mod generations;
 pub mod lock;
 pub mod partition;
+pub mod plan;
+pub mod roles;
 pub mod run;
 pub mod schedule;
 pub mod setup;
@@ -27,6 +31,7 @@ pub mod standing;
 pub mod status;
 pub mod supervise;
 pub mod transforms;
+pub mod unit_tests;
 pub mod webhook;
 
 pub use error::PipelineError;

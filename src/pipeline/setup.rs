@@ -4,20 +4,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::PipelineError;
 use super::checkpoints::Checkpoints;
+use super::{PipelineError, columns};
 use crate::catalog::{dead_letters_of, table_location};
 use crate::checkpoint::{PartitionKey, Range, SourceId};
 use crate::config::source_id;
-use crate::config::spec::{
-    CredentialSpec, EventHubsAccess, Format, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start,
-};
+use crate::config::spec::{CredentialSpec, EventHubsAccess, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start};
 use crate::decode::{
-    AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource, arrow_schema_of,
+    AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource,
 };
 use crate::fault_points::FaultPoints;
 use crate::sink::delta::dead_letters::Writer;
-use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema, raw_body};
+use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{LastSeen, ReadPartition};
@@ -136,15 +134,7 @@ pub fn table_spec(
     places: &Places,
     fault_points: FaultPoints,
 ) -> Result<TableSpec, PipelineError> {
-    let schema = match (pipeline.decode.format, &pipeline.decode.schema) {
-        (Format::Raw, _) => first_schema(&[raw_body()]),
-        (Format::Avro, Some(path)) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|source| PipelineError::File { path: path.clone(), source })?;
-            arrow_schema_of(&text)?
-        }
-        (Format::Avro, None) => first_schema(&[]),
-    };
+    let schema = columns::declared(pipeline)?.unwrap_or_else(|| first_schema(&[]));
     Ok(TableSpec {
         name: pipeline.sink.table.to_string(),
         location: table_location(&places.lake, &pipeline.sink.table),

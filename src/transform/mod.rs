@@ -13,11 +13,13 @@
 //! * A mistake is a value with the bytes of the SQL that it is about, and as many are found at once as can be.
 
 pub mod check;
+pub mod given;
 pub mod graph;
 pub mod run;
 
 mod condition;
 mod diagnose;
+mod explain;
 mod output;
 mod place;
 mod plan;
@@ -27,8 +29,10 @@ mod words;
 
 pub use crate::catalog::sql::SqlProblem;
 pub use condition::condition;
+pub use explain::{Explained, explain};
 pub use graph::Graph;
-pub use output::{HISTORY_COLUMNS, Output, table_schema};
+pub use output::{HISTORY_COLUMNS, Output, plain_schema, table_schema};
+pub use place::place_of_column;
 pub use plan::{checked, logical_plan, planned};
 pub use session::{CATALOG, register, session, session_config};
 pub use sql::{Input, LARGEST_SQL_BYTES, Parsed, parse, parse_query};

@@ -80,6 +80,15 @@ pub(super) fn output(plan: LogicalPlan) -> Result<Result<Output, Vec<ColumnProbl
     Ok(Ok(Output { plan, schema: Arc::new(Schema::new(fields)) }))
 }
 
+/// Columns as a scan gives them, in the types of their table.
+pub fn plain_schema(schema: &Schema) -> SchemaRef {
+    let plain = schema.fields().iter().map(|field| {
+        let data_type = held(field.data_type()).unwrap_or_else(|_| field.data_type().clone());
+        Field::new(field.name(), data_type, true)
+    });
+    Arc::new(Schema::new(plain.collect::<Vec<_>>()))
+}
+
 /// The columns of the table of a transform whose query gives `output`.
 pub fn table_schema(spec: &TransformSpec, output: &SchemaRef) -> SchemaRef {
     if spec.mode != Mode::History {

@@ -12,7 +12,7 @@ use crate::catalog::sql::bytes_of;
 
 /// The bytes of the item that gives a column: by its name, else by its number where no `*` stands before it; else
 /// of all items.
-pub(super) fn place_of_column(parsed: &Parsed, column: usize, name: &str) -> Option<Range<usize>> {
+pub fn place_of_column(parsed: &Parsed, column: usize, name: &str) -> Option<Range<usize>> {
     let select = first_select(query(parsed)?)?;
     let items = &select.projection;
     let is_plain = |item: &SelectItem| aliased(item).is_some();

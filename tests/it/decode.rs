@@ -78,7 +78,7 @@ impl SchemaRegistry for Shelf {
 }
 
 fn by_content_type(registry: Arc<dyn SchemaRegistry>) -> Decoder {
-    let spec = DecodeSpec { format: Format::Avro, schema: None, framing: Framing::Auto };
+    let spec = DecodeSpec { format: Format::Avro, schema: None, framing: Framing::Auto, ..DecodeSpec::default() };
     Decoder::open(&spec, Some(registry)).expect("a decoder")
 }
 
@@ -233,7 +233,7 @@ fn bare_datums_need_no_registry() {
     let path = dir.path().join("lead.avsc");
     std::fs::write(&path, LEAD).expect("written");
     for framing in [Framing::Auto, Framing::Bare] {
-        let spec = DecodeSpec { format: Format::Avro, schema: Some(path.clone()), framing };
+        let spec = DecodeSpec { format: Format::Avro, schema: Some(path.clone()), framing, ..DecodeSpec::default() };
         let decoder = Decoder::open(&spec, None).expect("a decoder");
         let decoded = decode_now(&decoder, batch(vec![event(0, None, lead_bytes(0)), event(1, None, vec![])]));
         assert_eq!(sequence_numbers(&decoded.batches[0]), [0]);
@@ -246,7 +246,7 @@ fn bare_datums_need_no_registry() {
 
 #[test]
 fn a_raw_body_stays_as_it_is() {
-    let spec = DecodeSpec { format: Format::Raw, schema: None, framing: Framing::Auto };
+    let spec = DecodeSpec { format: Format::Raw, schema: None, framing: Framing::Auto, ..DecodeSpec::default() };
     let decoder = Decoder::open(&spec, None).expect("a decoder");
     let decoded = decode_now(&decoder, batch(vec![event(0, None, vec![0, 0xFF]), event(1, Some(UNKNOWN_ID), vec![])]));
     assert_eq!(decoded.rejects, []);
@@ -258,7 +258,7 @@ fn a_raw_body_stays_as_it_is() {
 #[test]
 fn what_the_framing_needs_must_be_declared() {
     let open = |framing, registry| {
-        let spec = DecodeSpec { format: Format::Avro, schema: None, framing };
+        let spec = DecodeSpec { format: Format::Avro, schema: None, framing, ..DecodeSpec::default() };
         Decoder::open(&spec, registry).map(drop).map_err(|error| error.to_string())
     };
     let shelf = || Some(Shelf::with(&[]) as Arc<dyn SchemaRegistry>);

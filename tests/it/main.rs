@@ -6,6 +6,7 @@ mod audit;
 mod broker;
 mod capture;
 mod capture_index;
+mod check;
 mod config;
 mod decode;
 mod demo;

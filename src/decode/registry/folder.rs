@@ -125,21 +125,9 @@ fn read_again(path: PathBuf) -> Reading {
 
 /// All schemas of a folder, by every id that they have.
 fn read(folder: &Path) -> Result<Schemas, RegistryError> {
-    let mut paths = Vec::new();
-    find(folder, 0, &mut paths)?;
-    paths.sort();
-    let mut texts = Vec::with_capacity(paths.len());
-    let mut definitions = Definitions::default();
-    for path in paths {
-        let text = read_file(&path)?;
-        let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
-        definitions.add(&shown, &text).map_err(|reason| RegistryError::File { path: path.clone(), reason })?;
-        texts.push((path, text));
-    }
     let mut schemas = Schemas::new();
-    for (path, text) in texts {
+    for (path, text) in texts(folder)? {
         let wrong = |reason| RegistryError::File { path: path.clone(), reason };
-        let text = definitions.complete(&text).map_err(wrong)?;
         let by_content = fingerprints(&text).map_err(wrong)?.map(SchemaId::Fingerprint);
         let by_name = path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
         let by_name = by_name.filter(|id| id.kind() != IdKind::Fingerprint);
@@ -152,6 +140,30 @@ fn read(folder: &Path) -> Result<Schemas, RegistryError> {
         }
     }
     Ok(schemas)
+}
+
+/// The schemas of a folder's `.avsc` files and where each stands, in the order of their paths, with the named types that
+/// other files define put in.
+///
+/// # Errors
+/// A folder or a file that can't be read, a file that is no schema.
+pub fn texts(folder: &Path) -> Result<Vec<(PathBuf, String)>, RegistryError> {
+    let mut paths = Vec::new();
+    find(folder, 0, &mut paths)?;
+    paths.sort();
+    let mut texts = Vec::with_capacity(paths.len());
+    let mut definitions = Definitions::default();
+    for path in paths {
+        let text = read_file(&path)?;
+        let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        definitions.add(&shown, &text).map_err(|reason| RegistryError::File { path: path.clone(), reason })?;
+        texts.push((path, text));
+    }
+    let complete = texts.into_iter().map(|(path, text)| {
+        let text = definitions.complete(&text).map_err(|reason| RegistryError::File { path: path.clone(), reason })?;
+        Ok((path, text))
+    });
+    complete.collect()
 }
 
 fn find(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), RegistryError> {

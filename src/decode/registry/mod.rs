@@ -18,7 +18,7 @@ use reqwest::StatusCode;
 
 pub use azure::AzureRegistry;
 pub use confluent::ConfluentRegistry;
-pub use folder::FolderRegistry;
+pub use folder::{FolderRegistry, texts as folder_texts};
 
 use crate::config::spec::Secret;
 use crate::error::{Classify, Kind, Retry};

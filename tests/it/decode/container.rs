@@ -53,7 +53,7 @@ fn text(number: i64, text: &[u8]) -> Vec<u8> {
 }
 
 fn decoder() -> Decoder {
-    let spec = DecodeSpec { format: Format::Avro, schema: None, framing: Framing::Container };
+    let spec = DecodeSpec { format: Format::Avro, schema: None, framing: Framing::Container, ..DecodeSpec::default() };
     Decoder::open(&spec, None).expect("a container needs neither registry nor schema")
 }
 

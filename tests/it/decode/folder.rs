@@ -75,7 +75,7 @@ async fn single_object_encoding_may_name_the_pinned_schema() {
     let dir = folder(&[("lead.avsc", LEAD)]);
     let schema = Some(dir.path().join("lead.avsc"));
     for framing in [Framing::Auto, Framing::SingleObject] {
-        let spec = DecodeSpec { format: Format::Avro, schema: schema.clone(), framing };
+        let spec = DecodeSpec { format: Format::Avro, schema: schema.clone(), framing, ..DecodeSpec::default() };
         let decoder = Decoder::open(&spec, None).expect("a decoder");
         let other = event(1, None, single_object(OF_INT, &[2]));
         let events = batch(vec![event(0, None, single_object(OF_LEAD, &lead_bytes(0))), other]);
@@ -171,7 +171,7 @@ fn what_is_wrong_with_a_folder_names_the_file() {
 fn confluents_framing_needs_files_named_by_numbers() {
     let dir = folder(&[("lead.avsc", LEAD)]);
     let opened = |framing| {
-        let spec = DecodeSpec { format: Format::Avro, schema: None, framing };
+        let spec = DecodeSpec { format: Format::Avro, schema: None, framing, ..DecodeSpec::default() };
         let registry: Arc<dyn SchemaRegistry> = open(dir.path()).expect("a folder");
         Decoder::open(&spec, Some(registry)).map(drop).map_err(|error| error.to_string())
     };
