@@ -28,6 +28,8 @@ enum File {
     Project,
     /// `pipelines/**/*.toml`
     Pipeline,
+    /// `tests/**/*.toml`
+    Test,
 }
 
 /// # Errors
@@ -38,6 +40,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         output.line(match file {
             File::Project => schema::project_json(),
             File::Pipeline => schema::pipeline_json(),
+            File::Test => schema::test_json(),
         })?;
         return Ok(Exit::Well.into());
     }

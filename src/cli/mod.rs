@@ -22,6 +22,7 @@ pub mod rows;
 pub mod run;
 pub mod signals;
 pub mod status;
+pub mod test;
 pub mod transform;
 
 use std::ffi::OsString;
@@ -61,6 +62,7 @@ commands! {
     Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
     Plan => plan, "Show what is made of what, and what a deploy would change";
+    Test => test, "Run the project's tests of its transforms, in a lake of their own";
     Run => run, "Run pipelines, until stopped or until nothing is left";
     Backfill => backfill, "Take in what Event Hubs Capture kept, beside the live pipeline";
     Transform => transform, "Run transforms once, each after those whose tables it reads";

@@ -66,6 +66,10 @@ impl Shape<'_> {
     }
 
     fn value(&mut self, entry: &Entry, schema: &Json, path: &[&str]) -> Option<Json> {
+        // What it means is not for a schema to say.
+        if schema["x-free"] == true {
+            return Some(Json::Null);
+        }
         if let Value::Table(table) = &entry.node.value
             && let Some(member) = schema::members(schema).into_iter().find(|member| schema::is_table(member))
         {
@@ -116,6 +120,8 @@ impl Shape<'_> {
                 self.variable(node, text, scalar, kind, path)
             }
             (Value::Integer(number), Some(scalar), Some("integer")) => self.integer(node, *number, scalar, path),
+            (Value::Integer(number), Some(_), Some("number")) => Some((*number).into()),
+            (Value::Float(number), Some(_), Some("number")) => Some((*number).into()),
             (Value::HugeInteger, Some(_), Some("integer")) => {
                 self.explained(&node.place, format!("{} is too large a number", name(path)), schema);
                 None

@@ -31,6 +31,7 @@ pub mod standing;
 pub mod status;
 pub mod supervise;
 pub mod transforms;
+pub mod unit_tests;
 pub mod webhook;
 
 pub use error::PipelineError;

@@ -13,6 +13,7 @@
 //! * A mistake is a value with the bytes of the SQL that it is about, and as many are found at once as can be.
 
 pub mod check;
+pub mod given;
 pub mod graph;
 pub mod run;
 
