@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray as _, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use deltalake::DeltaTableError;
@@ -224,7 +224,7 @@ impl FilesWriter {
             Some(encoder) => encoder,
             None => self.encoder.insert(Encoder::new(&self.table, &self.partition_columns, Columns::default())?),
         };
-        encoder.write(batch).await?;
+        encoder.write(&without_empty_texts(batch, &self.partition_columns)?).await?;
         self.rows += batch.num_rows() as u64;
         self.held_bytes += batch.get_array_memory_size();
         if self.held_bytes >= HELD_BYTES {
@@ -258,6 +258,21 @@ impl FilesWriter {
     pub async fn abort(self) {
         delete(&self.store, &self.stored).await;
     }
+}
+
+/// Delta writes a null of a partition column as the empty text, so an empty text is null to readers; here it
+/// is so from the beginning.
+fn without_empty_texts(batch: &RecordBatch, partition_columns: &[String]) -> Result<RecordBatch, FileError> {
+    let mut columns = batch.columns().to_vec();
+    for name in partition_columns {
+        let Ok(at) = batch.schema().index_of(name) else { continue };
+        let Some(texts) = columns[at].as_string_opt::<i32>() else { continue };
+        if texts.iter().flatten().any(str::is_empty) {
+            columns[at] =
+                Arc::new(texts.iter().map(|text| text.filter(|text| !text.is_empty())).collect::<StringArray>());
+        }
+    }
+    RecordBatch::try_new(batch.schema(), columns).map_err(FileError::rows)
 }
 
 /// Deletes files that no commit of ours names and none will: a lost race, a run that failed. Best

@@ -7,14 +7,17 @@
 
 use arrow::datatypes::SchemaRef;
 
-use super::TransformError;
 use super::consumed::Position;
+use super::{TakenBy, TransformError};
 use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
 use crate::catalog::state::{ActiveFile, active_files, arrow_schema};
 use crate::catalog::table_location;
 use crate::config::spec::TableName;
 use crate::storage::Location;
+
+/// What a commit that begins a table anew notes of itself.
+pub const REFRESH: &str = "refresh";
 
 /// A table at the version that a run has pinned it to.
 #[derive(Debug)]
@@ -174,12 +177,13 @@ impl InputTable {
             return Ok(Vec::new());
         }
         if commit.removes_data() {
-            return Err(TransformError::RowsTaken {
-                table: self.name.clone(),
-                version: commit.version,
-                operation: commit.operation().to_owned(),
-                is_ours: commit.flush_id().is_some(),
-            });
+            let by = match commit.flush_id() {
+                None => TakenBy::Stranger,
+                Some(_) if commit.note()[REFRESH] == true => TakenBy::Refresh,
+                Some(_) => TakenBy::Update,
+            };
+            let operation = commit.operation().to_owned();
+            return Err(TransformError::RowsTaken { table: self.name.clone(), version: commit.version, operation, by });
         }
         Ok(commit.adds().filter(|add| add.data_change).map(ActiveFile::from).collect())
     }

@@ -14,6 +14,8 @@
 //! | file | is |
 //! |---|---|
 //! | [`engine`] | one run: part after part, until the inputs' heads at its start are reached |
+//! | `queries`, `touched` | the query over new rows, over all, and which keys new rows touch |
+//! | [`report`] | what a run did |
 //! | [`input`] | what is new in an input; snapshots |
 //! | [`consumed`] | how far an input was read, in the output's log |
 //! | [`output`] | the table: its head, its columns, commits |
@@ -32,6 +34,8 @@ pub mod input;
 pub mod keyed;
 pub mod modes;
 pub mod output;
+mod queries;
+pub mod report;
 pub mod run_log;
 pub mod side;
 pub mod stage;
@@ -56,13 +60,13 @@ pub enum TransformError {
     #[error("there is no table `{0}` yet")]
     NoInput(TableName),
     #[error("`{operation}` in version {version} of `{table}` took rows away that were read before")]
-    RowsTaken { table: TableName, version: u64, operation: String, is_ours: bool },
+    RowsTaken { table: TableName, version: u64, operation: String, by: TakenBy },
     #[error("version {version} of `{table}` was cleaned out of its log before it was read")]
     VersionGone { table: TableName, version: u64 },
     #[error("`{table}` can't be read any more as it was at version {version}")]
     SnapshotGone { table: TableName, version: u64, source: Box<CatalogError> },
-    #[error("a file of an input was vacuumed before it was read")]
-    FileGone(#[source] Box<DataFusionError>),
+    #[error("a file of `{table}` was vacuumed before it was read")]
+    FileGone { table: TableName, source: object_store::Error },
     #[error("the log has an entry that this version can't read: `{app_id}`")]
     Newer { app_id: String },
     #[error("{violations} rows violate the expectation `{name}`: {check}")]
@@ -83,15 +87,20 @@ pub enum TransformError {
     Internal(String),
 }
 
+/// Who took rows of an input away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenBy {
+    Stranger,
+    /// Its own transform, which updates rows in place.
+    Update,
+    /// Its own transform, which began it anew.
+    Refresh,
+}
+
 impl From<DataFusionError> for TransformError {
     fn from(error: DataFusionError) -> Self {
-        let is_gone = |error: &DataFusionError| match error {
-            DataFusionError::ObjectStore(source) => matches!(**source, object_store::Error::NotFound { .. }),
-            _ => false,
-        };
         let source = Box::new(error);
         match source.find_root() {
-            root if is_gone(root) => Self::FileGone(source),
             DataFusionError::ResourcesExhausted(_) => Self::Memory(source),
             DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => Self::Value(source),
             DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::NotImplemented(_) => {
@@ -123,7 +132,7 @@ impl Classify for TransformError {
             Self::RowsTaken { .. }
             | Self::VersionGone { .. }
             | Self::SnapshotGone { .. }
-            | Self::FileGone(_)
+            | Self::FileGone { .. }
             | Self::Newer { .. } => Kind::Data,
             Self::Lost { .. } | Self::Read(_) => Kind::External,
             Self::File(FileError::Store { .. }) => Kind::External,
@@ -145,14 +154,17 @@ impl Classify for TransformError {
         match self {
             Self::Sql(problems) => problems.iter().find_map(|problem| problem.hint.clone()),
             Self::Evolved { .. } => Some(ANEW.to_owned()),
-            Self::RowsTaken { table, is_ours: true, .. } => Some(format!(
+            Self::RowsTaken { table, by: TakenBy::Refresh, .. } => {
+                Some(format!("`{table}` was begun anew by `--full-refresh`: begin this one anew, too"))
+            }
+            Self::RowsTaken { table, by: TakenBy::Update, .. } => Some(format!(
                 "`{table}` is updated in place, and its changes can't be streamed: read it as a table, without `STREAM`"
             )),
             Self::RowsTaken { table, version, .. } => Some(format!(
                 "{ANEW}; `skip_versions = [\"{table}@{version}\"]` passes over that version and keeps what was made \
                  of those rows"
             )),
-            Self::VersionGone { .. } | Self::SnapshotGone { .. } | Self::FileGone(_) => {
+            Self::VersionGone { .. } | Self::SnapshotGone { .. } | Self::FileGone { .. } => {
                 Some(format!("{ANEW}; the input's retention is shorter than the time since the last run"))
             }
             Self::Newer { .. } => Some("run the newer version of sluice that wrote it".to_owned()),

@@ -112,7 +112,9 @@ impl Lake {
         let mut output = Output::open_or_create(&self.location(), &name(table), &schema, &[], Vec::new())
             .await
             .expect("the input can be opened");
-        output.follow(&schema, None, &[], &note).await.expect("columns can be added");
+        let more = schema.fields().iter().filter(|field| output.schema.field_with_name(field.name()).is_err());
+        let wider = Schema::new(output.schema.fields().iter().chain(more).cloned().collect::<Vec<_>>());
+        output.follow(&wider, None, &[], &note).await.expect("columns can be added");
         let mut writer = output.writer();
         let rows = sluicebox::transform::run::columns::fit(rows, &output.schema).expect("the rows fit");
         writer.write(&rows).await.expect("rows can be encoded");

@@ -7,8 +7,8 @@ use arrow::datatypes::{DataType, Field, Schema};
 use deltalake::DeltaTable;
 use serde_json::json;
 use sluicebox::catalog::data_file::delete;
-use sluicebox::transform::run::TransformError;
 use sluicebox::transform::run::engine::Refresh;
+use sluicebox::transform::run::{TakenBy, TransformError};
 
 use super::lake::{Event, Lake, event};
 
@@ -95,7 +95,7 @@ async fn rows_that_a_stranger_took_stop_the_stream_until_somebody_decides() {
     lake.append("bronze.events", &numbered(10, 20)).await;
     let failed = lake.run_with(Refresh::No).await;
     match &failed[0].failure {
-        Some(TransformError::RowsTaken { version: taken, is_ours: false, .. }) => assert_eq!(*taken, version),
+        Some(TransformError::RowsTaken { version: taken, by: TakenBy::Stranger, .. }) => assert_eq!(*taken, version),
         other => panic!("{other:?}"),
     }
     assert_eq!(seqs(&lake).await, (0..10).collect::<Vec<_>>(), "nothing of that run is in");
@@ -120,9 +120,8 @@ async fn what_cleanup_or_vacuum_took_is_told_by_its_version() {
     let newest = held.log.read(second).await.expect("the log is there").expect("so is the version");
     delete(held.log.store(), &newest.adds().cloned().collect::<Vec<_>>()).await;
     let failed = lake.run_with(Refresh::No).await;
-    assert!(matches!(failed[0].failure, Some(TransformError::FileGone(_))), "{failed:?}");
-    let commit = lake.path().join(format!("lake/bronze/events/_delta_log/{second:020}.json"));
-    std::fs::remove_file(commit).expect("a commit can be removed");
+    assert!(matches!(failed[0].failure, Some(TransformError::FileGone { .. })), "{failed:?}");
+    crate::sink::checkpoint_and_clean(held.log.store(), held.base.version).await;
     let failed = lake.run_with(Refresh::No).await;
     match &failed[0].failure {
         Some(TransformError::VersionGone { version, .. }) => assert_eq!(*version, second),
@@ -221,4 +220,18 @@ async fn one_that_fails_holds_back_those_that_hang_on_it_and_no_other() {
         ]
     );
     assert_eq!(lake.run_with(Refresh::No).await.iter().filter(|summary| summary.outcome == "unchanged").count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_begun_anew_stops_who_streams_it_and_says_why() {
+    let lake = Lake::new(&[APPEND, ("gold.events", "mode = \"append\"", "SELECT seq FROM STREAM(silver.events)")]);
+    lake.append("bronze.events", &numbered(0, 3)).await;
+    lake.run().await;
+    lake.declare(&[APPEND]);
+    lake.run_with(Refresh::Full).await;
+    lake.declare(&[APPEND, ("gold.events", "mode = \"append\"", "SELECT seq FROM STREAM(silver.events)")]);
+    let failed = lake.run_with(Refresh::No).await;
+    assert!(matches!(failed[1].failure, Some(TransformError::RowsTaken { by: TakenBy::Refresh, .. })), "{failed:?}");
+    lake.run_with(Refresh::Full).await;
+    assert_eq!(lake.count("gold.events").await, 3);
 }
