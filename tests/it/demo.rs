@@ -92,6 +92,14 @@ fn a_second_demo_goes_on_where_the_first_ended() {
     let ledger = sluice(&project, &["ledger", "bronze.leads"]);
     assert!(ledger.status.success() && !ledger.stdout.is_empty(), "{}", String::from_utf8_lossy(&ledger.stderr));
     assert!(json(&project, &["check", "--format", "json"])["ok"] == true);
+    let tested = json(&project, &["test", "--format", "json"]);
+    assert_eq!(tested["failed"], 0, "{tested}");
+    for table in SILVER_AND_GOLD {
+        let sql =
+            format!("SELECT count(*) AS runs FROM sluice.runs WHERE transform = '{table}' AND outcome = 'committed'");
+        let runs = json(&project, &["query", "--format", "json", &sql]);
+        assert_eq!(runs[0]["runs"], 2, "{table} was made once for each demo");
+    }
 }
 
 #[test]

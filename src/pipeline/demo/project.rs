@@ -58,6 +58,15 @@ const FILES: &[(&str, &str)] = &files![
     "sql/product/silver_products_history.sql",
 ];
 
+macro_rules! tests {
+    ($($name:literal),+ $(,)?) => {
+        [$((concat!("tests/", $name), include_str!(concat!("../../../tests/insurer/", $name)))),+]
+    };
+}
+
+/// The project's own tests of its transforms. In the repository they lie beside those of Sluicebox.
+const TESTS: &[(&str, &str)] = &tests!["accounts.toml", "contacts.toml", "leads.toml", "products.toml", "sales.toml"];
+
 /// A folder that nobody else plays a demo in, until dropped.
 #[derive(Debug)]
 pub struct Folder {
@@ -85,7 +94,7 @@ pub fn lay_out(dir: &Path) -> Result<Folder, DemoError> {
     fs::create_dir_all(&mark).map_err(failed(&mark))?;
     let lock = take(&mark.join("demo.lock"), dir)?;
     let project = project_file();
-    let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES.iter().copied());
+    let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES.iter().chain(TESTS).copied());
     for (name, text) in files {
         let path: PathBuf = dir.join(name);
         if path.exists() {
@@ -132,7 +141,8 @@ mod tests {
     #[test]
     fn every_file_of_the_project_is_laid_out() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut open = vec![root.join("pipelines"), root.join("schemas"), root.join("sql")];
+        let mut open: Vec<_> =
+            ["pipelines", "schemas", "sql", "tests/insurer"].map(|folder| root.join(folder)).to_vec();
         let mut found = Vec::new();
         while let Some(path) = open.pop() {
             if path.is_dir() {
@@ -142,7 +152,8 @@ mod tests {
             }
         }
         found.sort();
-        assert_eq!(found, FILES.iter().map(|(path, _)| (*path).to_owned()).collect::<Vec<_>>());
+        let laid_out = FILES.iter().chain(TESTS).map(|(path, _)| path.replacen("tests/", "tests/insurer/", 1));
+        assert_eq!(found, laid_out.collect::<Vec<_>>());
     }
 
     #[test]
