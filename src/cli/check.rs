@@ -28,6 +28,8 @@ enum File {
     Project,
     /// `pipelines/**/*.toml`
     Pipeline,
+    /// `tests/**/*.toml`
+    Test,
 }
 
 /// # Errors
@@ -38,6 +40,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         output.line(match file {
             File::Project => schema::project_json(),
             File::Pipeline => schema::pipeline_json(),
+            File::Test => schema::test_json(),
         })?;
         return Ok(Exit::Well.into());
     }
@@ -68,7 +71,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
 }
 
 /// Beside the problems: what isn't wrong, and should be known.
-fn say_notes(notes: &[Problem], output: &Output) {
+pub(super) fn say_notes(notes: &[Problem], output: &Output) {
     for note in notes {
         let place = note.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
         let hint = note.hint.as_ref().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();

@@ -15,6 +15,7 @@ pub mod gaps;
 pub mod ledger;
 pub mod maintain;
 pub mod output;
+pub mod plan;
 pub mod problems;
 pub mod progress;
 pub mod query;
@@ -23,6 +24,7 @@ pub mod rows;
 pub mod run;
 pub mod signals;
 pub mod status;
+pub mod test;
 pub mod transform;
 
 use std::ffi::OsString;
@@ -62,6 +64,8 @@ macro_rules! commands {
 commands! {
     Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
+    Plan => plan, "Show what is made of what, and what a deploy would change";
+    Test => test, "Run the project's tests of its transforms, in a lake of their own";
     Run => run, "Run pipelines, until stopped or until nothing is left";
     Backfill => backfill, "Take in what Event Hubs Capture kept, beside the live pipeline";
     Transform => transform, "Run transforms once, each after those whose tables it reads";

@@ -8,8 +8,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod test;
 mod transform;
 
+pub(super) use test::{Batching, ExpectedTable, GivenTable, TestFile, TestTable};
 pub(super) use transform::{
     DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
 };

@@ -14,6 +14,9 @@ use crate::config::spec::{OWN_SCHEMA, ProjectSpec, TableName};
 use crate::config::{Problem, nearest, quoted};
 use crate::sink::delta::dead_letters;
 use crate::transform::graph::{self, Graph, Node};
+use crate::transform::run::expectations::quarantine_schema;
+use crate::transform::run::modes::grave_schema;
+use crate::transform::run::side::{graves_of, quarantine_of};
 use crate::transform::{Input, Output, check as transform_check, place_of_column, session, table_schema};
 
 /// What is known of a project whose files are well.
@@ -144,6 +147,9 @@ impl Checker<'_> {
         if is_transforms && *table == owner {
             return Ok(Known::Told);
         }
+        if let (Some(node), Some(output)) = (self.checked.graph.node(&owner), self.checked.outputs.get(&owner)) {
+            return Ok(side_table(node, output, table).map_or(Known::Nobody, Known::Columns));
+        }
         if let Some(schema) = columns::in_lake(table, &self.places).await? {
             return Ok(Known::Columns(schema));
         }
@@ -211,6 +217,14 @@ impl Checker<'_> {
         }
         Ok(problems)
     }
+}
+
+/// The columns of a table that stands beside that of a transform.
+pub fn side_table(node: &Node, output: &Output, table: &TableName) -> Option<SchemaRef> {
+    if *table == quarantine_of(&node.spec.table) {
+        return Some(Arc::new(quarantine_schema(&output.schema)));
+    }
+    (*table == graves_of(&node.spec.table)).then(|| Arc::new(grave_schema(&node.spec, &output.schema)))
 }
 
 /// A type as Delta calls it.

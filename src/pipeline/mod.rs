@@ -23,7 +23,9 @@ pub mod generations;
 pub mod lock;
 pub mod maintenance;
 pub mod partition;
+pub mod plan;
 pub mod reject_share;
+pub mod roles;
 pub mod run;
 pub mod schedule;
 pub mod setup;
@@ -32,6 +34,7 @@ pub mod standing;
 pub mod status;
 pub mod supervise;
 pub mod transforms;
+pub mod unit_tests;
 pub mod webhook;
 
 pub use error::PipelineError;

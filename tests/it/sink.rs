@@ -293,6 +293,27 @@ async fn the_records_of_an_event_are_trimmed_and_stay_rejected_together() {
 }
 
 #[tokio::test]
+async fn declared_columns_are_there_before_their_first_event() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let declared = |columns: &[&str]| {
+        let columns: Vec<_> = columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+        TableSpec { schema: first_schema(&columns), ..spec(dir.path()) }
+    };
+    let store = log_store(&location(dir.path(), "leads")).expect("a log");
+    let writer = TableWriter::open(declared(&["reason"])).await.expect("made");
+    assert_eq!(writer.version(), 0);
+    assert!(scan(&store, "SELECT reason FROM t").await.is_ok() && scan(&store, "SELECT city FROM t").await.is_err());
+    // Declared later, when the table is there.
+    let mut writer = TableWriter::open(declared(&["reason", "city"])).await.expect("opened");
+    assert_eq!(writer.version(), 1);
+    assert!(scan(&store, "SELECT reason, city FROM t").await.is_ok());
+    writer.flush(&[staged("0", 0, 10)]).await.expect("committed");
+    assert_eq!(numbers(dir.path(), "leads", "0").await, once(0, 10));
+    let opened_again = TableWriter::open(declared(&["reason", "city"])).await.expect("opened again");
+    assert_eq!(opened_again.version(), writer.version(), "nothing was to be added");
+}
+
+#[tokio::test]
 async fn two_writers_that_bring_different_columns_keep_both() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (mut one, mut two) = (open(dir.path()).await, open(dir.path()).await);

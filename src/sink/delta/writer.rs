@@ -126,7 +126,21 @@ impl TableWriter {
         let log = CommitLog::new(log_store(&spec.dead_letters)?, format!("{}__dead_letters", spec.name));
         let dead_letters = DeadLetters::open(log, &table.ledger).await?;
         let columns = TableColumns::new(table.schema.clone(), spec.policy);
-        Ok(Self { spec, table, columns, dead_letters, schema_changes: 0, put_ids: Vec::new(), may_still_land: false })
+        let mut writer =
+            Self { spec, table, columns, dead_letters, schema_changes: 0, put_ids: Vec::new(), may_still_land: false };
+        writer.add_known_columns().await?;
+        Ok(writer)
+    }
+
+    /// A table that is there already gets the columns that were declared since.
+    async fn add_known_columns(&mut self) -> Result<(), SinkError> {
+        let known = [RecordBatch::new_empty(self.spec.schema.clone())];
+        for _ in 0..TRIES {
+            if self.evolve(&known).await?.is_none() {
+                return Ok(());
+            }
+        }
+        Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
     }
 
     pub fn ledger(&self) -> &Ledger {

@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use datafusion::catalog::TableProvider;
-use datafusion::dataframe::DataFrame;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::prelude::SessionContext;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, Part, REFRESH};
@@ -22,17 +21,16 @@ use super::modes::{Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
 use super::side::{self, Side};
 use super::stage::Staged;
-use super::{TransformError, touched};
-use crate::catalog::Catalog;
 use crate::catalog::data_file::delete;
-use crate::catalog::file_table::FileTable;
 use crate::catalog::rewrite::{Change, Kind};
 use crate::catalog::state::metadata_of_new;
 use crate::config::spec::{Mode, OnViolation, TableName, TransformSpec, Trigger};
 use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::shutdown::Shutdown;
 use crate::storage::Location;
-use crate::transform::{Input, Parsed, parse, planned, register, session, table_schema};
+use crate::transform::{Parsed, parse, session};
+
+pub use super::report::{Outcome, Read, Report};
 
 /// How much of an input is read into one commit unless told otherwise, in bytes of its files.
 /// Smaller makes more commits of a first run; larger more to do again after a crash.
@@ -55,66 +53,6 @@ pub struct Engine {
     pub shutdown: Shutdown,
 }
 
-/// What a run did, whether it ended well or not.
-#[derive(Debug)]
-pub struct Report {
-    pub table: TableName,
-    pub run_id: String,
-    pub started_at: DateTime<Utc>,
-    pub ended_at: DateTime<Utc>,
-    /// Of each input: its version before and after, where rows were read from it.
-    pub read: BTreeMap<String, Read>,
-    /// The versions of the output that it committed.
-    pub committed: Vec<u64>,
-    /// Rows that streamed inputs brought; none where their files don't say.
-    pub rows_in: Option<u64>,
-    pub rows_out: u64,
-    pub violations: Vec<Violations>,
-    pub error: Option<TransformError>,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Committed,
-    /// Nothing was new.
-    Unchanged,
-    /// An input isn't there yet.
-    Waits,
-    Failed,
-}
-
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::Unchanged => "unchanged",
-            Self::Waits => "waits",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Report {
-    pub fn outcome(&self) -> Outcome {
-        match &self.error {
-            Some(TransformError::NoInput(_)) => Outcome::Waits,
-            Some(_) => Outcome::Failed,
-            None if self.committed.is_empty() => Outcome::Unchanged,
-            None => Outcome::Committed,
-        }
-    }
-}
-
-/// Versions of an input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Read {
-    pub is_streamed: bool,
-    /// What was consumed before; none at first.
-    pub from: Option<u64>,
-    pub to: u64,
-}
-
 /// Where a part of a run has led.
 enum Step {
     Committed,
@@ -124,13 +62,13 @@ enum Step {
 }
 
 /// One run, as far as it has come.
-struct Run<'a> {
-    engine: &'a Engine,
-    spec: &'a TransformSpec,
-    parsed: Parsed,
-    inputs: BTreeMap<TableName, InputTable>,
+pub(super) struct Run<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) spec: &'a TransformSpec,
+    pub(super) parsed: Parsed,
+    pub(super) inputs: BTreeMap<TableName, InputTable>,
     /// Whole inputs, each at the version that it is pinned to.
-    snapshots: HashMap<(TableName, u64), Arc<dyn TableProvider>>,
+    pub(super) snapshots: HashMap<(TableName, u64), Arc<dyn TableProvider>>,
     report: Report,
 }
 
@@ -220,23 +158,6 @@ impl Run<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The columns that the table is to have, by the query as it is now.
-    async fn wanted_columns(&mut self) -> Result<SchemaRef, TransformError> {
-        let session = session(Arc::clone(&self.engine.runtime));
-        let frame = self.query(&session, &HashMap::new()).await?;
-        let output: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-        let columns = [&self.spec.keys, &self.spec.sequence_by, &self.spec.partition_by];
-        let columns = columns.into_iter().flatten().chain(self.spec.dedupe.iter().flat_map(|dedupe| &dedupe.by));
-        let missing: Vec<String> = columns
-            .filter(|name| output.field_with_name(name).is_err())
-            .map(|name| format!("column `{name}`, which its declaration names, isn't in the query's output"))
-            .collect();
-        if !missing.is_empty() {
-            return Err(TransformError::Columns(missing));
-        }
-        Ok(table_schema(self.spec, &output))
     }
 
     /// Takes all rows out of the table and all that it knows of its inputs, in one commit; the run
@@ -550,102 +471,6 @@ impl Run<'_> {
 
     fn streamed(&self) -> impl Iterator<Item = &TableName> {
         self.parsed.inputs.iter().filter(|input| input.is_streamed).map(|input| &input.table)
-    }
-
-    /// The versions of inputs that are read whole.
-    fn pinned(&self) -> Vec<(String, i64)> {
-        let whole = self.parsed.inputs.iter().filter(|input| !input.is_streamed);
-        let pinned = whole.filter_map(|input| self.inputs.get(&input.table));
-        pinned.map(|input| side::pinned(input.id(), input.head.version)).collect()
-    }
-
-    /// The query over new rows of streamed inputs, none where there is no part of them.
-    async fn query(
-        &mut self,
-        session: &SessionContext,
-        parts: &HashMap<TableName, Part>,
-    ) -> Result<DataFrame, TransformError> {
-        for input in self.parsed.inputs.clone() {
-            let provider = if input.is_streamed {
-                self.new_rows(session, &input, parts.get(&input.table))?
-            } else {
-                self.snapshot(session, &input.table).await?
-            };
-            register(session, &input, provider)?;
-        }
-        self.planned(session).await
-    }
-
-    /// The query over whole inputs, those that it streams too.
-    async fn whole_query(&mut self, session: &SessionContext) -> Result<DataFrame, TransformError> {
-        for input in self.parsed.inputs.clone() {
-            let provider = self.snapshot(session, &input.table).await?;
-            register(session, &input, provider)?;
-        }
-        self.planned(session).await
-    }
-
-    /// The keys that new rows touch, or nothing where any may be: of each streamed input its new rows against the whole of the others.
-    async fn touched_keys(
-        &mut self,
-        session: &SessionContext,
-        parts: &HashMap<TableName, Part>,
-    ) -> Result<Option<DataFrame>, TransformError> {
-        let mut all: Option<DataFrame> = None;
-        for streamed in self.parsed.inputs.clone().iter().filter(|input| input.is_streamed) {
-            if parts.get(&streamed.table).is_none_or(|part| part.files.is_empty()) {
-                continue;
-            }
-            for input in self.parsed.inputs.clone() {
-                let provider = if input == *streamed {
-                    self.new_rows(session, &input, parts.get(&input.table))?
-                } else {
-                    self.snapshot(session, &input.table).await?
-                };
-                register(session, &input, provider)?;
-            }
-            let query = self.planned(session).await?;
-            let Some(keys) = touched::keys(session, query, streamed, &self.spec.keys)? else { return Ok(None) };
-            all = Some(match all {
-                None => keys,
-                Some(held) => held.union(keys)?,
-            });
-        }
-        Ok(all)
-    }
-
-    async fn planned(&self, session: &SessionContext) -> Result<DataFrame, TransformError> {
-        let output = planned(session, &self.parsed).await.map_err(TransformError::Sql)?;
-        Ok(session.execute_logical_plan(output.plan).await?)
-    }
-
-    fn new_rows(
-        &self,
-        session: &SessionContext,
-        input: &Input,
-        part: Option<&Part>,
-    ) -> Result<Arc<dyn TableProvider>, TransformError> {
-        let table = self.inputs.get(&input.table).ok_or_else(|| TransformError::NoInput(input.table.clone()))?;
-        let files = part.map(|part| part.files.as_slice()).unwrap_or_default();
-        Ok(FileTable::open(session, table.log.store(), &table.schema, table.partition_columns(), files)?)
-    }
-
-    async fn snapshot(
-        &mut self,
-        session: &SessionContext,
-        name: &TableName,
-    ) -> Result<Arc<dyn TableProvider>, TransformError> {
-        let table = self.inputs.get(name).ok_or_else(|| TransformError::NoInput(name.clone()))?;
-        let version = table.head.version;
-        session
-            .register_object_store(table.log.store().object_store_url().as_ref(), table.log.store().object_store(None));
-        if let Some(provider) = self.snapshots.get(&(name.clone(), version)) {
-            return Ok(Arc::clone(provider));
-        }
-        let opened = Catalog::new(&self.engine.lake).open(name, Some(version)).await?;
-        let provider = opened.ok_or_else(|| TransformError::NoInput(name.clone()))?.provider;
-        self.snapshots.insert((name.clone(), version), Arc::clone(&provider));
-        Ok(provider)
     }
 
     fn note(&self) -> Value {

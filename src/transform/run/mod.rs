@@ -14,6 +14,8 @@
 //! | file | is |
 //! |---|---|
 //! | [`engine`] | one run: part after part, until the inputs' heads at its start are reached |
+//! | `queries`, `touched` | the query over new rows, over all, and which keys new rows touch |
+//! | [`report`] | what a run did |
 //! | [`input`] | what is new in an input; snapshots |
 //! | [`consumed`] | how far an input was read, in the output's log |
 //! | [`output`] | the table: its head, its columns, commits |
@@ -32,6 +34,8 @@ pub mod input;
 pub mod keyed;
 pub mod modes;
 pub mod output;
+mod queries;
+pub mod report;
 pub mod run_log;
 pub mod side;
 pub mod stage;
