@@ -246,7 +246,10 @@ fn one_blob(bytes: &[u8], file: &Path, writer: &mut Option<ArrowWriter<File>>) -
     let mut write = |batch: arrow::array::RecordBatch| {
         let writer = writer.get_or_insert_with(|| {
             let zstd = Compression::ZSTD(ZstdLevel::try_new(1).expect("a level"));
-            let properties = WriterProperties::builder().set_compression(zstd).build();
+            let properties = WriterProperties::builder()
+                .set_compression(zstd)
+                .set_max_row_group_row_count(Some(sluicebox::catalog::data_file::ROW_GROUP_ROWS))
+                .build();
             ArrowWriter::try_new(File::create(file).expect("made"), batch.schema(), Some(properties)).expect("a writer")
         });
         writer.write(&batch).expect("written");

@@ -43,6 +43,21 @@ pub fn leisure() -> Handle {
     runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
 }
 
+/// The runtime for queries, which compute and read files in one: apart from the reactor that sockets
+/// and timers of pipelines are served by.
+///
+/// # Panics
+/// Outside of a runtime, when the system has no more threads.
+pub fn queries() -> Handle {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        let mut builder = Builder::new_multi_thread();
+        let built = builder.thread_name("query").thread_stack_size(STACK_BYTES).enable_all().build();
+        built.inspect_err(|error| tracing::warn!(%error, "no threads for queries: the reactor's are used")).ok()
+    });
+    runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
+}
+
 /// Runs `work` on a thread that computes.
 ///
 /// # Cancel safety

@@ -16,7 +16,7 @@
 //! | 3 | [`catalog`] | names to tables, and what their logs say |
 //! | 2 | [`storage`] | object stores and sign-ins |
 //! | 1 | [`config`], [`telemetry`], [`avro_container`], [`batch`], [`compute`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, threads and memory |
-//! | 0 | [`checkpoint`], [`error`] | the ledger's algebra, and how errors are classified; no I/O |
+//! | 0 | [`checkpoint`], [`error`], [`fault_points`] | the ledger's algebra, how errors are classified, where crash tests may die; no I/O |
 //!
 //! Imports run downward alone; a test keeps that true. `docs/exactly-once.md` has the argument
 //! that everything rests on.
@@ -31,6 +31,7 @@ pub mod config;
 pub mod decode;
 pub mod emulator;
 pub mod error;
+pub mod fault_points;
 pub mod memory;
 pub mod pipeline;
 pub mod retry;

@@ -1,6 +1,8 @@
 //! Names to tables: where a table lies, and what its log says.
 
 pub mod commit_log;
+pub mod data_file;
+pub mod file_table;
 pub mod lake;
 pub mod log;
 pub mod maintenance;

@@ -131,7 +131,11 @@ pub fn session_config() -> SessionConfig {
         .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_distinct_values", 0)
 }
 
-fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+/// Memory for what queries gather, shared fairly by those that run; beyond it they go to temporary files.
+///
+/// # Errors
+/// When there is no folder for these.
+pub fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, DataFusionError> {
     RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()
 }
 

@@ -8,10 +8,10 @@ use super::progress::Progress;
 use super::run::ended_by_itself;
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
+use crate::fault_points::FaultPoints;
 use crate::pipeline::RunOptions;
 use crate::pipeline::supervise::{run_backfill, select};
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 use crate::source::capture::EnqueuedBetween;
 
 #[derive(Debug, clap::Args)]

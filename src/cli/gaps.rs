@@ -11,11 +11,11 @@ use super::rows::fit_for_a_screen;
 use super::{Exit, Format, Global};
 use crate::checkpoint::Range;
 use crate::error::AnyError;
+use crate::fault_points::FaultPoints;
 use crate::pipeline::gaps::{AskHub, Gap, GapError, GapState, Healed, KnownBy, Target, Wanted, accept, heal, list};
 use crate::pipeline::supervise::select;
 use crate::pipeline::{PipelineError, RunOptions};
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -9,10 +9,10 @@ use super::progress::Progress;
 use super::{Exit, Format, Global};
 use crate::config::spec::TableName;
 use crate::error::AnyError;
+use crate::fault_points::Armed;
 use crate::pipeline::maintenance::table::{Mode, Outcome, Step, TableReport};
 use crate::pipeline::maintenance::{MaintainOptions, maintain};
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::Armed;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

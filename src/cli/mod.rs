@@ -22,6 +22,7 @@ pub mod rows;
 pub mod run;
 pub mod signals;
 pub mod status;
+pub mod transform;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -61,6 +62,7 @@ commands! {
     Check => check, "Find every problem of the project's files, offline";
     Run => run, "Run pipelines, until stopped or until nothing is left";
     Backfill => backfill, "Take in what Event Hubs Capture kept, beside the live pipeline";
+    Transform => transform, "Run transforms once, each after those whose tables it reads";
     Query => query, "Ask the tables, in SQL";
     Status => status, "Where each pipeline stands: positions, lag, last commit";
     Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::spool::SpoolError;
 use crate::catalog::CatalogError;
+use crate::config::Problem;
 use crate::decode::{DecodeError, RegistryError};
 use crate::error::{Classify, Kind, Retry};
 use crate::sink::delta::SinkError;
@@ -12,6 +13,7 @@ use crate::source::capture::QueueError;
 use crate::source::event_hubs::CheckpointBlobError;
 use crate::storage::StorageError;
 use crate::storage::credential::CredentialError;
+use crate::transform::run::TransformError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -37,6 +39,12 @@ pub enum PipelineError {
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
     Sparse { partition: String, events: usize, numbers: u64 },
+    #[error("there is no transform of `{name}`")]
+    UnknownTransform { name: String, known: Vec<String> },
+    #[error("the SQL of transforms can't be read: {}", .0.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; "))]
+    Sql(Vec<Problem>),
+    #[error("transform `{table}` failed")]
+    Transform { table: String, source: Box<TransformError> },
     #[error("the shutdown was cut off; what was not committed is read again by the next start")]
     CutOff,
     #[error("task `{task}` of the pipeline failed")]
@@ -72,6 +80,7 @@ impl PipelineError {
     fn classified(&self) -> Option<&dyn Classify> {
         match self {
             Self::Stopped { source, .. } => Some(source.as_ref()),
+            Self::Transform { source, .. } => Some(source.as_ref()),
             Self::Source(error) => Some(error),
             Self::Queue(error) => Some(error),
             Self::Spool(error) => Some(error),
@@ -90,8 +99,12 @@ impl PipelineError {
 impl Classify for PipelineError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown { .. } | Self::Owned { .. } | Self::NotScheduled { .. } => Kind::User,
-            Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => Kind::Config,
+            Self::Unknown { .. } | Self::UnknownTransform { .. } | Self::Owned { .. } | Self::NotScheduled { .. } => {
+                Kind::User
+            }
+            Self::Sql(_) | Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => {
+                Kind::Config
+            }
             Self::File { .. } | Self::MaintenanceState { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => {
                 Kind::External
             }
@@ -106,7 +119,10 @@ impl Classify for PipelineError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown { known, .. } => Some(format!("the project has {}", known.join(", "))),
+            Self::Sql(_) => Some("`sluice check` shows where".to_owned()),
+            Self::Unknown { known, .. } | Self::UnknownTransform { known, .. } => {
+                Some(format!("the project has {}", known.join(", ")))
+            }
             Self::NoCapture { .. } => {
                 Some("add `[source.capture]` with the `url` that Event Hubs Capture writes to".to_owned())
             }

@@ -29,6 +29,7 @@ pub mod spool;
 pub mod standing;
 pub mod status;
 pub mod supervise;
+pub mod transforms;
 pub mod webhook;
 
 pub use error::PipelineError;

@@ -13,8 +13,8 @@ use crate::config::spec::{CredentialSpec, EventHubsAccess, PipelineSpec, Project
 use crate::decode::{
     AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource,
 };
+use crate::fault_points::FaultPoints;
 use crate::sink::delta::dead_letters::Writer;
-use crate::sink::delta::fault_points::FaultPoints;
 use crate::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use crate::source::capture::{BlobIndex, CaptureSource, Listing};
 use crate::source::event_hubs::EventHubsSource;

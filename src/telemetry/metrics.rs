@@ -101,11 +101,22 @@ metrics_of_the_program! {
         "Entries of the log that were deleted";
     COMMIT_DURATION = "sluice_sink_commit_duration_seconds", Histogram, ["pipeline", "table"],
         "How long a flush took, from the first file to the commit";
+    TRANSFORM_RUNS = "sluice_transform_runs_total", Counter, ["table", "outcome"],
+        "Runs of a transform that ended: committed, unchanged, waits (for an input that isn't there yet), failed";
+    TRANSFORM_ROWS = "sluice_transform_written_rows_total", Counter, ["table"],
+        "Rows that a transform's query gave and its table took";
+    TRANSFORM_DURATION = "sluice_transform_run_duration_seconds", Histogram, ["table"],
+        "How long a run of a transform took that committed something or failed";
+    VIOLATIONS = "sluice_transform_violating_rows_total", Counter, ["table", "expectation", "on_violation"],
+        "Rows that violated an expectation, whatever became of them";
 }
 
 /// A folder commits in a few ms and blob storage in some 100 ms; what takes longer than a
 /// minute is an outage, however long.
 const COMMIT_BUCKETS_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// A run over little takes some 100 ms; a first run over much takes hours.
+const RUN_BUCKETS_SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
 /// The metrics were installed before.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +155,8 @@ pub fn install() -> Result<MetricsHandle, AlreadyInstalled> {
 fn recorder() -> PrometheusRecorder {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(COMMIT_DURATION.to_owned()), &COMMIT_BUCKETS_SECONDS)
+        .expect("the list of buckets is not empty")
+        .set_buckets_for_metric(Matcher::Full(TRANSFORM_DURATION.to_owned()), &RUN_BUCKETS_SECONDS)
         .expect("the list of buckets is not empty")
         .build_recorder()
 }
@@ -284,6 +297,22 @@ pub fn commit(pipeline: &str, table: &str, bytes: u64, tries: u32, took: std::ti
         .record(took.as_secs_f64());
 }
 
+/// A run of a transform that ended.
+pub fn transform_run(table: &str, outcome: &'static str, rows: u64, took: std::time::Duration) {
+    metrics::counter!(TRANSFORM_RUNS, "table" => table.to_owned(), "outcome" => outcome).increment(1);
+    metrics::counter!(TRANSFORM_ROWS, "table" => table.to_owned()).increment(rows);
+    if matches!(outcome, "committed" | "failed") {
+        metrics::histogram!(TRANSFORM_DURATION, "table" => table.to_owned()).record(took.as_secs_f64());
+    }
+}
+
+/// Rows that violated an expectation.
+pub fn violations(table: &str, expectation: &str, on_violation: &'static str, rows: u64) {
+    metrics::counter!(VIOLATIONS, "table" => table.to_owned(), "expectation" => expectation.to_owned(),
+        "on_violation" => on_violation)
+    .increment(rows);
+}
+
 /// The list of all metrics, as `docs/operations.md` has it.
 pub fn markdown() -> String {
     let mut text = String::from("| metric | kind | labels | counts |\n|---|---|---|---|\n");
@@ -323,6 +352,8 @@ mod tests {
             duplicate("leads", "bronze.leads", "0", 1);
             gaps("leads", "bronze.leads", "0", 3);
             commit("leads", "bronze.leads", 900, 2, Duration::from_millis(30));
+            transform_run("silver.leads", "committed", 5, Duration::from_millis(30));
+            violations("silver.leads", "score_in_range", "warn", 2);
         });
         handle.render()
     }
@@ -351,7 +382,7 @@ mod tests {
         assert_eq!(names.len(), METRICS.len());
         for metric in METRICS {
             let stage = metric.name.strip_prefix("sluice_").and_then(|rest| rest.split('_').next());
-            assert!(matches!(stage, Some("source" | "pipeline" | "sink")), "{}", metric.name);
+            assert!(matches!(stage, Some("source" | "pipeline" | "sink" | "transform")), "{}", metric.name);
             assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
         }
     }

@@ -14,6 +14,7 @@
 
 pub mod check;
 pub mod graph;
+pub mod run;
 
 mod condition;
 mod diagnose;

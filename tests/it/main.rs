@@ -27,4 +27,5 @@ mod sink;
 mod source;
 mod source_tls;
 mod tidy;
+mod transform;
 mod webhook;

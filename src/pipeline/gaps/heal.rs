@@ -6,11 +6,11 @@ use super::GapError;
 use super::find::{AskHub, Gap, GapState, Missing, Target};
 use crate::checkpoint::{PartitionKey, RangeSet};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::fault_points::FaultPoints;
 use crate::pipeline::PipelineError;
 use crate::pipeline::run::{Pipeline, PipelineOptions, PipelineSummary};
 use crate::pipeline::status::PipelineStatus;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 
 /// What came of healing. The shape that scripts read: fields may be added, never renamed or removed.
 #[derive(Debug, Clone, Serialize)]

@@ -11,11 +11,11 @@ use super::targets::{Target, that_may_be};
 use super::{MaintainOptions, maintain_all};
 use crate::catalog::Catalog;
 use crate::config::spec::{ProjectSpec, TableName};
+use crate::fault_points::Armed;
 use crate::pipeline::PipelineError;
 use crate::pipeline::partition::report;
 use crate::pipeline::setup::Places;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::Armed;
 
 /// The wall clock is looked at this often: it may be set, and a machine may sleep.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(15);

@@ -34,8 +34,8 @@ use super::setup::Places;
 use crate::catalog::{Catalog, CatalogError};
 use crate::compute;
 use crate::config::spec::{ProjectSpec, TableName};
+use crate::fault_points::Armed;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::Armed;
 use crate::telemetry::metrics;
 
 /// What a run of maintenance is to do.

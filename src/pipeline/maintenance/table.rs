@@ -11,8 +11,8 @@ use crate::catalog::maintenance::jobs::Job;
 use crate::catalog::maintenance::{Keep, MaintainedTable, MaintenanceError};
 use crate::catalog::table_location;
 use crate::config::spec::TableName;
+use crate::fault_points::{Armed, NamedPoint};
 use crate::pipeline::partition::report;
-use crate::sink::delta::fault_points::{Armed, NamedPoint};
 use crate::storage::Location;
 
 /// How often in a row a table is looked at anew when somebody else was quicker each time.

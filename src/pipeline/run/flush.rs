@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::{Pipeline, TRIES_WHEN_CATCHING_UP};
 use crate::checkpoint::PartitionKey;
 use crate::error::{Classify as _, Retry};
+use crate::fault_points::FaultPoint;
 use crate::pipeline::checkpoints::Committed;
 use crate::pipeline::partition::{Part, ReadPath, report};
 use crate::pipeline::status::{LastCommit, State};
 use crate::sink::delta::SinkError;
-use crate::sink::delta::fault_points::FaultPoint;
 use crate::sink::delta::writer::{Counts, Flushed, TableWriter};
 use crate::telemetry::metrics;
 
@@ -32,8 +32,9 @@ impl Pipeline {
             return;
         }
         let bytes = self.pending.bytes();
-        // Half the budget, so that the other half can be read while this one is written.
-        let enough = (self.spec.sink.commit_bytes.as_u64()).min(self.spec.sink.max_in_flight_bytes.as_u64() / 2);
+        // Less than half the budget: as much again is read while this is written, and files are held twice
+        // for as long as they are put together.
+        let enough = (self.spec.sink.commit_bytes.as_u64()).min(self.spec.sink.max_in_flight_bytes.as_u64() / 8 * 3);
         let is_due = self.pending.is_closed()
             || self.retry_at.is_some()
             || bytes as u64 >= enough

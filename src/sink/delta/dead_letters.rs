@@ -19,13 +19,13 @@ use futures::TryStreamExt as _;
 use serde_json::Value;
 
 use super::SinkError;
-use super::fault_points::{FaultPoint, FaultPoints};
 use super::files;
 use super::table::OpenTable;
 use crate::batch::{Reject, bronze};
 use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
 use crate::catalog::scan::scan;
 use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
+use crate::fault_points::{FaultPoint, FaultPoints};
 
 /// How often a commit may lose the race for its version before the flush gives up and backs off.
 const TRIES: u32 = 50;

@@ -11,7 +11,6 @@
 //! head of the log as this process knows it, [`CommitLog`](crate::catalog::commit_log::CommitLog) the bytes.
 
 pub mod dead_letters;
-pub mod fault_points;
 pub mod files;
 pub mod gaps;
 pub mod ledger;

@@ -18,7 +18,6 @@ use uuid::Uuid;
 
 use super::SinkError;
 use super::dead_letters::{DeadLetters, Writer};
-use super::fault_points::{FaultPoint, FaultPoints};
 use super::files::{self, Slice};
 use super::plan::{Base, ChunkId, Plan, Thawed};
 use super::schema;
@@ -28,6 +27,7 @@ use crate::batch::bronze;
 use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
 use crate::catalog::log::log_store;
 use crate::checkpoint::{Counter, Ledger, LedgerKey, PartitionKey, Run, SourceId};
+use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::storage::Location;
 
 /// How many races for a version a flush may lose in a row. Each loss means that somebody else

@@ -1,4 +1,4 @@
-//! The named points of a flush at which a process may die, for crash tests.
+//! The named points of a flush, or of a transform's run, at which a process may die, for crash tests.
 //!
 //! A point that is armed aborts the process: nothing is flushed, closed or released, as with
 //! a kill. `sluice run --crash-at data-staged:3` arms one for its third passing.
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The steps of a flush, in order.
+/// The steps of a flush, then those of a transform's part, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultPoint {
     DeadLettersStaged,
@@ -16,16 +16,24 @@ pub enum FaultPoint {
     DataStaged,
     DataCommitted,
     CheckpointsPublished,
+    OutputMade,
+    PartWritten,
+    SideTablesCommitted,
+    PartCommitted,
 }
 
 impl FaultPoint {
-    pub const ALL: [FaultPoint; 6] = [
+    pub const ALL: [FaultPoint; 10] = [
         FaultPoint::DeadLettersStaged,
         FaultPoint::DeadLettersCommitted,
         FaultPoint::SchemaCommitted,
         FaultPoint::DataStaged,
         FaultPoint::DataCommitted,
         FaultPoint::CheckpointsPublished,
+        FaultPoint::OutputMade,
+        FaultPoint::PartWritten,
+        FaultPoint::SideTablesCommitted,
+        FaultPoint::PartCommitted,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -36,6 +44,10 @@ impl FaultPoint {
             Self::DataStaged => "data-staged",
             Self::DataCommitted => "data-committed",
             Self::CheckpointsPublished => "checkpoints-published",
+            Self::OutputMade => "output-made",
+            Self::PartWritten => "part-written",
+            Self::SideTablesCommitted => "side-tables-committed",
+            Self::PartCommitted => "part-committed",
         }
     }
 }
