@@ -34,8 +34,8 @@ pub enum PipelineError {
     NotScheduled { pipelines: Vec<String> },
     #[error("another process runs the scheduled backfill of pipeline `{pipeline}`")]
     ScheduledElsewhere { pipeline: String, path: PathBuf },
-    #[error("who maintains table `{table}` can't be read or written in the state")]
-    Lease { table: String, source: object_store::Error },
+    #[error("who maintains table `{table}`, and when, can't be read or written in the state")]
+    MaintenanceState { table: String, source: object_store::Error },
     #[error("file `{}` can't be used", path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
@@ -112,7 +112,9 @@ impl Classify for PipelineError {
             Self::Sql(_) | Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => {
                 Kind::Config
             }
-            Self::File { .. } | Self::Lease { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => Kind::External,
+            Self::File { .. } | Self::MaintenanceState { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => {
+                Kind::External
+            }
             Self::TooManyRejects { .. } => Kind::Data,
             Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),

@@ -116,7 +116,8 @@ impl MaintainedTable {
         let partitions = self.head.metadata.partition_columns();
         let kept = columns.fields().iter().filter(|field| !partitions.contains(field.name()));
         let schema = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
-        let rows = self.read(job, &schema, order, spec)?;
+        let order: Vec<&String> = order.iter().filter(|column| !partitions.contains(column)).collect();
+        let rows = self.read(job, &schema, &order, spec)?;
         let folder = folder_of(job, partitions);
         let mut output = FilesOfJob::new(self, job, folder, &schema);
         match output.write_all(rows).await {
@@ -165,7 +166,7 @@ impl MaintainedTable {
         &self,
         job: &Job,
         schema: &SchemaRef,
-        order: &[String],
+        order: &[&String],
         spec: &MaintenanceSpec,
     ) -> Result<SendableRecordBatchStream, MaintenanceError> {
         let store = self.log.store();
@@ -209,7 +210,7 @@ fn task(job: &Job, spec: &MaintenanceSpec) -> Result<Arc<TaskContext>, DataFusio
 }
 
 /// None where the table lacks one of the columns.
-fn ordering(order: &[String], schema: &SchemaRef) -> Option<LexOrdering> {
+fn ordering(order: &[&String], schema: &SchemaRef) -> Option<LexOrdering> {
     let options = SortOptions { descending: false, nulls_first: true };
     let columns: Option<Vec<_>> = order.iter().map(|name| col(name, schema).ok()).collect();
     LexOrdering::new(columns?.into_iter().map(|column| PhysicalSortExpr::new(column, options)))
