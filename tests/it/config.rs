@@ -214,6 +214,11 @@ fn the_pipeline_schema_is_made_from_the_code() {
     is_current("docs/schema/pipeline.json", &schema::pipeline_json());
 }
 
+#[test]
+fn the_schema_of_tests_is_made_from_the_code() {
+    is_current("docs/schema/test.json", &schema::test_json());
+}
+
 fn sluice(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sluice")).current_dir(dir).args(args).output().expect("sluice runs")
 }

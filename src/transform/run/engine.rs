@@ -13,6 +13,7 @@ use object_store::path::Path;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, Part, REFRESH};
@@ -20,7 +21,6 @@ use super::modes::{Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
 use super::side::{self, Side};
 use super::stage::Staged;
-use super::TransformError;
 use crate::catalog::data_file::delete;
 use crate::catalog::rewrite::{Change, Kind};
 use crate::catalog::state::metadata_of_new;
