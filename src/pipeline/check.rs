@@ -68,7 +68,8 @@ pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
     Ok(checked)
 }
 
-fn order(problem: &Problem) -> (String, usize, usize) {
+/// Files by name, then places.
+pub(super) fn order(problem: &Problem) -> (String, usize, usize) {
     let place = problem.place.as_ref();
     place.map_or_else(Default::default, |place| (place.file.name.clone(), place.bytes.start, place.bytes.end))
 }

@@ -165,7 +165,8 @@ fn change(wanted: Option<&SchemaRef>, held: Option<&Held>) -> (Change, Vec<Plann
         (Some(wanted), Some(held)) => {
             let is_new =
                 |name: &str| !held.columns.fields().iter().any(|field| field.name().eq_ignore_ascii_case(name));
-            let added: Vec<PlannedColumn> = columns_of(wanted).into_iter().filter(|column| is_new(&column.name)).collect();
+            let added: Vec<PlannedColumn> =
+                columns_of(wanted).into_iter().filter(|column| is_new(&column.name)).collect();
             (if added.is_empty() { Change::None } else { Change::Alter }, added)
         }
     }

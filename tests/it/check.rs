@@ -90,7 +90,7 @@ fn hostile() -> Vec<(&'static str, String)> {
         ("control bytes", "SELECT \u{1b}[31m \u{7} FROM x".to_owned()),
         ("comments", format!("SELECT {}1{reads}", many("/*", 100_000))),
         ("not text", "\u{202e}\u{fffd}🦀'\"`$$".to_owned()),
-        ("wide list", format!("SELECT leadId{reads} WHERE score IN ({}1)", many("1,", 100_000))),
+        ("wide list", format!("SELECT leadId{reads} WHERE score IN ({}1)", many("1,", 20_000))),
     ]
 }
 

@@ -271,12 +271,13 @@ fn check_writes_the_shape_that_scripts_read() {
                 "message": "neither `connection_string` nor `namespace` is set",
                 "hint": "set exactly one: `connection_string`, or `namespace` with an Entra sign-in",
             }],
+            "notes": [],
         })
     );
     let good =
         sluice(root(), &["check", "--format", "json", "--project", "tests/data/config/good/overlay", "--env", "prod"]);
     assert_eq!(good.status.code(), Some(0));
-    assert_eq!(text(&good.stdout), "{\"ok\":true,\"problems\":[]}\n");
+    assert_eq!(text(&good.stdout), "{\"ok\":true,\"problems\":[],\"notes\":[]}\n");
 }
 
 #[test]
