@@ -6,11 +6,12 @@ use bytesize::ByteSize;
 
 use super::{Exit, Format, Global, Output};
 use crate::config::ConfigErrors;
-use crate::config::spec::TableName;
+use crate::config::spec::{ProjectSpec, TableName};
 use crate::error::{AnyError, Classify as _};
 use crate::fault_points::FaultPoints;
-use crate::pipeline::PipelineError;
+use crate::pipeline::plan::explained;
 use crate::pipeline::transforms::{MEMORY_BYTES, TransformOptions, TransformSummary, Transforms, first_failure};
+use crate::pipeline::{PipelineError, check};
 use crate::shutdown::Shutdown;
 use crate::transform::run::engine::{PART_BYTES, Refresh};
 
@@ -22,6 +23,9 @@ pub struct Args {
     /// Begin these tables anew, from what their inputs hold now. Readers see them empty, then growing
     #[arg(long)]
     full_refresh: bool,
+    /// Run nothing: show the plan of each query, logical and physical
+    #[arg(long)]
+    dry_run: bool,
     /// `json` writes `{"transforms": [{"table", "outcome", "rows_in", "rows_out", "version", …}]}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
@@ -43,6 +47,9 @@ pub struct Args {
 pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let project = global.load_project()?;
     let output = global.output();
+    if args.dry_run {
+        return dry_run(&project, &args, &output).await;
+    }
     let shutdown = Shutdown::new();
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
     let options = TransformOptions {
@@ -81,6 +88,33 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         tracing::warn!("stopped before the end: the next run goes on from what was committed");
         return Ok(Exit::CutOff.into());
     }
+    Ok(Exit::Well.into())
+}
+
+/// The plans of transforms, as they would run.
+async fn dry_run(project: &ProjectSpec, args: &Args, output: &Output) -> Result<ExitCode, AnyError> {
+    let checked = check::check(project).await?;
+    let errors = |problems| ConfigErrors { dir: Some(project.dir.clone()), problems };
+    if !checked.problems.is_empty() {
+        return Err(errors(checked.problems).into());
+    }
+    let explained = match explained(project, &checked, &args.tables).await {
+        Err(PipelineError::Sql(problems)) => return Err(errors(problems).into()),
+        explained => explained?,
+    };
+    if args.format == Format::Json {
+        output.json(&serde_json::json!({"transforms": explained}))?;
+        return Ok(Exit::Well.into());
+    }
+    let indented = |text: &str| text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n");
+    let shown: Vec<String> = explained
+        .iter()
+        .map(|transform| {
+            let (logical, physical) = (indented(&transform.logical), indented(&transform.physical));
+            format!("{}: {}\n  logical plan\n{logical}\n  physical plan\n{physical}", transform.table, transform.mode)
+        })
+        .collect();
+    output.line(shown.join("\n\n"))?;
     Ok(Exit::Well.into())
 }
 
