@@ -26,4 +26,5 @@ mod source;
 mod source_tls;
 mod tidy;
 mod transform;
+mod user_tests;
 mod webhook;
