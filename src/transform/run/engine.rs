@@ -13,7 +13,6 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
@@ -81,24 +80,13 @@ pub(super) struct Run<'a> {
     pub(super) inputs: BTreeMap<TableName, InputTable>,
     /// Whole inputs, each at the version that it is pinned to.
     pub(super) snapshots: HashMap<(TableName, u64), Arc<dyn TableProvider>>,
-    report: Report,
+    pub(super) report: Report,
 }
 
 impl Engine {
     /// Runs a transform up to what its inputs hold now. What was committed stays, whatever the error.
     pub async fn run(&self, spec: &TransformSpec, full_refresh: Refresh) -> Report {
-        let mut report = Report {
-            table: spec.table.clone(),
-            run_id: Uuid::new_v4().to_string(),
-            started_at: Utc::now(),
-            ended_at: Utc::now(),
-            read: BTreeMap::new(),
-            committed: Vec::new(),
-            rows_in: Some(0),
-            rows_out: 0,
-            violations: Vec::new(),
-            error: None,
-        };
+        let mut report = Report::begun(&spec.table);
         let parsed = match parse(spec) {
             Ok(parsed) => parsed,
             Err(problems) => {
@@ -348,7 +336,7 @@ impl Run<'_> {
             let most = (bytes / PARTITION_BYTES).max(1);
             options.execution.target_partitions = options.execution.target_partitions.min(most);
             options.execution.sort_spill_reservation_bytes =
-                options.execution.sort_spill_reservation_bytes.min(bytes / 32);
+                options.execution.sort_spill_reservation_bytes.min(bytes / 6);
         }
         if joins == Joins::Sorted {
             options.execution.target_partitions = 1;

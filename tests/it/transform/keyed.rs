@@ -257,11 +257,11 @@ async fn a_replacement_is_made_when_an_input_has_other_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_keys_than_memory_holds_go_to_disk() {
-    const ROWS: i64 = 200_000;
+    const ROWS: i64 = 250_000;
     let mut lake = Lake::new(&[("silver.leads", MERGE, SQL)]);
-    lake.options.memory_bytes = 24 << 20;
+    lake.options.memory_bytes = 32 << 20;
     let events = |round: i64| -> Vec<Event> {
-        let of = |number: i64| event(&format!("{number:09}-{}", "x".repeat(40)), number + round, "open", round);
+        let of = |number: i64| event(&format!("{number:09}-{}", "x".repeat(80)), number + round, "open", round);
         (0..ROWS).map(of).collect()
     };
     for round in 0..2 {
