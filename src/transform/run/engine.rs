@@ -467,6 +467,9 @@ impl Run<'_> {
         before: &HashMap<TableName, Position>,
         violations: Vec<Violations>,
     ) {
+        if self.streamed().next().is_none() {
+            self.report.rows_in = None;
+        }
         for input in &self.parsed.inputs {
             let Some(table) = self.inputs.get(&input.table) else { continue };
             let version = |position: Position| match position {
