@@ -61,7 +61,7 @@ impl TableProvider for Filling {
 }
 
 /// The plan, with scans of files that fill what these lack.
-pub(super) fn filled(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+pub(in crate::catalog) fn filled(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(plan.transform_down(|node| Ok(filling(node)))?.data)
 }
 

@@ -36,6 +36,7 @@ use serde_json::json;
 
 use super::jobs::{Job, plan, rows_of};
 use super::{MaintainedTable, MaintenanceError};
+use crate::catalog::filling::filled;
 use crate::catalog::rewrite::{Change, Kind, Lost, Outcome, commit};
 use crate::catalog::state::{ActiveFile, active_files, arrow_schema};
 use crate::config::spec::MaintenanceSpec;
@@ -178,7 +179,7 @@ impl MaintainedTable {
             .with_file_groups(vec![group])
             .with_preserve_order(true)
             .build();
-        let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
+        let scan: Arc<dyn ExecutionPlan> = filled(DataSourceExec::from_data_source(scan)).map_err(failed)?;
         let task = task(job, spec).map_err(failed)?;
         task.runtime_env().register_object_store(store.object_store_url().as_ref(), store.object_store(None));
         let plan = match ordering(order, schema) {
