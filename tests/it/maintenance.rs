@@ -103,7 +103,10 @@ async fn streams(lake: &Lakehouse, consumed: u64) {
         kind: Kind::Append,
         adds: Vec::new(),
         removes: Vec::new(),
-        transactions: vec![(format!("sluice-consumed:1:{}", input.metadata.id()), i64::try_from(consumed).unwrap())],
+        transactions: vec![(
+            format!("sluice-consumed:1:{}", input.metadata.id()),
+            i64::try_from(consumed).expect("a small number"),
+        )],
         metadata: None,
         operation: deltalake::protocol::DeltaOperation::StreamingUpdate {
             output_mode: deltalake::protocol::OutputMode::Append,
