@@ -23,6 +23,7 @@ pub mod partition;
 pub mod reject_share;
 pub mod run;
 pub mod schedule;
+pub mod schemas;
 pub mod setup;
 pub mod spool;
 pub mod standing;

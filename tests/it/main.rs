@@ -20,6 +20,7 @@ mod operations;
 mod query;
 mod registry;
 mod reject_share;
+mod schema;
 mod serve;
 mod sink;
 mod source;

@@ -312,7 +312,7 @@ fn apply(ledger: &mut Ledger, table: &str, id: &str, app_id: &str, version: i64)
     }
 }
 
-fn arrow_schema(log: &CommitLog, metadata: &Metadata) -> Result<SchemaRef, SinkError> {
+pub(super) fn arrow_schema(log: &CommitLog, metadata: &Metadata) -> Result<SchemaRef, SinkError> {
     let columns = metadata.parse_schema().map_err(|source| log.failed(source))?;
     let schema: Schema = (&columns).try_into_arrow().map_err(|source| log.failed(source))?;
     Ok(Arc::new(schema))
