@@ -22,6 +22,7 @@ pub mod query;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod schema;
 pub mod signals;
 pub mod status;
 pub mod test;
@@ -76,6 +77,7 @@ commands! {
     DeadLetters or "dlq" => dead_letters, "What could not become a row: list it, replay it once that is mended, or drop it";
     Ledger => ledger, "Show what a table accounts for, as its log holds it";
     Maintain => maintain, "Rewrite small files as large ones, and delete what nobody needs any more";
+    Schema => schema, "The schemas of the registry: list, register, check what is compatible, and what a new one does to tables";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }
 

@@ -15,6 +15,7 @@
 //!   `docs/types.md` has the table of types.
 
 mod avro;
+mod compatibility;
 mod container;
 mod decoder;
 mod envelope;
@@ -25,9 +26,10 @@ mod registry;
 
 pub use crate::columns::{column_name, field_name};
 pub use avro::{Rows, SCHEMA_NODES_MAX, Set, WriterSchema};
+pub use compatibility::{ComparedSchema, Direction, Incompatibility, Why};
 pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
 pub use error::DecodeError;
 pub use registry::{
-    AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId,
-    SchemaRegistry, TokenError, TokenSource, folder_texts,
+    AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, Listed, RegisteredSchema, RegistryError, SchemaId,
+    SchemaRegistry, SubjectVersion, Subjects, TokenError, TokenSource, folder_texts,
 };

@@ -28,6 +28,7 @@ pub mod reject_share;
 pub mod roles;
 pub mod run;
 pub mod schedule;
+pub mod schemas;
 pub mod setup;
 pub mod spool;
 pub mod standing;

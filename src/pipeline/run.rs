@@ -482,6 +482,15 @@ impl Pipeline {
         let (pipeline, table, partition) = self.labels(&part.staged.partition);
         metrics::received(pipeline, table, partition, received, part.reservation.bytes() as u64);
         self.status.change(|snapshot| snapshot.received += received);
+        // Captures are read again at each sweep: what was mended meanwhile goes on by itself.
+        if self.stopped.remove(&part.staged.partition).is_some() {
+            let (pipeline, table, partition) = self.labels(&part.staged.partition);
+            metrics::partition_stopped(pipeline, table, partition, false);
+            self.status.partition(&part.staged.partition.partition, |held| {
+                held.stopped = false;
+                held.last_error = None;
+            });
+        }
         if part.path == ReadPath::Live {
             self.status.partition(&part.staged.partition.partition, |held| {
                 held.position = Some(part.staged.range.to);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::checkpoints::Checkpoints;
+use super::schemas::Registry;
 use super::{PipelineError, columns};
 use crate::catalog::{dead_letters_of, table_location};
 use crate::checkpoint::{PartitionKey, Range, SourceId};
 use crate::config::source_id;
 use crate::config::spec::{CredentialSpec, EventHubsAccess, PipelineSpec, ProjectSpec, RegistrySpec, Secret, Start};
 use crate::decode::{
-    AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, TokenError, TokenSource,
+    AzureRegistry, ConfluentRegistry, Decoder, FolderRegistry, SchemaRegistry, Subjects, TokenError, TokenSource,
 };
 use crate::fault_points::FaultPoints;
 use crate::sink::delta::dead_letters::Writer;
@@ -79,25 +80,30 @@ pub async fn connect(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<A
 /// # Errors
 /// When the pinned schema or the registry's address can't be used.
 pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) -> Result<Decoder, PipelineError> {
-    let registry = match &project.registry {
-        None => None,
-        Some(spec) => {
-            let cache = places.state.join("schemas").folder();
-            let registry: Arc<dyn SchemaRegistry> = match spec {
-                RegistrySpec::Azure { endpoint, credential } => {
-                    Arc::new(AzureRegistry::open(endpoint, cache, token_source(project, endpoint, credential)?)?)
-                }
-                RegistrySpec::Confluent { url, credential } => {
-                    Arc::new(ConfluentRegistry::open(url, cache, credential.clone())?)
-                }
-                RegistrySpec::Folder { path } => {
-                    Arc::new(FolderRegistry::open(path, FolderRegistry::READ_AGAIN_AFTER)?)
-                }
-            };
-            Some(registry)
-        }
-    };
+    let registry = registry(project, places)?.map(|registry| registry.by_id);
     Ok(Decoder::open(&pipeline.decode, registry)?)
+}
+
+/// The registry of a project, with its cache on disk.
+///
+/// # Errors
+/// When its address can't be used.
+pub fn registry(project: &ProjectSpec, places: &Places) -> Result<Option<Registry>, PipelineError> {
+    let Some(spec) = &project.registry else { return Ok(None) };
+    let cache = places.state.join("schemas").folder();
+    Ok(Some(match spec {
+        RegistrySpec::Azure { endpoint, credential } => {
+            let token = token_source(project, endpoint, credential)?;
+            both(AzureRegistry::open(endpoint, cache, token)?)
+        }
+        RegistrySpec::Confluent { url, credential } => both(ConfluentRegistry::open(url, cache, credential.clone())?),
+        RegistrySpec::Folder { path } => both(FolderRegistry::open(path, FolderRegistry::READ_AGAIN_AFTER)?),
+    }))
+}
+
+fn both(registry: impl SchemaRegistry + Subjects + 'static) -> Registry {
+    let registry = Arc::new(registry);
+    Registry { by_id: Arc::clone(&registry) as Arc<dyn SchemaRegistry>, subjects: registry }
 }
 
 /// Azure's registry is signed in to with Entra alone: its own credential, else that of the hubs.

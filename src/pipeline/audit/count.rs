@@ -132,7 +132,7 @@ impl Tallies {
         let (log, version) = (&letters.log, letters.version);
         self.count(log, version, &keys_sql(), counted, Tallies::count_letter_keys).await?;
         // Tables of earlier versions lack the column.
-        if letters.columns.iter().any(|column| column == EXPIRED_AT) {
+        if letters.schema.column_with_name(EXPIRED_AT).is_some() {
             let sql = format!("{} WHERE {EXPIRED_AT} IS NOT NULL", keys_sql());
             self.count(log, version, &sql, &Counted::default(), Tallies::count_expired_keys).await?;
         }

@@ -3,9 +3,12 @@
 //! Unlike [`super::table::OpenTable`], nothing here refuses a table that can't be written: an
 //! audit is wanted most where a stranger has been at work.
 
+use arrow::datatypes::SchemaRef;
+
 use super::SinkError;
 use crate::catalog::commit_log::CommitLog;
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
+use crate::catalog::state::arrow_schema;
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 use crate::storage::Location;
 
@@ -20,8 +23,7 @@ pub struct ReadLedger {
     pub version: u64,
     /// The id of the table, which every app id of its ledger names.
     pub table_id: String,
-    /// The names of its columns.
-    pub columns: Vec<String>,
+    pub schema: SchemaRef,
     pub ledger: Ledger,
     /// The log holds a ledger of another table id: the table was replaced, or is a copy.
     pub has_foreign_ledger: bool,
@@ -56,9 +58,8 @@ pub async fn read_ledger(location: &Location, table: &str) -> Result<Option<Read
     let table_id = head.metadata.id().to_owned();
     let (ledger, has_foreign_ledger) = ledger_of(&head, &table_id, table)?;
     let strangers = strangers(&log, &ledger, head.version).await?;
-    let columns = head.metadata.parse_schema().map_err(|source| log.failed(source))?;
-    let columns = columns.fields().map(|field| field.name().clone()).collect();
-    Ok(Some(ReadLedger { log, version: head.version, table_id, columns, ledger, has_foreign_ledger, strangers }))
+    let schema = arrow_schema(&log, &head.metadata)?;
+    Ok(Some(ReadLedger { log, version: head.version, table_id, schema, ledger, has_foreign_ledger, strangers }))
 }
 
 impl ReadLedger {

@@ -12,6 +12,7 @@
 //! promoted. But no value is ever rounded or dropped.
 
 mod columns;
+mod fate;
 mod fit;
 mod matching;
 mod rescue;
@@ -19,5 +20,6 @@ mod union;
 mod way;
 
 pub use columns::{COLUMNS_MAX, Misfit, Policy, Rescued, TableColumns};
+pub use fate::{Fate, FieldFate, fates};
 pub use union::{Changes, union};
 pub use way::Defaults;
