@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::{Exit, Format, Global, Output};
 use crate::config::schema;
 use crate::config::spec::ProjectSpec;
-use crate::config::{ConfigErrors, Problem};
+use crate::config::{self, ConfigErrors, Problem};
 use crate::error::AnyError;
-use crate::pipeline;
+use crate::pipeline::{self, unit_tests};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -47,7 +47,16 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let checked = match global.load_project() {
         Ok(project) => {
             let checked = pipeline::check::check(&project).await?;
-            let errors = ConfigErrors { dir: Some(project.dir.clone()), problems: checked.problems };
+            let mut problems = checked.problems.clone();
+            match config::load_tests(&project) {
+                // Their columns are known where nothing else is wrong.
+                Ok(tests) if problems.is_empty() => {
+                    problems.extend(unit_tests::prepare(&project, &checked, &tests).await.1);
+                }
+                Ok(_) => {}
+                Err(errors) => problems.extend(errors.problems),
+            }
+            let errors = ConfigErrors { dir: Some(project.dir.clone()), problems };
             if errors.problems.is_empty() { Ok((project, checked.notes)) } else { Err((errors, checked.notes)) }
         }
         Err(errors) => Err((errors, Vec::new())),

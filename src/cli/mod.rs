@@ -161,8 +161,10 @@ pub async fn run(command_line: CommandLine) -> ExitCode {
     let CommandLine { global, command } = command_line;
     let output = global.output();
     let logging = logging::Logging {
-        // The demo shows its progress where others log theirs.
-        verbosity: i16::from(global.verbose) - i16::from(global.quiet) - i16::from(matches!(command, Command::Demo(_))),
+        // The demo shows its progress where others log theirs, and what tests commit is of no interest.
+        verbosity: i16::from(global.verbose)
+            - i16::from(global.quiet)
+            - i16::from(matches!(command, Command::Demo(_) | Command::Test(_))),
         form: match global.log_format {
             LogFormat::Text => logging::Form::Text { color: output.color_on_stderr() },
             LogFormat::Json => logging::Form::Json,

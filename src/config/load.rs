@@ -204,6 +204,10 @@ fn toml_files(dir: &Path, folder: &str, problems: &mut Vec<Problem>) -> Vec<Path
             }
             let path = open.join(&name);
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // A project within has files of its own.
+            if is_folder && dir.join(&path).join(PROJECT_FILE).is_file() {
+                continue;
+            }
             if is_folder && depth < DEEPEST_FOLDER {
                 folders.push((path, depth + 1));
             } else if is_folder {

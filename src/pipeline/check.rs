@@ -17,7 +17,7 @@ use crate::transform::graph::{self, Graph, Node};
 use crate::transform::run::expectations::quarantine_schema;
 use crate::transform::run::modes::grave_schema;
 use crate::transform::run::side::{graves_of, quarantine_of};
-use crate::transform::{Input, Output, check as transform_check, place_of_column, session, table_schema};
+use crate::transform::{Input, Output, check as transform_check, notes, place_of_column, session, table_schema};
 
 /// What is known of a project whose files are well.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
         let session = session(Arc::new(RuntimeEnv::default()));
         match transform_check::check(&session, node, &checker.checked.columns).await {
             Ok(output) => {
+                checker.checked.notes.extend(notes(node, &output.plan));
                 let schema = table_schema(&node.spec, &output.schema);
                 let changed = checker.changed(node, &schema).await?;
                 checker.checked.problems.extend(changed);
@@ -67,7 +68,8 @@ pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
     Ok(checked)
 }
 
-fn order(problem: &Problem) -> (String, usize, usize) {
+/// Files by name, then places.
+pub(super) fn order(problem: &Problem) -> (String, usize, usize) {
     let place = problem.place.as_ref();
     place.map_or_else(Default::default, |place| (place.file.name.clone(), place.bytes.start, place.bytes.end))
 }

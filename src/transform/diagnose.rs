@@ -293,8 +293,9 @@ impl Doctor<'_> {
     fn derived<'f>(&'f mut self, factor: &'f mut TableFactor, with: &'f [With]) -> BoxFuture<'f, ()> {
         async move {
             match factor {
-                TableFactor::Derived { lateral: false, subquery, .. } if !self.is_done() => {
-                    if self.plan(query_of((**subquery).clone(), with)).await.is_err() {
+                TableFactor::Derived { lateral: false, subquery, .. } => {
+                    let is_wrong = !self.is_done() && self.plan(query_of((**subquery).clone(), with)).await.is_err();
+                    if is_wrong {
                         **subquery = self.query((**subquery).clone(), with).await;
                     }
                 }

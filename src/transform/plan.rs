@@ -48,10 +48,7 @@ pub async fn checked(session: &SessionContext, parsed: &Parsed) -> Result<Output
     all_there(session, parsed)?;
     let state = session.state();
     let failed = match state.statement_to_plan(parsed.statement.clone()).await {
-        Ok(plan) => match state.create_physical_plan(&plan).await {
-            Ok(_) => None,
-            Err(error) => Some(error),
-        },
+        Ok(plan) => state.create_physical_plan(&plan).await.err(),
         Err(error) => Some(error),
     };
     match failed {

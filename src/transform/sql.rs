@@ -27,7 +27,7 @@ pub use measure::LARGEST_SQL_BYTES;
 pub(super) const DEEPEST_NESTING: usize = 50;
 
 /// What the schema of a streamed input's internal name begins with. No table's does: they begin with a letter.
-const STREAM_PREFIX: &str = "__stream_";
+pub(super) const STREAM_PREFIX: &str = "__stream_";
 
 /// A query and what it reads.
 #[derive(Debug, Clone)]

@@ -90,7 +90,7 @@ fn hostile() -> Vec<(&'static str, String)> {
         ("control bytes", "SELECT \u{1b}[31m \u{7} FROM x".to_owned()),
         ("comments", format!("SELECT {}1{reads}", many("/*", 100_000))),
         ("not text", "\u{202e}\u{fffd}🦀'\"`$$".to_owned()),
-        ("wide list", format!("SELECT leadId{reads} WHERE score IN ({}1)", many("1,", 100_000))),
+        ("wide list", format!("SELECT leadId{reads} WHERE score IN ({}1)", many("1,", 20_000))),
     ]
 }
 
@@ -171,4 +171,155 @@ async fn plan_at_the_bounds() {
         let checked = sluicebox::transform::checked(&session, &parsed).await;
         assert_eq!(checked.is_ok(), is_well, "{name}: {:.500}", format!("{:?}", checked.err()));
     }
+}
+
+/// A case of `tests/data/check`, where files may be added.
+fn copied(case: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(case)];
+    let root = open[0].clone();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let to = dir.path().join(path.strip_prefix(&root).expect("below the case"));
+            if path.is_dir() {
+                fs::create_dir_all(&to).expect("a folder is made");
+                open.push(path);
+            } else {
+                fs::copy(&path, &to).expect("a file is copied");
+            }
+        }
+    }
+    dir
+}
+
+fn sluice(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(args)
+        .arg("--project")
+        .arg(dir)
+        .output()
+        .expect("sluice starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&dir.to_string_lossy().into_owned(), "<project>");
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+/// Makes a table of these columns, as an earlier run would have.
+async fn make(dir: &Path, table: &str, columns: &[(&str, arrow::datatypes::DataType)]) {
+    let fields: Vec<_> =
+        columns.iter().map(|(name, kind)| arrow::datatypes::Field::new(*name, kind.clone(), true)).collect();
+    let lake = dir.join("lake");
+    let lake = sluicebox::storage::Location::resolve(&lake.to_string_lossy(), None).expect("a folder");
+    let table = table.parse().expect("the name of a table");
+    let schema = arrow::datatypes::Schema::new(fields);
+    sluicebox::transform::given::give(&lake, &table, &schema, None).await.expect("the table is made");
+}
+
+#[tokio::test]
+async fn a_plan_says_what_is_made_of_what_and_what_changes() {
+    use arrow::datatypes::DataType;
+    let dir = copied("user_tests/good");
+    let (code, said, words) = sluice(dir.path(), &["plan"]);
+    assert_eq!((code, words.as_str()), (Some(0), ""), "{said}");
+    insta::assert_snapshot!("plan_of_an_empty_lake", said);
+    make(dir.path(), "silver.lead_events", &[("lead_id", DataType::Utf8), ("product_code", DataType::Utf8)]).await;
+    let columns = [("product_code", DataType::Utf8), ("leads", DataType::Int64), ("score", DataType::Float64)];
+    make(dir.path(), "gold.by_product", &columns).await;
+    let (code, said, _) = sluice(dir.path(), &["plan"]);
+    assert_eq!(code, Some(0), "{said}");
+    insta::assert_snapshot!("plan_of_a_lake_with_tables", said);
+    let (code, said, _) = sluice(dir.path(), &["plan", "--format", "json"]);
+    let plan: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(code, Some(0));
+    let table = |name: &str| plan["tables"].as_array().expect("an array").iter().find(|table| table["name"] == name);
+    let events = table("silver.lead_events").expect("it is planned");
+    assert_eq!(events["change"], "alter");
+    assert_eq!(events["columns_added"], serde_json::json!([{"name": "first_tag", "type": "string"}]));
+    assert_eq!(events["reads"], serde_json::json!([{"table": "bronze.leads", "streamed": true}]));
+    assert_eq!(table("gold.by_product").expect("it is planned")["change"], "none");
+    assert_eq!(plan["roles"][0]["role"], "Azure Event Hubs Data Receiver");
+}
+
+#[tokio::test]
+async fn a_table_whose_columns_change_their_types_is_told_before_a_run() {
+    use arrow::datatypes::DataType;
+    let dir = copied("user_tests/good");
+    let columns = [("product_code", DataType::Int64), ("leads", DataType::Int64), ("once", DataType::Utf8)];
+    make(dir.path(), "gold.by_product", &columns).await;
+    let (code, _, words) = sluice(dir.path(), &["check"]);
+    assert_eq!(code, Some(1));
+    insta::assert_snapshot!("columns_that_change", words);
+}
+
+#[test]
+fn what_a_stream_does_not_see_is_noted() {
+    let dir = copied("user_tests/good");
+    let grouped = "SELECT productCode AS p, count(*) AS n FROM STREAM(bronze.leads) GROUP BY productCode";
+    let joined =
+        "SELECT a.leadId FROM STREAM(bronze.leads) a JOIN STREAM(silver.lead_events) b ON a.leadId = b.lead_id";
+    let recomputed = "SELECT leadId, count(*) AS n FROM STREAM(bronze.leads) GROUP BY leadId";
+    for (name, sql, mode) in [
+        ("grouped", grouped, "mode = \"append\""),
+        ("joined", joined, "mode = \"append\""),
+        ("recomputed", recomputed, "mode = \"recompute\"\nkeys = [\"leadId\"]"),
+    ] {
+        fs::write(dir.path().join(format!("sql/{name}.sql")), sql).expect("the SQL is written");
+        let toml = format!(
+            "[[transform]]\ntable = \"silver.{name}\"\nsql = \"sql/{name}.sql\"\nowner = \"conversions\"\n{mode}\n"
+        );
+        fs::write(dir.path().join(format!("pipelines/{name}.toml")), toml).expect("the transform is written");
+    }
+    let (code, said, words) = sluice(dir.path(), &["check"]);
+    assert_eq!(code, Some(0), "{words}");
+    insta::assert_snapshot!("notes_of_streams", format!("{said}\n{words}"));
+}
+
+#[test]
+fn unknown_columns_are_a_note_and_not_an_error() {
+    let dir = copied("user_tests/good");
+    let file = dir.path().join("pipelines/leads.toml");
+    let toml = fs::read_to_string(&file).expect("the pipeline is there");
+    fs::write(&file, toml.replace("schema = \"schemas/lead.avsc\"\n", "")).expect("the pipeline is written");
+    let project = dir.path().join("sluice.toml");
+    let toml = fs::read_to_string(&project).expect("the project is there");
+    fs::write(&project, toml + "\n[registry.azure]\nendpoint = \"https://n.servicebus.windows.net\"\n")
+        .expect("written");
+    fs::remove_dir_all(dir.path().join("tests")).expect("the tests are removed");
+    let (code, said, words) = sluice(dir.path(), &["check"]);
+    assert_eq!(code, Some(0), "{words}");
+    insta::assert_snapshot!("unknown_columns", format!("{said}\n{words}"));
+    // A folder of schemas says them, and so does `columns_from`.
+    let folder = fs::read_to_string(&project).expect("the project is there");
+    let folder = folder.replace(
+        "[registry.azure]\nendpoint = \"https://n.servicebus.windows.net\"",
+        "[registry.folder]\npath = \"schemas\"",
+    );
+    fs::write(&project, folder).expect("written");
+    let (code, _, words) = sluice(dir.path(), &["check"]);
+    assert_eq!((code, words.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_dry_run_shows_plans_and_runs_nothing() {
+    let dir = copied("user_tests/good");
+    let (code, said, words) = sluice(dir.path(), &["transform", "--dry-run", "gold.by_product", "silver.lead_events"]);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(!said.contains("__stream"), "{said}");
+    insta::assert_snapshot!("plans_of_a_dry_run", said);
+    assert!(!dir.path().join("lake").exists(), "nothing is made");
+    let (code, _, words) = sluice(dir.path(), &["transform", "--dry-run", "gold.nope"]);
+    assert_eq!(code, Some(1));
+    assert!(words.contains("there is no transform of `gold.nope`"), "{words}");
+}
+
+#[test]
+fn check_looks_at_the_tests_too() {
+    let dir = copied("user_tests/bad");
+    let (code, _, words) = sluice(dir.path(), &["check"]);
+    assert_eq!(code, Some(1));
+    assert!(words.contains("tests/a.toml"), "{words}");
+    let (_, said, _) = sluice(dir.path(), &["check", "--format", "json"]);
+    let checked: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert!(checked["problems"].as_array().expect("an array").len() > 10, "{checked:#}");
+    assert_eq!(checked["problems"][0]["file"], "tests/a.toml");
 }

@@ -97,3 +97,19 @@ fn a_project_without_tests_says_so() {
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("there are no tests"), "{}", text(&out.stderr));
 }
+
+#[test]
+fn a_project_within_a_project_has_tests_of_its_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let project = "[project]\nname = \"p\"\nteams = [\"t\"]\n[lake]\nurl = \"lake\"\n";
+    for folder in ["", "tests/fixture"] {
+        let folder = dir.path().join(folder);
+        fs::create_dir_all(folder.join("tests")).expect("the folder is made");
+        fs::write(folder.join("sluice.toml"), project).expect("the project is written");
+    }
+    fs::write(dir.path().join("tests/fixture/tests/broken.toml"), "= 1").expect("a test is written");
+    let out = sluice(dir.path(), &["test"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let out = sluice(&dir.path().join("tests/fixture"), &["test"]);
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+}

@@ -91,8 +91,10 @@ pub(super) async fn play(test: &Prepared) -> Result<Vec<Failure>, PipelineError>
             }
         }
     }
-    failures.extend(unexpected_errors(test, &told));
-    Ok(failures)
+    // First what went wrong, then what came of it.
+    let mut errors = unexpected_errors(test, &told);
+    errors.extend(failures);
+    Ok(errors)
 }
 
 fn given(table: &TableName, error: TransformError) -> PipelineError {
@@ -153,7 +155,7 @@ async fn check(expected: &PreparedExpected, lake: &Location, told: &Told) -> Res
     for (name, wanted) in &expected.violations {
         let found = told.violations.get(&(owner_of(table), name.clone())).copied().unwrap_or_default();
         if found != *wanted {
-            fail(format!("{found} rows violate `{name}`, expected {wanted}"), None);
+            fail(format!("violations of `{name}`: {found}, expected {wanted}"), None);
         }
     }
     if let Some((columns, rows)) = &expected.rows {
@@ -162,14 +164,14 @@ async fn check(expected: &PreparedExpected, lake: &Location, told: &Told) -> Res
             // A quarantine is made by the first row in it.
             None if rows.is_empty() => return Ok(failures),
             None => {
-                fail(format!("there is no table yet, expected {} rows", rows.len()), None);
+                fail(format!("no table was made; rows expected: {}", rows.len()), None);
                 return Ok(failures);
             }
         };
         let is_ordered = !expected.order_by.is_empty();
         let count = actual.len();
         if let Some(difference) = compare(columns, rows.clone(), actual, is_ordered, expected.tolerance) {
-            let message = format!("{count} rows, expected {}; {} are the same", rows.len(), difference.same);
+            let message = format!("rows: {count}, expected {}; {} as expected", rows.len(), difference.same);
             fail(message, Some(difference));
         }
     }

@@ -17,7 +17,7 @@ use crate::config::spec::{DecodeSpec, Format, Framing, ProjectSpec, TableName, T
 use crate::config::test_spec::{Batches, Expected, Given, GivenRows, Placed, Row, TestSpec};
 use crate::config::{Place, Problem, nearest, quoted};
 use crate::decode::Decoder;
-use crate::pipeline::check::{Checked, side_table};
+use crate::pipeline::check::{Checked, order, side_table};
 use crate::transform::graph::owner_of;
 
 /// A file of rows is written by hand or cut from a sample: what is larger is no test of a second.
@@ -63,6 +63,7 @@ pub async fn prepare(project: &ProjectSpec, checked: &Checked, tests: &[TestSpec
         }
         problems.extend(preparing.problems);
     }
+    problems.sort_by_key(order);
     (prepared, problems)
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
+use arrow::datatypes::{DataType, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::{ReaderBuilder, WriterBuilder};
 use chrono::{DateTime, Days, NaiveDate, SecondsFormat, TimeDelta};
@@ -108,7 +108,7 @@ fn fields(row: &Row, known: &Fields, problems: &mut Vec<Problem>) -> ShownRow {
     for (name, cell) in row {
         match known.iter().find(|field| field.name() == name) {
             Some(field) => {
-                if let Some(value) = value(field, &cell.value, problems) {
+                if let Some(value) = value(name, field.data_type(), &cell.value, problems) {
                     values.insert(name.clone(), value);
                 }
             }
@@ -134,8 +134,8 @@ pub(super) fn those_there(known: &Fields) -> String {
 }
 
 /// A value as its column wants it; None where it can't be, which has been told then.
-fn value(field: &Field, cell: &Placed<CellValue>, problems: &mut Vec<Problem>) -> Option<Value> {
-    let fitting = match (field.data_type(), &cell.value) {
+fn value(name: &str, data_type: &DataType, cell: &Placed<CellValue>, problems: &mut Vec<Problem>) -> Option<Value> {
+    let fitting = match (data_type, &cell.value) {
         (DataType::Boolean, CellValue::Boolean(boolean)) => Ok((*boolean).into()),
         (DataType::Utf8, CellValue::Text(text)) => Ok(text.clone().into()),
         (DataType::Int64, CellValue::Integer(number)) => Ok((*number).into()),
@@ -151,14 +151,17 @@ fn value(field: &Field, cell: &Placed<CellValue>, problems: &mut Vec<Problem>) -
         (DataType::Decimal128(_, scale), CellValue::Float(number)) => decimal(&number.to_string(), *scale),
         (DataType::Binary, CellValue::Text(text)) => hex(text),
         (DataType::Struct(known), CellValue::Fields(row)) => Ok(Value::Object(fields(row, known, problems))),
-        (DataType::List(item), CellValue::List(cells)) => {
-            Ok(cells.iter().map(|cell| value(item, cell, problems).unwrap_or(Value::Null)).collect())
-        }
+        (DataType::List(item), CellValue::List(cells)) => Ok(cells
+            .iter()
+            .map(|cell| value(&format!("{name}[]"), item.data_type(), cell, problems).unwrap_or(Value::Null))
+            .collect()),
         (DataType::Map(entries, _), CellValue::Fields(row)) => match entries.data_type() {
             DataType::Struct(entry) if entry.len() == 2 => {
-                let entries = row
-                    .iter()
-                    .map(|(key, cell)| (key.clone(), value(&entry[1], &cell.value, problems).unwrap_or(Value::Null)));
+                let entries = row.iter().map(|(key, cell)| {
+                    let name = format!("{name}.{key}");
+                    let value = value(&name, entry[1].data_type(), &cell.value, problems);
+                    (key.clone(), value.unwrap_or(Value::Null))
+                });
                 Ok(Value::Object(entries.collect()))
             }
             _ => Err(None),
@@ -168,13 +171,12 @@ fn value(field: &Field, cell: &Placed<CellValue>, problems: &mut Vec<Problem>) -
     match fitting {
         Ok(value) => Some(value),
         Err(hint) => {
-            let message = format!(
-                "column {} is of type {}, found {}",
-                quoted(field.name()),
-                type_name(field.data_type()),
-                cell.value.what()
-            );
-            let hint = hint.unwrap_or_else(|| form(field.data_type()).to_owned());
+            let found = match (&cell.value, &hint) {
+                (CellValue::Integer(number), Some(_)) => number.to_string(),
+                (value, _) => value.what().to_owned(),
+            };
+            let message = format!("column {} is of type {}, found {found}", quoted(name), type_name(data_type));
+            let hint = hint.unwrap_or_else(|| form(data_type).to_owned());
             problems.push(Problem::new(cell.place.clone(), message).with_hint(hint));
             None
         }
@@ -186,7 +188,7 @@ type Fitting = Result<Value, Option<String>>;
 fn within<T: TryFrom<i64>>(number: i64) -> Fitting {
     match T::try_from(number) {
         Ok(_) => Ok(number.into()),
-        Err(_) => Err(Some(format!("{number} is too large for it"))),
+        Err(_) => Err(Some("it is too large for the column".to_owned())),
     }
 }
 

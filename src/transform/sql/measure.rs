@@ -104,6 +104,11 @@ fn too_deep(tokens: &[TokenWithSpan]) -> Option<(&TokenWithSpan, String, &'stati
         let base = around.last().copied().unwrap_or_default();
         match part(&token.token) {
             Part::Opens => around.push(chained),
+            // `a[1][2]` is deeper than `a[1]`.
+            Part::Indexes => {
+                chained += 1;
+                around.push(chained);
+            }
             Part::Closes => {
                 chained = base;
                 if around.len() > 1 {
@@ -134,6 +139,8 @@ fn too_deep(tokens: &[TokenWithSpan]) -> Option<(&TokenWithSpan, String, &'stati
 /// What a token does to the depth of a tree.
 enum Part {
     Opens,
+    /// Opens, and may take an element of what stands before it.
+    Indexes,
     Closes,
     /// Another expression begins.
     Separates,
@@ -145,7 +152,8 @@ enum Part {
 fn part(token: &Token) -> Part {
     use Keyword as K;
     match token {
-        Token::LParen | Token::LBracket | Token::LBrace => Part::Opens,
+        Token::LParen | Token::LBrace => Part::Opens,
+        Token::LBracket => Part::Indexes,
         Token::RParen | Token::RBracket | Token::RBrace => Part::Closes,
         Token::Comma | Token::SemiColon => Part::Separates,
         Token::Word(word) => match word.keyword {
