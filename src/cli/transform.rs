@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(value_name = "TABLE")]
     tables: Vec<TableName>,
     /// Begin these tables anew, from what their inputs hold now. Readers see them empty, then growing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     full_refresh: bool,
     /// Run nothing: show the plan of each query, logical and physical
     #[arg(long)]

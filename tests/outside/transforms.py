@@ -17,7 +17,7 @@ import deltalake
 import duckdb
 import pyarrow
 
-from machine import Process, check, folder, main, run as sluice, same, say, sluice as binary
+from machine import Failed, Process, check, folder, main, run as sluice, same, say, sluice as binary
 
 POINTS = ["output-made", "part-written", "side-tables-committed", "part-committed"]
 STATUSES = ["open", "open", "won", "lost", "deleted"]
@@ -124,14 +124,14 @@ LEADS = pyarrow.schema({
 SALES = pyarrow.schema({"sale": pyarrow.string(), "id": pyarrow.string(), "amount": pyarrow.int64()})
 
 
-def project(path):
+def project(path, every="1m"):
     (path / "pipelines").mkdir(parents=True)
     (path / "sql").mkdir()
-    (path / "sluice.toml").write_text('[project]\nname = "outside"\nteams = ["outside"]\n\n[lake]\nurl = "lake"\n')
+    (path / "sluice.toml").write_text('[project]\nname = "outside"\nteams = ["outside"]\n\n[lake]\nurl = "lake"\n\n[serve]\naddress = "127.0.0.1:0"\n')
     declared = []
     for table, (keys, sql, _) in TRANSFORMS.items():
         (path / "sql" / f"{table}.sql").write_text(sql)
-        declared.append(f'[[transform]]\ntable = "{table}"\nowner = "outside"\nsql = "sql/{table}.sql"\n{keys}\n')
+        declared.append(f'[[transform]]\ntable = "{table}"\nowner = "outside"\nsql = "sql/{table}.sql"\nevery = "{every}"\n{keys}\n')
     (path / "pipelines" / "transforms.toml").write_text("\n".join(declared))
     return path
 
@@ -197,9 +197,37 @@ def holds(lake, inputs):
     check(all(row["outcome"] == "committed" for row in runs), f"a run failed: {[row for row in runs if row['error']]}")
 
 
+def live(chance):
+    """`sluice run` keeps all tables up with inputs that grow, and ends cleanly."""
+    with folder() as place:
+        made = project(place / "project", every="200ms")
+        inputs = Inputs(made / "lake", chance)
+        process = Process([binary(), "--project", made, "run"])
+        try:
+            for _ in range(8):
+                inputs.grow()
+                time.sleep(chance.uniform(0.1, 1.0))
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    holds(made / "lake", inputs)
+                    break
+                except (Failed, deltalake.exceptions.TableNotFoundError) as failed:
+                    check(time.monotonic() < deadline, f"not up to date after 60 s: {failed}\n{process.said()}")
+                    time.sleep(0.5)
+            inputs.grow()
+            same(process.stop(), 0, "the exit code after SIGTERM")
+        finally:
+            process.end()
+        sluice(arguments(made))
+        holds(made / "lake", inputs)
+    say("sluice run kept up with its inputs")
+
+
 def everything(kills, seed):
     chance = random.Random(seed)
     say(f"seed {seed}")
+    live(chance)
     with folder() as place:
         made = project(place / "project")
         lake = made / "lake"

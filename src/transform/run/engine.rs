@@ -6,12 +6,13 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use chrono::Utc;
 use datafusion::catalog::TableProvider;
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::SessionContext;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
@@ -36,6 +37,9 @@ pub use super::report::{Outcome, Read, Report};
 /// Smaller makes more commits of a first run; larger more to do again after a crash.
 pub const PART_BYTES: u64 = 64 << 20;
 
+/// The memory that a partition of a query needs at least to sort, join and group at once.
+const PARTITION_BYTES: usize = 64 << 20;
+
 /// How often a part is planned again since somebody else's commit went first.
 const TRIES: u32 = 100;
 
@@ -51,6 +55,13 @@ pub struct Engine {
     pub part_bytes: u64,
     pub fault_points: FaultPoints,
     pub shutdown: Shutdown,
+}
+
+/// How joins are made: with one side in memory, or with both sorted, on disk where they don't fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joins {
+    Hashed,
+    Sorted,
 }
 
 /// Where a part of a run has led.
@@ -69,24 +80,13 @@ pub(super) struct Run<'a> {
     pub(super) inputs: BTreeMap<TableName, InputTable>,
     /// Whole inputs, each at the version that it is pinned to.
     pub(super) snapshots: HashMap<(TableName, u64), Arc<dyn TableProvider>>,
-    report: Report,
+    pub(super) report: Report,
 }
 
 impl Engine {
     /// Runs a transform up to what its inputs hold now. What was committed stays, whatever the error.
     pub async fn run(&self, spec: &TransformSpec, full_refresh: Refresh) -> Report {
-        let mut report = Report {
-            table: spec.table.clone(),
-            run_id: Uuid::new_v4().to_string(),
-            started_at: Utc::now(),
-            ended_at: Utc::now(),
-            read: BTreeMap::new(),
-            committed: Vec::new(),
-            rows_in: Some(0),
-            rows_out: 0,
-            violations: Vec::new(),
-            error: None,
-        };
+        let mut report = Report::begun(&spec.table);
         let parsed = match parse(spec) {
             Ok(parsed) => parsed,
             Err(problems) => {
@@ -218,7 +218,11 @@ impl Run<'_> {
             return self.record_empty(output, &parts).await;
         }
         let heads = self.pin(intended.as_ref().map(|intended| intended.pinned.as_slice()).unwrap_or_default());
-        let computed = self.compute(output, &side, &parts).await;
+        let mut computed = self.compute(output, &side, &parts, Joins::Hashed).await;
+        if let Err(TransformError::Memory(source)) = &computed {
+            tracing::info!(table = %self.spec.table, %source, "too many keys for memory: joining by sorting, on disk");
+            computed = self.compute(output, &side, &parts, Joins::Sorted).await;
+        }
         let positions = self.positions(&parts, &before);
         let pinned = self.pinned();
         self.pin(&heads);
@@ -267,8 +271,9 @@ impl Run<'_> {
         output: &Output,
         side: &Side,
         parts: &HashMap<TableName, Part>,
+        joins: Joins,
     ) -> Result<(Computed, Vec<Violations>), TransformError> {
-        let session = session(Arc::clone(&self.engine.runtime));
+        let session = self.session(joins);
         let work = Work { spec: self.spec, session: &session, runtime: &self.engine.runtime, output };
         let rows: SchemaRef = match self.spec.mode {
             Mode::History => Arc::new(super::modes::without_history(&output.schema)),
@@ -318,6 +323,27 @@ impl Run<'_> {
             }
         };
         Ok((computed, sieve.violations()))
+    }
+
+    /// A session within the memory that there is. Each operator of each of its partitions takes a share, and
+    /// a sort with less than some megabytes gives up before it goes to disk.
+    fn session(&self, joins: Joins) -> SessionContext {
+        let session = session(Arc::clone(&self.engine.runtime));
+        let state = session.state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        if let MemoryLimit::Finite(bytes) = self.engine.runtime.memory_pool.memory_limit() {
+            let most = (bytes / PARTITION_BYTES).max(1);
+            options.execution.target_partitions = options.execution.target_partitions.min(most);
+            options.execution.sort_spill_reservation_bytes =
+                options.execution.sort_spill_reservation_bytes.min(bytes / 6);
+        }
+        if joins == Joins::Sorted {
+            options.execution.target_partitions = 1;
+            options.optimizer.prefer_hash_join = false;
+        }
+        drop(state);
+        session
     }
 
     /// The side tables first, then rows and positions together.
@@ -441,6 +467,9 @@ impl Run<'_> {
         before: &HashMap<TableName, Position>,
         violations: Vec<Violations>,
     ) {
+        if self.streamed().next().is_none() {
+            self.report.rows_in = None;
+        }
         for input in &self.parsed.inputs {
             let Some(table) = self.inputs.get(&input.table) else { continue };
             let version = |position: Position| match position {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::TransformError;
 use super::expectations::Violations;
@@ -49,6 +50,23 @@ impl Outcome {
 }
 
 impl Report {
+    /// A run that has done nothing yet.
+    pub(super) fn begun(table: &TableName) -> Self {
+        let now = Utc::now();
+        Self {
+            table: table.clone(),
+            run_id: Uuid::new_v4().to_string(),
+            started_at: now,
+            ended_at: now,
+            read: BTreeMap::new(),
+            committed: Vec::new(),
+            rows_in: Some(0),
+            rows_out: 0,
+            violations: Vec::new(),
+            error: None,
+        }
+    }
+
     pub fn outcome(&self) -> Outcome {
         match &self.error {
             Some(TransformError::NoInput(_)) => Outcome::Waits,
