@@ -23,7 +23,6 @@
 //! | [`keyed`] | the rows of some keys give way to others: which files that touches |
 //! | [`side`] | `__quarantine` and `__deleted`, which are committed first |
 //! | [`modes`] | append, merge, history, recompute, replace |
-//! | [`explain`] | what a run would do, for `--dry-run` |
 //! | [`run_log`] | `sluice.runs` |
 //! | [`stage`] | rows in between, in memory or on disk |
 
@@ -31,7 +30,6 @@ pub mod columns;
 pub mod consumed;
 pub mod engine;
 pub mod expectations;
-pub mod explain;
 pub mod input;
 pub mod keyed;
 pub mod modes;
