@@ -5,15 +5,17 @@
 //! field is optional to serde: what is required is said to the schema, and a file is read as
 //! far as it goes, so that all of its mistakes are found in one run.
 
+mod route;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 mod transform;
 
-pub(super) use transform::{
+pub(super) use self::route::{PropertyTable, RouteTable};
+pub(super) use self::transform::{
     DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
 };
-
 use super::capture_name;
 use super::maintenance::MaintenanceTable;
 use super::text::{
@@ -288,9 +290,8 @@ pub(super) struct PipelineFile {
     /// Tables made of tables, by SQL.
     #[serde(rename = "transform")]
     pub transforms: Option<Vec<TransformTable>>,
-    /// One stream into several tables.
     #[serde(rename = "route")]
-    pub _route: Option<Unsupported>,
+    pub routes: Option<Vec<RouteTable>>,
 }
 
 /// The pipeline itself.

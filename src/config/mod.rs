@@ -35,6 +35,7 @@ mod mask;
 mod pipeline;
 mod project;
 mod reading;
+mod route;
 mod shape;
 mod text;
 mod transform;

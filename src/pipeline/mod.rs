@@ -22,6 +22,7 @@ pub mod generations;
 pub mod lock;
 pub mod maintenance;
 pub mod partition;
+pub mod routes;
 pub mod run;
 pub mod schedule;
 pub mod setup;

@@ -22,6 +22,7 @@ mod overlaps;
 mod query;
 mod registry;
 mod rewrite;
+mod routes;
 mod serve;
 mod sink;
 mod source;
