@@ -17,7 +17,8 @@ use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::config::spec::{DecodeSpec, Format, Framing};
 use sluicebox::decode::{Decoder, arrow_schema_of};
 use sluicebox::fault_points::FaultPoints;
-use sluicebox::pipeline::demo::insurer::{Fact, Story};
+use sluicebox::pipeline::demo::facts::Fact;
+use sluicebox::pipeline::demo::story::Teller;
 use sluicebox::sink::delta::dead_letters::Writer;
 use sluicebox::sink::delta::schema::Policy;
 use sluicebox::sink::delta::staged::Staged;
@@ -147,10 +148,10 @@ impl Events {
     async fn staged(&mut self, decoder: &Decoder) -> Staged {
         let from = self.next;
         self.next += ROWS;
-        let mut story = Story::try_new(FACT, &self.schema, 1, from.unsigned_abs()).expect("a story");
+        let story = Teller::try_new(FACT, &self.schema, 1).expect("a story");
         let events: Vec<Event> = (from..self.next)
             .map(|number| {
-                let told = story.tell().expect("an event");
+                let told = story.tell(number.unsigned_abs()).expect("an event");
                 Event {
                     sequence_number: number,
                     offset: (number * 400).to_string(),

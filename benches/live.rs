@@ -26,7 +26,8 @@ use azure_messaging_eventhubs::{ConsumerClient, OpenReceiverOptions, RetryOption
 use futures::{StreamExt as _, future};
 use sluicebox::config::spec::{EventHubsAccess, EventHubsSpec, ProjectSpec, Secret};
 use sluicebox::config::{LoadOptions, load_with};
-use sluicebox::pipeline::demo::insurer::{Fact, Story};
+use sluicebox::pipeline::demo::facts::Fact;
+use sluicebox::pipeline::demo::story::Teller;
 use sluicebox::pipeline::{RunOptions, run_project};
 use sluicebox::shutdown::Shutdown;
 use sluicebox::source::event_hubs::{EventSender, OutgoingEvent};
@@ -167,7 +168,7 @@ struct Azure {
 
 impl Azure {
     fn start() -> Self {
-        let hub = format!("{}:{PARTITIONS}", FACT.hub());
+        let hub = format!("{}:{PARTITIONS}", FACT.hub().name());
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .args(["-q", "emulator", "--hub", &hub, "--port", "0", "--registry-port", "0", "--control-port", "0"])
             .args(["--format", "json"])
@@ -198,7 +199,7 @@ impl Azure {
         let url = format!(
             "{}/$schemaGroups/{}/schemas/{}?api-version=2023-07-01",
             self.schema_registry,
-            FACT.team(),
+            FACT.hub().team(),
             FACT.name()
         );
         let answer = reqwest::Client::new()
@@ -216,8 +217,9 @@ impl Azure {
     async fn fill(&self, events: u64, routes: u64) -> Sizes {
         let content_type = format!("avro/binary+{}", self.register().await);
         let schema = Schema::parse_str(FACT.avsc()).expect("a schema");
-        let mut story = Story::try_new(FACT, &schema, 1, 0).expect("a story");
-        let sender = EventSender::connect(&self.hubs(), FACT.hub()).await.expect("a sender");
+        let story = Teller::try_new(FACT, &schema, 1).expect("a story");
+        let mut number = 0;
+        let sender = EventSender::connect(&self.hubs(), FACT.hub().name()).await.expect("a sender");
         let (mut body, mut whole) = (0, 0);
         for partition in 0..PARTITIONS {
             let share = events / PARTITIONS + u64::from(partition < events % PARTITIONS);
@@ -231,7 +233,8 @@ impl Azure {
                             Some(route) => lane(route),
                             None => FACT.name().to_owned(),
                         };
-                        let told = story.tell().expect("an event");
+                        let told = story.tell(number).expect("an event");
+                        number += 1;
                         let properties = vec![
                             ("cloudEvents_id".to_owned(), told.id.to_string()),
                             ("cloudEvents_type".to_owned(), event_type),
@@ -273,7 +276,7 @@ impl Azure {
                 max_total_elapsed: AzureDuration::ZERO,
                 ..RetryOptions::default()
             })
-            .open_with_connection_string(&self.connection_string, Some(FACT.hub()))
+            .open_with_connection_string(&self.connection_string, Some(FACT.hub().name()))
             .await
             .expect("a client");
         let counts = (0..PARTITIONS).map(|partition| receive_partition(&client, partition, events));
@@ -294,16 +297,23 @@ impl Azure {
 
     fn project(&self, dir: &Path, routes: u64) -> ProjectSpec {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let pipeline = format!("pipelines/{}/{}.toml", FACT.team(), FACT.hub());
-        for file in ["sluice.toml", pipeline.as_str()] {
+        let write = |file: String, text: &str| {
             let to = dir.join(file);
             std::fs::create_dir_all(to.parent().expect("a folder above")).expect("made");
-            std::fs::copy(root.join(file), to).expect("copied");
-        }
+            std::fs::write(to, text).expect("written");
+        };
+        let read = |file: &str| std::fs::read_to_string(root.join(file)).expect("a file of the project");
+        let pipeline = format!("pipelines/{}/{}.toml", FACT.hub().team(), FACT.hub().name());
+        // Bronze alone: what is made of it is measured elsewhere.
+        let declared = read(&pipeline);
+        let bronze = declared.split("[[transform]]").next().expect("a text has a first part");
         let route = |route| format!("\n[[route]]\ntype = \"{}\"\ntable = \"bronze.lane_{route}\"\n", lane(route));
-        let declared = std::fs::read_to_string(dir.join(&pipeline)).expect("read");
         let routes: String = (0..routes).map(route).collect();
-        std::fs::write(dir.join(&pipeline), declared + &routes).expect("written");
+        write("sluice.toml".to_owned(), &read("sluice.toml"));
+        write(pipeline, &format!("{bronze}{routes}"));
+        for fact in FACT.hub().facts() {
+            write(format!("schemas/{}.avsc", fact.name()), fact.avsc());
+        }
         let lookup = |name: &str| match name {
             "EVENTHUBS_CONNECTION_STRING" => Some(self.connection_string.clone()),
             "SCHEMA_REGISTRY_ENDPOINT" => Some(self.schema_registry.clone()),

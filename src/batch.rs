@@ -53,6 +53,8 @@ pub enum Origin {
     Live,
     /// The URL of the capture blob.
     Capture(Arc<str>),
+    /// From the dead letters, which didn't keep by which path it had come.
+    DeadLetter,
 }
 
 impl Origin {
@@ -60,6 +62,16 @@ impl Origin {
         match self {
             Self::Live => "live",
             Self::Capture(url) => url,
+            Self::DeadLetter => "dead-letter",
+        }
+    }
+
+    /// The path of an event whose dead letter says this of it.
+    pub fn of_dead_letter(text: Option<&str>) -> Self {
+        match text {
+            Some("live") => Self::Live,
+            Some(url) if url != Self::DeadLetter.as_str() => Self::Capture(url.into()),
+            _ => Self::DeadLetter,
         }
     }
 }
@@ -109,6 +121,7 @@ impl RejectClass {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     pub event: Event,
+    pub origin: Origin,
     pub record_index: i32,
     pub schema_id: Option<String>,
     /// How the event was framed, as far as that was told.

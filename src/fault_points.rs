@@ -1,4 +1,4 @@
-//! The named points of a flush, or of a transform's run, at which a process may die, for crash tests.
+//! The named points of a flush, of a replay, or of a transform's run, at which a process may die, for crash tests.
 //!
 //! A point that is armed aborts the process: nothing is flushed, closed or released, as with
 //! a kill. `sluice run --crash-at data-staged:3` arms one for its third passing.
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The steps of a flush, then those of a transform's part, in order.
+/// The steps of a flush, those of what is done to dead letters later, then those of a transform's part, each in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultPoint {
     DeadLettersStaged,
@@ -16,6 +16,11 @@ pub enum FaultPoint {
     DataStaged,
     DataCommitted,
     CheckpointsPublished,
+    ReplayStaged,
+    ReplayCommitted,
+    LettersStaged,
+    LettersCommitted,
+    ExpiredCounted,
     OutputMade,
     PartWritten,
     SideTablesCommitted,
@@ -23,13 +28,18 @@ pub enum FaultPoint {
 }
 
 impl FaultPoint {
-    pub const ALL: [FaultPoint; 10] = [
+    pub const ALL: [FaultPoint; 15] = [
         FaultPoint::DeadLettersStaged,
         FaultPoint::DeadLettersCommitted,
         FaultPoint::SchemaCommitted,
         FaultPoint::DataStaged,
         FaultPoint::DataCommitted,
         FaultPoint::CheckpointsPublished,
+        FaultPoint::ReplayStaged,
+        FaultPoint::ReplayCommitted,
+        FaultPoint::LettersStaged,
+        FaultPoint::LettersCommitted,
+        FaultPoint::ExpiredCounted,
         FaultPoint::OutputMade,
         FaultPoint::PartWritten,
         FaultPoint::SideTablesCommitted,
@@ -48,6 +58,11 @@ impl FaultPoint {
             Self::PartWritten => "part-written",
             Self::SideTablesCommitted => "side-tables-committed",
             Self::PartCommitted => "part-committed",
+            Self::ReplayStaged => "replay-staged",
+            Self::ReplayCommitted => "replay-committed",
+            Self::LettersStaged => "letters-staged",
+            Self::LettersCommitted => "letters-committed",
+            Self::ExpiredCounted => "expired-counted",
         }
     }
 }

@@ -13,7 +13,7 @@
 //! | 5 | [`pipeline`] | the only place that knows all stages: setup, event loop, audit, demo |
 //! | 5 | [`emulator`] | Azure on this machine: Event Hubs and its registry |
 //! | 4 | [`source`], [`decode`], [`sink`], [`transform`] | the stages; none knows another |
-//! | 3 | [`catalog`] | names to tables, and what their logs say |
+//! | 3 | [`catalog`] | names to tables, what their logs say, and what keeps them quick to read |
 //! | 2 | [`storage`], [`columns`] | object stores and sign-ins; what the columns of a payload are called |
 //! | 1 | [`config`], [`telemetry`], [`avro_container`], [`batch`], [`compute`], [`json`], [`memory`], [`retry`], [`shutdown`] | declarations, metrics, what flows between stages, values as JSON, threads and memory |
 //! | 0 | [`checkpoint`], [`error`], [`fault_points`] | the ledger's algebra, how errors are classified, where crash tests may die; no I/O |

@@ -24,6 +24,8 @@ pub const FLUSH_ID: &str = "sluiceFlush";
 /// The key in `commitInfo` under which we say what a commit is for: `{"maintenance": true}` and
 /// `{"erasure": true}` bring no new rows to a stream.
 pub const NOTE: &str = "sluice";
+/// The key in `commitInfo` of a commit that gives rows to dead letters, or counts them otherwise: what it did.
+pub const SETTLES_LETTERS: &str = "sluiceDeadLetters";
 
 /// A base older than this isn't believed: cleanup keeps a week of commits, so an hour is far
 /// from it even with clocks that are wrong; much shorter would enumerate the ledger of an idle
@@ -145,6 +147,15 @@ impl ReadCommit {
 
     pub fn removes_data(&self) -> bool {
         self.removes().any(|remove| remove.data_change)
+    }
+
+    pub fn removes_files(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action, Action::Remove(_)))
+    }
+
+    /// Whether it gave rows to dead letters, or counted them otherwise.
+    pub fn settles_letters(&self) -> bool {
+        self.info().is_some_and(|info| info.contains_key(SETTLES_LETTERS))
     }
 
     pub fn adds_data(&self) -> bool {

@@ -24,6 +24,7 @@ use deltalake::logstore::LogStoreRef;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
+use super::filling::filled;
 use super::state::ActiveFile;
 
 /// The column that says which of the files a row is from, where it is asked for.
@@ -197,6 +198,6 @@ impl TableProvider for FileTable {
             .with_projection_indices(Some(wanted))?
             .with_limit(limit)
             .build();
-        Ok(DataSourceExec::from_data_source(config))
+        filled(DataSourceExec::from_data_source(config))
     }
 }

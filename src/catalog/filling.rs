@@ -56,11 +56,15 @@ impl TableProvider for Filling {
         if !self.schema().fields().iter().any(|field| has_map(field.data_type())) {
             return Ok(plan);
         }
-        Ok(plan.transform_down(|node| Ok(filling(node)))?.data)
+        filled(plan)
     }
 }
 
-/// A scan of files that fills what they lack.
+/// The plan, with scans of files that fill what these lack.
+pub(in crate::catalog) fn filled(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(plan.transform_down(|node| Ok(filling(node)))?.data)
+}
+
 fn filling(plan: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
     let config =
         plan.downcast_ref::<DataSourceExec>().and_then(|exec| exec.data_source().downcast_ref::<FileScanConfig>());

@@ -55,7 +55,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
 }
 
 /// A day, which begins at midnight UTC, or a time with an offset.
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(day) = text.parse::<NaiveDate>() {
         return Ok(day.and_time(NaiveTime::MIN).and_utc());
     }

@@ -9,9 +9,9 @@ use super::rows::fit_for_a_screen;
 use super::{Exit, Format, Global, Output};
 use crate::config::schema;
 use crate::config::spec::{ProjectSpec, RouteCondition, RouteSpec, RouteTo};
-use crate::config::{ConfigErrors, Problem};
+use crate::config::{self, ConfigErrors, Problem};
 use crate::error::AnyError;
-use crate::pipeline;
+use crate::pipeline::{self, unit_tests};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -29,6 +29,8 @@ enum File {
     Project,
     /// `pipelines/**/*.toml`
     Pipeline,
+    /// `tests/**/*.toml`
+    Test,
 }
 
 /// # Errors
@@ -39,13 +41,23 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         output.line(match file {
             File::Project => schema::project_json(),
             File::Pipeline => schema::pipeline_json(),
+            File::Test => schema::test_json(),
         })?;
         return Ok(Exit::Well.into());
     }
     let checked = match global.load_project() {
         Ok(project) => {
             let checked = pipeline::check::check(&project).await?;
-            let errors = ConfigErrors { dir: Some(project.dir.clone()), problems: checked.problems };
+            let mut problems = checked.problems.clone();
+            match config::load_tests(&project) {
+                // Their columns are known where nothing else is wrong.
+                Ok(tests) if problems.is_empty() => {
+                    problems.extend(unit_tests::prepare(&project, &checked, &tests).await.1);
+                }
+                Ok(_) => {}
+                Err(errors) => problems.extend(errors.problems),
+            }
+            let errors = ConfigErrors { dir: Some(project.dir.clone()), problems };
             if errors.problems.is_empty() { Ok((project, checked.notes)) } else { Err((errors, checked.notes)) }
         }
         Err(errors) => Err((errors, Vec::new())),
@@ -69,7 +81,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
 }
 
 /// Beside the problems: what isn't wrong, and should be known.
-fn say_notes(notes: &[Problem], output: &Output) {
+pub(super) fn say_notes(notes: &[Problem], output: &Output) {
     for note in notes {
         let place = note.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
         let hint = note.hint.as_ref().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();

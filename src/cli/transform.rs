@@ -13,6 +13,7 @@ use crate::pipeline::PipelineError;
 use crate::pipeline::transforms::{MEMORY_BYTES, TransformOptions, TransformSummary, Transforms, first_failure};
 use crate::shutdown::Shutdown;
 use crate::transform::run::engine::{PART_BYTES, Refresh};
+use crate::transform::run::explain::Explained;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -20,8 +21,11 @@ pub struct Args {
     #[arg(value_name = "TABLE")]
     tables: Vec<TableName>,
     /// Begin these tables anew, from what their inputs hold now. Readers see them empty, then growing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     full_refresh: bool,
+    /// Show what a run would read, and its query's plan; write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// `json` writes `{"transforms": [{"table", "outcome", "rows_in", "rows_out", "version", …}]}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
@@ -57,6 +61,19 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         opened => opened?,
     };
     let selected = transforms.select(&args.tables)?;
+    if args.dry_run {
+        let explained = transforms.explain(&selected).await?;
+        beside.abort_all();
+        match args.format {
+            Format::Json => output.json(&serde_json::json!({"transforms": explained}))?,
+            Format::Text => {
+                for transform in &explained {
+                    output.line(in_words(transform))?;
+                }
+            }
+        }
+        return Ok(Exit::Well.into());
+    }
     let refresh = if args.full_refresh { Refresh::Full } else { Refresh::No };
     let mut summaries = tokio::select! {
         summaries = transforms.run_once(&selected, refresh) => summaries,
@@ -82,6 +99,34 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         return Ok(Exit::CutOff.into());
     }
     Ok(Exit::Well.into())
+}
+
+/// What a run would do.
+fn in_words(transform: &Explained) -> String {
+    let mut text = format!("{} ({})", transform.table, transform.mode);
+    for input in &transform.inputs {
+        let what = match (input.version, input.files) {
+            (None, _) => "not there yet".to_owned(),
+            (Some(version), None) => format!("whole, as it is at version {version}"),
+            (Some(version), Some(0)) => format!("nothing new up to version {version}"),
+            (Some(version), Some(files)) => {
+                let bytes = ByteSize::b(u64::try_from(input.bytes.unwrap_or_default()).unwrap_or_default());
+                let since = match input.consumed {
+                    Some(consumed) => format!("versions {} to {version}", consumed + 1),
+                    None => format!("from the beginning, at version {version}"),
+                };
+                format!("{since}; the next part reads {files} files, {bytes}")
+            }
+        };
+        text.push_str(&format!("\n  {}: {what}", input.input));
+    }
+    if let Some(plan) = &transform.plan {
+        text.push_str("\n  plan:");
+        for line in plan.lines() {
+            text.push_str(&format!("\n    {line}"));
+        }
+    }
+    text
 }
 
 /// A line for each transform.

@@ -10,16 +10,18 @@ mod route;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod test;
 mod transform;
 
 pub(super) use self::route::{PropertyTable, RouteTable};
-pub(super) use self::transform::{
-    DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
-};
 use super::capture_name;
 use super::maintenance::MaintenanceTable;
 use super::text::{
     AddressText, CronText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
+};
+pub(super) use test::{Batching, ExpectedTable, GivenTable, TestFile, TestTable};
+pub(super) use transform::{
+    DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
 };
 
 pub(super) const CONSUMER_GROUP: &str = "$Default";
@@ -27,6 +29,8 @@ pub(super) const COMMIT_EVERY: &str = "10s";
 pub(super) const COMMIT_BYTES: &str = "128MiB";
 pub(super) const MAX_IN_FLIGHT_BYTES: &str = "128MiB";
 pub(super) const COVERAGE_EVERY: &str = "5min";
+pub(super) const REJECT_SHARE_WINDOW: &str = "5min";
+pub(super) const REJECT_SHARE_MIN_EVENTS: u64 = 100;
 pub(super) const SWEEP_EVERY: &str = "1h";
 pub(super) const SERVE_ADDRESS: &str = "127.0.0.1:8080";
 /// The app that Event Grid signs in as, in every tenant of the public cloud.
@@ -511,6 +515,20 @@ pub(super) struct SinkTable {
     pub coverage_every: Option<DurationText>,
     /// What is other for this table, and those beside it, than `[maintenance]` in `sluice.toml` says.
     pub maintenance: Option<MaintenanceTable>,
+    /// How long dead letters keep the bytes of their events, since they were rejected. `sluice run` lets them go then, and
+    /// `sluice dead-letters expire`. What accounts for the numbers stays.
+    #[schemars(extend("x-default-words" = "for good"))]
+    pub dead_letters_retention: Option<DurationText>,
+    /// The share of rejected events, above 0 and at most 1, that stops a partition: the events that tip it over stay
+    /// where they are, and other partitions go on.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1, "x-default-words" = "no limit"))]
+    pub max_reject_share: Option<f64>,
+    /// Of which events that share is taken: of those that were decoded within this time.
+    #[schemars(extend("default" = REJECT_SHARE_WINDOW))]
+    pub reject_share_window: Option<DurationText>,
+    /// Of fewer events than these within the window no share is told.
+    #[schemars(range(min = 1), extend("default" = REJECT_SHARE_MIN_EVENTS))]
+    pub reject_share_min_events: Option<u64>,
 }
 
 /// When `sluice run` backfills from the captures by itself, beside what it reads live. Without

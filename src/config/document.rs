@@ -33,7 +33,7 @@ pub(super) enum Value {
     Integer(i64),
     /// Beyond 64 bits.
     HugeInteger,
-    Float,
+    Float(f64),
     Boolean(bool),
     Time(toml::value::Datetime),
     Array(Vec<Node>),
@@ -65,7 +65,7 @@ impl Value {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) | Self::HugeInteger => "an integer",
-            Self::Float => "a float",
+            Self::Float(_) => "a float",
             Self::Boolean(_) => "a boolean",
             Self::Time(_) => "a time",
             Self::Array(_) => "an array",
@@ -185,7 +185,7 @@ fn node(value: Spanned<DeValue<'_>>, file: &Arc<SourceFile>) -> Node {
         DeValue::Integer(integer) => {
             i64::from_str_radix(integer.as_str(), integer.radix()).map_or(Value::HugeInteger, Value::Integer)
         }
-        DeValue::Float(_) => Value::Float,
+        DeValue::Float(number) => Value::Float(number.as_str().replace('_', "").parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(boolean) => Value::Boolean(boolean),
         DeValue::Datetime(time) => Value::Time(time),
         DeValue::Array(array) => Value::Array(array.into_iter().map(|value| node(value, file)).collect()),

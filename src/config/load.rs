@@ -8,10 +8,13 @@ use super::pipeline::{self, Built};
 use super::problem::{ConfigErrors, Place, Problem, quoted};
 use super::project::{self, Shared};
 use super::spec::ProjectSpec;
+use super::test;
+use super::test_spec::TestSpec;
 use super::variables::{Lookup, resolve};
 
 const PROJECT_FILE: &str = "sluice.toml";
 const PIPELINES_FOLDER: &str = "pipelines";
+const TESTS_FOLDER: &str = "tests";
 
 /// More files than this are not a project's, but a disk's.
 const MOST_FILES: usize = 10_000;
@@ -49,7 +52,7 @@ pub fn load_with(options: &LoadOptions, lookup: Lookup<'_>) -> Result<ProjectSpe
         None => (None, Shared::unknown()),
     };
     let mut built = Vec::new();
-    for file in pipeline_files(&dir, &mut problems) {
+    for file in toml_files(&dir, PIPELINES_FOLDER, &mut problems) {
         let name = shown(&file);
         let Some(mut root) = read(&dir.join(&file), &name, &mut problems) else { continue };
         resolve(&mut root, &dir, lookup, &mut problems);
@@ -74,6 +77,30 @@ pub fn load_with(options: &LoadOptions, lookup: Lookup<'_>) -> Result<ProjectSpe
             Err(ConfigErrors { dir: Some(dir), problems })
         }
     }
+}
+
+/// Reads the tests of a project, with the variables of the process.
+///
+/// # Errors
+/// Every problem of their files.
+pub fn load_tests(project: &ProjectSpec) -> Result<Vec<TestSpec>, ConfigErrors> {
+    let lookup: Lookup<'_> = &|name| std::env::var(name).ok();
+    let dir = &project.dir;
+    let mut problems = Vec::new();
+    let mut tests = Vec::new();
+    for file in toml_files(dir, TESTS_FOLDER, &mut problems) {
+        let name = shown(&file);
+        let Some(mut root) = read(&dir.join(&file), &name, &mut problems) else { continue };
+        resolve(&mut root, dir, lookup, &mut problems);
+        tests.extend(test::build(&root, &file, dir, &mut problems));
+    }
+    test::named_once(&tests, &mut problems);
+    if problems.is_empty() {
+        return Ok(tests);
+    }
+    problems.sort_by_key(order);
+    problems.dedup();
+    Err(ConfigErrors { dir: Some(dir.clone()), problems })
 }
 
 /// Project files first, then by name and place.
@@ -156,16 +183,16 @@ fn read(path: &Path, name: &str, problems: &mut Vec<Problem>) -> Option<Node> {
     }
 }
 
-/// The files under `pipelines/`, relative to the project's folder, in order.
-fn pipeline_files(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+/// The declarations in a folder and those in it, relative to the project's folder, in order.
+fn toml_files(dir: &Path, folder: &str, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders = vec![(PathBuf::from(PIPELINES_FOLDER), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        let entries = match std::fs::read_dir(dir.join(&folder)) {
+    let mut folders = vec![(PathBuf::from(folder), 0)];
+    while let Some((open, depth)) = folders.pop() {
+        let entries = match std::fs::read_dir(dir.join(&open)) {
             Ok(entries) => entries,
             Err(error) if depth == 0 && error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => {
-                problems.push(Problem::new(None, format!("can't list `{}`: {error}", shown(&folder))));
+                problems.push(Problem::new(None, format!("can't list `{}`: {error}", shown(&open))));
                 continue;
             }
         };
@@ -175,8 +202,12 @@ fn pipeline_files(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             if name.to_string_lossy().starts_with('.') {
                 continue;
             }
-            let path = folder.join(&name);
+            let path = open.join(&name);
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // A project within has files of its own.
+            if is_folder && dir.join(&path).join(PROJECT_FILE).is_file() {
+                continue;
+            }
             if is_folder && depth < DEEPEST_FOLDER {
                 folders.push((path, depth + 1));
             } else if is_folder {
@@ -187,7 +218,7 @@ fn pipeline_files(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             }
         }
         if files.len() > MOST_FILES {
-            let message = format!("`{PIPELINES_FOLDER}` holds more than {MOST_FILES} files");
+            let message = format!("`{folder}` holds more than {MOST_FILES} files");
             problems.push(Problem::new(None, message));
             break;
         }

@@ -63,14 +63,14 @@ pub(super) struct MaintenanceTable {
     /// however old.
     #[schemars(extend("default" = true))]
     pub clean_log: Option<bool>,
-    /// How long entries of the log stay, and so how far back `table@v12` can be asked for: 7 days or more.
+    /// How long entries of the log stay: 7 days or more.
     #[schemars(extend("default" = LOG_RETENTION))]
     pub log_retention: Option<DurationText>,
     /// Whether files that no version names any more are deleted.
     #[schemars(extend("default" = true))]
     pub vacuum: Option<bool>,
-    /// How long a file stays after the last version that names it: 7 days or more, and not longer than `log_retention`. It must
-    /// be longer than any query, and than any commit takes from its first file.
+    /// How long a file stays after the last version that names it, and so how far back `table@v12` can be asked for: 7 days or
+    /// more, and not longer than `log_retention`. It must be longer than any query, and than any commit takes from its first file.
     #[schemars(extend("default" = VACUUM_AFTER))]
     pub vacuum_after: Option<DurationText>,
     /// Lets `vacuum_after` be shorter than 7 days. Queries and writers that are at work then may lose their files.

@@ -26,6 +26,7 @@ pub mod reference;
 pub mod schema;
 pub mod source_id;
 pub mod spec;
+pub mod test_spec;
 
 mod declared;
 mod decode;
@@ -37,12 +38,13 @@ mod project;
 mod reading;
 mod route;
 mod shape;
+mod test;
 mod text;
 mod transform;
 mod transform_spec;
 mod variables;
 
-pub use load::{LoadOptions, load, load_with};
+pub use load::{LoadOptions, load, load_tests, load_with};
 pub use problem::{ConfigErrors, Place, Problem, SourceFile};
 pub(crate) use problem::{listed, nearest, quoted};
 pub use source_id::source_id;

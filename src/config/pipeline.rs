@@ -12,8 +12,8 @@ use super::connection_string::ConnectionString;
 use super::cron::Cron;
 use super::declared::{
     COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, CaptureTable, EventHubsSourceTable, GenerationTable,
-    MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable, SWEEP_EVERY, ScheduleTable, SinkTable, Start as StartDeclared,
-    StartWord,
+    MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable, REJECT_SHARE_MIN_EVENTS, REJECT_SHARE_WINDOW, SWEEP_EVERY,
+    ScheduleTable, SinkTable, Start as StartDeclared, StartWord,
 };
 use super::document::Node;
 use super::problem::{Place, Problem, listed, nearest, quoted};
@@ -22,8 +22,8 @@ use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
     CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, EvolutionSpec, Format, Framing, GenerationSpec,
-    OWN_SCHEMA, OnSchemaChange, PipelineSpec, RouteCondition, RouteSpec, RouteTo, SIDE_TABLES, ScheduleSpec, SinkSpec,
-    Start, TableName,
+    OWN_SCHEMA, OnSchemaChange, PipelineSpec, RejectLimit, RouteCondition, RouteSpec, RouteTo, SIDE_TABLES,
+    ScheduleSpec, SinkSpec, Start, TableName,
 };
 use super::transform::{self, Around, BuiltTransform};
 use super::{maintenance, route, schema, shape, text};
@@ -38,6 +38,10 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 const SHORTEST_COMMIT: Duration = Duration::from_millis(10);
 /// Longer than this and a crash reads a day again; nobody means it.
 const LONGEST_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shorter, and one slow batch is all that a share is taken of.
+const SHORTEST_SHARE_WINDOW: Duration = Duration::from_secs(1);
+const SHORTEST_LETTERS_RETENTION: Duration = Duration::from_secs(1);
+const LONGEST_LETTERS_RETENTION: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 /// Event Hubs keeps 90 days at most.
 const LONGEST_RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
@@ -423,6 +427,27 @@ fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<
     };
     let commit_every = duration("commit_every", table.commit_every, COMMIT_EVERY);
     let coverage_every = duration("coverage_every", table.coverage_every, COVERAGE_EVERY);
+    let dead_letters_retention = table.dead_letters_retention.as_ref().map(|text| {
+        reading.parse(&at("dead_letters_retention"), Some(&text.0), "a duration that fits", |text| {
+            text::duration(text, SHORTEST_LETTERS_RETENTION, LONGEST_LETTERS_RETENTION)
+        })
+    });
+    let window = table.reject_share_window.as_ref().map_or(REJECT_SHARE_WINDOW, |text| text.0.as_str());
+    let window = reading.parse(&at("reject_share_window"), Some(window), "a duration that fits", |text| {
+        text::duration(text, SHORTEST_SHARE_WINDOW, LONGEST_COMMIT)
+    });
+    if reading.root.at(&at("max_reject_share")).is_none() {
+        for key in ["reject_share_window", "reject_share_min_events"] {
+            if reading.root.at(&at(key)).is_some() {
+                reading.wrong(
+                    &at(key),
+                    format!("`{key}` does nothing without `max_reject_share`"),
+                    "declare both, or none",
+                );
+            }
+        }
+    }
+    let min_events = table.reject_share_min_events.unwrap_or(REJECT_SHARE_MIN_EVENTS);
     let mut size = |key: &'static str, text: Option<text::SizeText>, default: &str| {
         let text = text.as_ref().map_or(default, |text| text.0.as_str());
         commit_size(&at(key), text, reading)
@@ -448,6 +473,14 @@ fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<
         max_in_flight_bytes: max_in_flight_bytes?,
         coverage_every: coverage_every?,
         maintenance,
+        dead_letters_retention: match dead_letters_retention {
+            Some(retention) => Some(retention?),
+            None => None,
+        },
+        reject_limit: match table.max_reject_share {
+            Some(share) => Some(RejectLimit { share, window: window?, min_events }),
+            None => None,
+        },
     })
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::schema::{self, PIPELINE, PROJECT};
+use super::schema::{self, PIPELINE, PROJECT, TEST};
 
 const INTRODUCTION: &str = "\
 # Configuration
@@ -13,8 +13,8 @@ const INTRODUCTION: &str = "\
 
 A project is a folder with `sluice.toml` at its root and a file for each pipeline in
 `pipelines/<team>/<name>.toml`; transforms name their SQL files. `sluice check` finds every mistake in them, without
-network and without data; `sluice check --json-schema project` and `--json-schema pipeline` print JSON Schemas
-for editors (also in `docs/schema/`).
+network and without data; `sluice check --json-schema project`, `--json-schema pipeline` and `--json-schema test` print JSON
+Schemas for editors (also in `docs/schema/`).
 
 - The kind of a thing is the name of its table: `[source.event_hubs]`, `[registry.azure]`.
 - Relative paths start at the project's folder, wherever a command is run.
@@ -31,7 +31,12 @@ for editors (also in `docs/schema/`).
 /// Markdown: a section for each table of both files.
 pub fn markdown() -> String {
     let mut text = INTRODUCTION.to_owned();
-    for (title, schema) in [("sluice.toml", &*PROJECT), ("pipelines/\\<team\\>/\\<name\\>.toml", &*PIPELINE)] {
+    let files = [
+        ("sluice.toml", &*PROJECT),
+        ("pipelines/\\<team\\>/\\<name\\>.toml", &*PIPELINE),
+        ("tests/\\<name\\>.toml", &*TEST),
+    ];
+    for (title, schema) in files {
         let _ = write!(text, "\n## {title}\n\n{}\n", description(schema));
         let mut unsupported = Vec::new();
         section(schema, &mut Vec::new(), Within::Table, true, &mut text, &mut unsupported);

@@ -11,13 +11,16 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::declared::{PipelineFile, ProjectFile};
+use super::declared::{PipelineFile, ProjectFile, TestFile};
 
 /// `sluice.toml`, with our own marks.
 pub(super) static PROJECT: LazyLock<Value> = LazyLock::new(schema_of::<ProjectFile>);
 
 /// `pipelines/**/*.toml`, with our own marks.
 pub(super) static PIPELINE: LazyLock<Value> = LazyLock::new(schema_of::<PipelineFile>);
+
+/// `tests/**/*.toml`, with our own marks.
+pub(super) static TEST: LazyLock<Value> = LazyLock::new(schema_of::<TestFile>);
 
 /// A file of transforms alone: as [`PIPELINE`], but nothing of a pipeline is missed.
 pub(super) static TRANSFORMS: LazyLock<Value> = LazyLock::new(|| {
@@ -45,6 +48,11 @@ pub fn pipeline_json() -> String {
         map.insert("anyOf".to_owned(), serde_json::json!([{ "required": needed }, alone]));
     }
     published(&schema, "a sluice pipeline")
+}
+
+/// The JSON Schema of `tests/**/*.toml`, for editors.
+pub fn test_json() -> String {
+    published(&TEST, "tests of a sluice project")
 }
 
 fn schema_of<T: JsonSchema>() -> Value {
@@ -192,6 +200,7 @@ pub(super) fn what(schema: &Value) -> String {
     }
     match schema["type"].as_str() {
         Some("integer") => "an integer",
+        Some("number") => "a number",
         Some("boolean") => "true or false",
         Some("array") if table_in_array(schema).is_some() => "an array of tables",
         Some("array") => return format!("an array of {}s", what(&schema["items"]).trim_start_matches("a ")),

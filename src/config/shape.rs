@@ -66,6 +66,10 @@ impl Shape<'_> {
     }
 
     fn value(&mut self, entry: &Entry, schema: &Json, path: &[&str]) -> Option<Json> {
+        // What it means is not for a schema to say.
+        if schema["x-free"] == true {
+            return Some(Json::Null);
+        }
         if let Value::Table(table) = &entry.node.value
             && let Some(member) = schema::members(schema).into_iter().find(|member| schema::is_table(member))
         {
@@ -112,11 +116,15 @@ impl Shape<'_> {
         match (&node.value, scalar, kind) {
             (Value::Broken, ..) => None,
             (Value::Text(text), Some(scalar), Some("string")) => self.text(node, text, scalar, path),
-            (Value::Text(text), Some(scalar), Some(kind @ ("integer" | "boolean"))) if text.has_variables => {
+            (Value::Text(text), Some(scalar), Some(kind @ ("integer" | "number" | "boolean")))
+                if text.has_variables =>
+            {
                 self.variable(node, text, scalar, kind, path)
             }
             (Value::Integer(number), Some(scalar), Some("integer")) => self.integer(node, *number, scalar, path),
-            (Value::HugeInteger, Some(_), Some("integer")) => {
+            (Value::Float(number), Some(scalar), Some("number")) => self.number(node, *number, scalar, path),
+            (Value::Integer(number), Some(scalar), Some("number")) => self.number(node, *number as f64, scalar, path),
+            (Value::HugeInteger, Some(_), Some("integer" | "number")) => {
                 self.explained(&node.place, format!("{} is too large a number", name(path)), schema);
                 None
             }
@@ -168,6 +176,9 @@ impl Shape<'_> {
     /// A variable is always text: where a number or a truth is wanted, it is read as one.
     fn variable(&mut self, node: &Node, text: &Text, schema: &Json, kind: &str, path: &[&str]) -> Option<Json> {
         match (kind, text.value.parse::<i64>(), text.value.parse::<bool>()) {
+            ("number", ..) if text.value.parse::<f64>().is_ok() => {
+                self.number(node, text.value.parse().unwrap_or(f64::NAN), schema, path)
+            }
             ("integer", Ok(number), _) => self.integer(node, number, schema, path),
             ("boolean", _, Ok(boolean)) => Some(boolean.into()),
             _ => {
@@ -193,6 +204,17 @@ impl Shape<'_> {
         } else {
             format!("{} must be at most {most}", name(path))
         };
+        self.explained(&node.place, message, schema);
+        None
+    }
+
+    fn number(&mut self, node: &Node, number: f64, schema: &Json, path: &[&str]) -> Option<Json> {
+        let least = schema["exclusiveMinimum"].as_f64().unwrap_or(f64::NEG_INFINITY);
+        let most = schema["maximum"].as_f64().unwrap_or(f64::INFINITY);
+        if number > least && number <= most {
+            return Some(number.into());
+        }
+        let message = format!("{} must be above {least} and at most {most}", name(path));
         self.explained(&node.place, message, schema);
         None
     }

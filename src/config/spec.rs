@@ -360,7 +360,7 @@ pub enum Framing {
     Bare,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SinkSpec {
     pub table: TableName,
     /// Default 10 s.
@@ -372,6 +372,10 @@ pub struct SinkSpec {
     /// Default 5 min: how often coverage without rows is committed.
     pub coverage_every: Duration,
     pub maintenance: MaintenanceSpec,
+    /// How long the bytes of dead letters are kept; none means for good.
+    pub dead_letters_retention: Option<Duration>,
+    /// Which share of rejects stops a partition; none means that none does.
+    pub reject_limit: Option<RejectLimit>,
 }
 
 /// How a table is kept quick to read.
@@ -399,6 +403,17 @@ pub struct MaintenanceSpec {
     pub vacuum: bool,
     /// Default 7 days; at most `log_retention`, and shorter than 7 days only where that was asked for as unsafe.
     pub vacuum_after: Duration,
+}
+
+/// More rejects than this and a partition stops: something is wrong with more than single events.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RejectLimit {
+    /// Of the events within the window: above 0, at most 1.
+    pub share: f64,
+    /// Default 5 min.
+    pub window: Duration,
+    /// Default 100: of fewer events no share is told.
+    pub min_events: u64,
 }
 
 /// The schema of sluice's own tables, which no pipeline writes.

@@ -226,14 +226,15 @@ impl Job {
             Frame::Container | Frame::Bare | Frame::Raw => None,
         };
         let framing = frame.name();
-        let reject =
-            Reject { event: self.batch.events[event].clone(), record_index: 0, schema_id, framing, class, text };
+        let (event_of, origin) = (self.batch.events[event].clone(), self.batch.origin.clone());
+        let reject = Reject { event: event_of, origin, record_index: 0, schema_id, framing, class, text };
         rejects.insert(event, reject);
     }
 
     fn unframed(&self, event: usize, unframed: &Unframed) -> Reject {
         Reject {
             event: self.batch.events[event].clone(),
+            origin: self.batch.origin.clone(),
             record_index: 0,
             schema_id: None,
             framing: unframed.framing,

@@ -14,7 +14,10 @@ use crate::config::spec::{OWN_SCHEMA, PipelineSpec, ProjectSpec, TableName};
 use crate::config::{Problem, nearest, quoted};
 use crate::sink::delta::dead_letters;
 use crate::transform::graph::{self, Graph, Node};
-use crate::transform::{Input, Output, check as transform_check, place_of_column, session, table_schema};
+use crate::transform::run::expectations::quarantine_schema;
+use crate::transform::run::modes::grave_schema;
+use crate::transform::run::side::{graves_of, quarantine_of};
+use crate::transform::{Input, Output, check as transform_check, notes, place_of_column, session, table_schema};
 
 /// What is known of a project whose files are well.
 #[derive(Debug)]
@@ -50,6 +53,7 @@ pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
         let session = session(Arc::new(RuntimeEnv::default()));
         match transform_check::check(&session, node, &checker.checked.columns).await {
             Ok(output) => {
+                checker.checked.notes.extend(notes(node, &output.plan));
                 let schema = table_schema(&node.spec, &output.schema);
                 let changed = checker.changed(node, &schema).await?;
                 checker.checked.problems.extend(changed);
@@ -65,7 +69,8 @@ pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
     Ok(checked)
 }
 
-fn order(problem: &Problem) -> (String, usize, usize) {
+/// Files by name, then places.
+pub(super) fn order(problem: &Problem) -> (String, usize, usize) {
     let place = problem.place.as_ref();
     place.map_or_else(Default::default, |place| (place.file.name.clone(), place.bytes.start, place.bytes.end))
 }
@@ -145,6 +150,9 @@ impl Checker<'_> {
         if is_transforms && *table == owner {
             return Ok(Known::Told);
         }
+        if let (Some(node), Some(output)) = (self.checked.graph.node(&owner), self.checked.outputs.get(&owner)) {
+            return Ok(side_table(node, output, table).map_or(Known::Nobody, Known::Columns));
+        }
         if let Some(schema) = columns::in_lake(table, &self.places).await? {
             return Ok(Known::Columns(schema));
         }
@@ -213,6 +221,14 @@ impl Checker<'_> {
         }
         Ok(problems)
     }
+}
+
+/// The columns of a table that stands beside that of a transform.
+pub fn side_table(node: &Node, output: &Output, table: &TableName) -> Option<SchemaRef> {
+    if *table == quarantine_of(&node.spec.table) {
+        return Some(Arc::new(quarantine_schema(&output.schema)));
+    }
+    (*table == graves_of(&node.spec.table)).then(|| Arc::new(grave_schema(&node.spec, &output.schema)))
 }
 
 /// A type as Delta calls it.

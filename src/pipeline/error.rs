@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::reject_share::TooMany;
 use super::spool::SpoolError;
 use crate::catalog::CatalogError;
 use crate::config::Problem;
@@ -33,8 +34,8 @@ pub enum PipelineError {
     NotScheduled { pipelines: Vec<String> },
     #[error("another process runs the scheduled backfill of pipeline `{pipeline}`")]
     ScheduledElsewhere { pipeline: String, path: PathBuf },
-    #[error("who maintains table `{table}` can't be read or written in the state")]
-    Lease { table: String, source: object_store::Error },
+    #[error("who maintains table `{table}`, and when, can't be read or written in the state")]
+    MaintenanceState { table: String, source: object_store::Error },
     #[error("file `{}` can't be used", path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
@@ -49,6 +50,12 @@ pub enum PipelineError {
     Sql(Vec<Problem>),
     #[error("transform `{table}` failed")]
     Transform { table: String, source: Box<TransformError> },
+    #[error(
+        "partition `{partition}` stopped: {} of {} events within {} were rejected, more than a share of {}, and most of them \
+         as `{}`",
+        of.rejected, of.events, humantime::format_duration(of.within), of.share, of.class.as_str()
+    )]
+    TooManyRejects { partition: String, of: TooMany },
     #[error("the shutdown was cut off; what was not committed is read again by the next start")]
     CutOff,
     #[error("task `{task}` of the pipeline failed")]
@@ -111,7 +118,10 @@ impl Classify for PipelineError {
             | Self::NoCapture { .. }
             | Self::GenerationBefore { .. }
             | Self::Route { .. } => Kind::Config,
-            Self::File { .. } | Self::Lease { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => Kind::External,
+            Self::File { .. } | Self::MaintenanceState { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => {
+                Kind::External
+            }
+            Self::TooManyRejects { .. } => Kind::Data,
             Self::Sparse { .. } | Self::Routing { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),
         }
@@ -130,6 +140,11 @@ impl Classify for PipelineError {
             Self::NoCapture { .. } => {
                 Some("add `[source.capture]` with the `url` that Event Hubs Capture writes to".to_owned())
             }
+            Self::TooManyRejects { .. } => Some(
+                "`sluice dead-letters list` shows those that were taken in; mend the schema or the declaration and start \
+                 again, or raise `max_reject_share`"
+                    .to_owned(),
+            ),
             Self::GenerationBefore { .. } => Some(
                 "name generations by numbers, from `2` on; or give `--from` the time of `since`, to take in this \
                  generation alone"

@@ -2,7 +2,7 @@
 
 use std::borrow::{Borrow, BorrowMut};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
+use super::reject_share::RejectShare;
 use super::routes::{Routed, Router, Share};
 use crate::batch::{Decoded, EventBatch};
 use crate::checkpoint::{PartitionKey, Range};
@@ -148,7 +149,7 @@ pub enum PartitionEvent {
         partition: PartitionKey,
         path: ReadPath,
     },
-    /// Its next events aren't to be taken in as they are, whatever becomes of other partitions.
+    /// Its next events aren't to be taken in as they are: it is read no more, and others go on.
     Stopped {
         partition: PartitionKey,
         path: ReadPath,
@@ -168,6 +169,8 @@ pub struct PartitionTask {
     pub tables: Vec<(String, watch::Receiver<TableColumns>)>,
     pub budget: MemoryBudget,
     pub dense: bool,
+    /// Where too many rejects stop it.
+    pub rejects: Option<RejectShare>,
     pub events: mpsc::Sender<PartitionEvent>,
     pub stop: CancellationToken,
 }
@@ -186,7 +189,10 @@ impl PartitionTask {
                         break PartitionEvent::Ended { partition, path };
                     }
                 }
-                Err(error @ PipelineError::Sink(SinkError::SchemaChange { .. })) => {
+                Err(
+                    error
+                    @ (PipelineError::Sink(SinkError::SchemaChange { .. }) | PipelineError::TooManyRejects { .. }),
+                ) => {
                     break PartitionEvent::Stopped { partition, path, error };
                 }
                 Err(error) => break PartitionEvent::Fatal { error },
@@ -265,6 +271,11 @@ impl PartitionTask {
             }
         };
         backoff.reset();
+        if let Some(share) = &mut self.rejects {
+            let counted = share.count(Instant::now(), batch.events.len(), &decoded.rejects);
+            let partition = || batch.partition.to_string();
+            counted.map_err(|of| PipelineError::TooManyRejects { partition: partition(), of })?;
+        }
         let routed = self.route(&batch, decoded).await?;
         self.refuse_misfits(&routed).await?;
         if let Some(last) = batch.events.last() {

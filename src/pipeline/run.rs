@@ -35,6 +35,7 @@ use super::checkpoints::{Checkpoints, Committed};
 use super::generations::generations;
 use super::lock::PipelineLock;
 use super::partition::{EventsFrom, PartitionEvent, PartitionTask, ReadPath, report};
+use super::reject_share::RejectShare;
 use super::routes::Router;
 use super::setup::{self, PartitionStart};
 use super::status::{PipelineStatus, State};
@@ -105,8 +106,8 @@ pub struct Pipeline {
     taken_at_ms: BTreeMap<PartitionKey, i64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
-    /// Partitions that don't until the next start, and why.
-    stopped: BTreeMap<String, PipelineError>,
+    /// Partitions that are read no more until the next start, and why.
+    stopped: BTreeMap<PartitionKey, PipelineError>,
     flush: JoinSet<FlushEnded>,
     looking_at_tables: JoinSet<(usize, LookedAtTable)>,
     /// Checkpoints that every table has passed by now.
@@ -443,7 +444,7 @@ impl Pipeline {
             PartitionEvent::Ended { partition, path: ReadPath::Live } => {
                 self.reading.remove(&partition);
             }
-            PartitionEvent::Stopped { partition, path, error } => self.take_stopped(&partition, path, error),
+            PartitionEvent::Stopped { partition, path, error } => self.take_stopped(partition, path, error),
             PartitionEvent::Fatal { error } => {
                 self.reading.clear();
                 self.captures.clear();
@@ -453,7 +454,7 @@ impl Pipeline {
     }
 
     /// The others go on; the run ends with the error when it ends. With nothing left to read that is now.
-    fn take_stopped(&mut self, partition: &PartitionKey, path: ReadPath, error: PipelineError) {
+    fn take_stopped(&mut self, partition: PartitionKey, path: ReadPath, error: PipelineError) {
         let text = report(&error);
         tracing::error!(
             pipeline = self.spec.name,
@@ -461,15 +462,19 @@ impl Pipeline {
             error = text,
             "a partition stops"
         );
-        let (pipeline, table, name) = self.labels(partition);
+        let (pipeline, table, name) = self.labels(&partition);
         metrics::partition_failure(pipeline, table, name);
+        metrics::partition_stopped(pipeline, table, name, true);
         self.status.change(|snapshot| snapshot.error = Some(text.clone()));
-        self.status.partition(&partition.partition, |held| held.last_error = Some(text));
+        self.status.partition(&partition.partition, |held| {
+            held.stopped = true;
+            held.last_error = Some(text);
+        });
         match path {
             ReadPath::Capture => self.captures.ended(),
-            ReadPath::Live => drop(self.reading.remove(partition)),
+            ReadPath::Live => drop(self.reading.remove(&partition)),
         }
-        self.stopped.insert(partition.partition.to_string(), error);
+        self.stopped.insert(partition, error);
         if self.reading.is_empty() && !self.captures.is_at_work() {
             self.end_reading();
         }
@@ -489,6 +494,8 @@ impl Pipeline {
             held.until = start.read.until;
             held.position = Some(start.read.position);
         });
+        let (pipeline, table, name) = self.labels(&partition);
+        metrics::partition_stopped(pipeline, table, name, false);
         self.reading.insert(partition, ());
         let Some(source) = self.source.clone() else { return };
         self.spawn(EventsFrom::Live { source, read: start.read });
@@ -502,6 +509,7 @@ impl Pipeline {
             tables: self.targets.iter().map(|target| (target.table.clone(), target.columns.subscribe())).collect(),
             budget: self.budget.clone(),
             dense: self.spec.source.dense,
+            rejects: self.spec.sink.reject_limit.map(RejectShare::new),
             events: self.sender.clone(),
             stop: self.stop_reading.child_token(),
         };
@@ -537,6 +545,7 @@ impl Pipeline {
         }
     }
 
+    /// One partition is read no more; the others go on.
     fn fail(&mut self, error: PipelineError) {
         tracing::error!(pipeline = self.spec.name, error = report(&error), "the pipeline stops");
         self.end_reading();
@@ -555,9 +564,9 @@ impl Pipeline {
                 return;
             }
         };
-        let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
-        let is_new = |partition: &String| !known.contains(partition) && !self.stopped.contains_key(partition);
-        let new: Vec<String> = found.into_iter().filter(is_new).collect();
+        let known = self.reading.keys().chain(self.stopped.keys());
+        let known: Vec<String> = known.map(|key| key.partition.to_string()).collect();
+        let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
         let Some(source) = self.source.clone() else { return };
         if new.is_empty() || !self.has_ledgers() {
             return;

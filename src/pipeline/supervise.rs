@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::PipelineError;
 use super::announcements::{self, Announcement};
+use super::dead_letters;
 use super::maintenance;
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
 use super::schedule::Scheduled;
@@ -100,7 +101,15 @@ pub async fn run_selected(
         let (options, shutdown) = (options.clone(), shutdown.clone());
         running.spawn(async move {
             let name = spec.name.clone();
+            // What is done to dead letters in time goes with what belongs to it.
+            let mut beside = JoinSet::new();
+            if !options.until_caught_up && spec.sink.dead_letters_retention.is_some() {
+                let (project, spec, shutdown) = (project.clone(), spec.clone(), shutdown.clone());
+                let fault_points = options.fault_points.clone();
+                beside.spawn(async move { dead_letters::keep(&project, &spec, fault_points, shutdown).await });
+            }
             let ended = run_one(&project, &spec, options, announcements, status.clone(), shutdown).await;
+            beside.shutdown().await;
             if let Err(error) = &ended {
                 status.change(|snapshot| {
                     snapshot.state = State::Failed;
@@ -110,16 +119,7 @@ pub async fn run_selected(
             ended.map_err(|source| PipelineError::Stopped { pipeline: name, source: Box::new(source) })
         });
     }
-    let mut maintaining = JoinSet::new();
-    // A run that is to end by itself leaves tables to who comes next.
-    if !options.until_caught_up {
-        let mut project = project.clone();
-        if !options.pipelines.is_empty() {
-            project.pipelines.retain(|pipeline| options.pipelines.contains(&pipeline.name));
-        }
-        let shutdown = shutdown.clone();
-        maintaining.spawn(async move { maintenance::background::run(&project, &shutdown).await });
-    }
+    let maintaining = maintain_beside(project, &options, &shutdown);
     let reads = !running.is_empty();
     let pipelines = async {
         let ended = all_of(running).await;
@@ -130,10 +130,7 @@ pub async fn run_selected(
         ended
     };
     let (ended, transformed) = tokio::join!(pipelines, transforming);
-    tokio::select! {
-        _ = maintaining.join_next() => {}
-        () = shutdown.aborting() => maintaining.shutdown().await,
-    }
+    end(maintaining, &shutdown).await;
     listening.end().await;
     let mut summary = ended?;
     transformed?;
@@ -141,6 +138,29 @@ pub async fn run_selected(
         transform_once(&transforms, &mut summary).await?;
     }
     Ok(summary)
+}
+
+/// Looks after the tables meanwhile. A run that is to end by itself leaves them to who comes next.
+fn maintain_beside(project: &ProjectSpec, options: &RunOptions, shutdown: &Shutdown) -> JoinSet<()> {
+    let mut beside = JoinSet::new();
+    if !options.until_caught_up {
+        let mut project = project.clone();
+        if !options.pipelines.is_empty() {
+            project.pipelines.retain(|pipeline| options.pipelines.contains(&pipeline.name));
+            project.transforms.clear();
+        }
+        let shutdown = shutdown.clone();
+        beside.spawn(async move { maintenance::background::run(&project, &shutdown).await });
+    }
+    beside
+}
+
+/// Lets it come to its end, which it does once it is told to stop.
+async fn end(mut beside: JoinSet<()>, shutdown: &Shutdown) {
+    tokio::select! {
+        _ = beside.join_next() => {}
+        () = shutdown.aborting() => beside.shutdown().await,
+    }
 }
 
 /// The project's transforms, where not only some pipelines are to run.

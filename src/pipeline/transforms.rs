@@ -24,6 +24,7 @@ use crate::transform::Graph;
 use crate::transform::graph::Node;
 use crate::transform::run::TransformError;
 use crate::transform::run::engine::{Engine, Outcome, PART_BYTES, Refresh, Report};
+use crate::transform::run::explain::Explained;
 use crate::transform::run::run_log;
 
 /// What all transforms of a process may gather in memory unless told otherwise.
@@ -122,6 +123,20 @@ impl Transforms {
             })
         };
         names.iter().map(place).collect()
+    }
+
+    /// What the next run of each would do.
+    ///
+    /// # Errors
+    /// The first that can't be planned.
+    pub async fn explain(&self, selected: &BTreeSet<usize>) -> Result<Vec<Explained>, PipelineError> {
+        let mut explained = Vec::new();
+        for number in selected {
+            let spec = &self.graph.nodes()[*number].spec;
+            let failed = |source| PipelineError::Transform { table: spec.table.to_string(), source: Box::new(source) };
+            explained.push(self.engine.explain(spec).await.map_err(failed)?);
+        }
+        Ok(explained)
     }
 
     /// Runs transforms once, each up to what its inputs hold when its turn comes.

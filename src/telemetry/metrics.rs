@@ -67,6 +67,8 @@ metrics_of_the_program! {
         "Seconds until retention takes the oldest event that waits, at least; absent where retention is not declared";
     IN_FLIGHT = "sluice_pipeline_in_flight_events", Gauge, ["pipeline", "table", "partition"],
         "Events received and not settled yet";
+    STOPPED = "sluice_pipeline_stopped_partitions", Gauge, ["pipeline", "table", "partition"],
+        "1 while a partition isn't read because too many of its events were rejected (`max_reject_share`)";
     SCHEDULED_RUNS = "sluice_pipeline_scheduled_runs_total", Counter, ["pipeline", "table", "outcome"],
         "Scheduled backfills that ended: complete, incomplete, failed, stopped";
     SCHEDULED_COMPLETE = "sluice_pipeline_scheduled_complete_timestamp_seconds", Gauge, ["pipeline", "table"],
@@ -236,6 +238,11 @@ pub fn in_flight(pipeline: &str, table: &str, partition: &str, events: f64) {
     .increment(events);
 }
 
+/// Whether a partition is read no more because too many of its events were rejected.
+pub fn partition_stopped(pipeline: &str, table: &str, partition: &str, is_stopped: bool) {
+    set(STOPPED, pipeline, table, partition, if is_stopped { 1.0 } else { 0.0 });
+}
+
 /// A scheduled backfill ended.
 pub fn scheduled_run(pipeline: &str, table: &str, outcome: &'static str) {
     metrics::counter!(SCHEDULED_RUNS, "pipeline" => pipeline.to_owned(), "table" => table.to_owned(),
@@ -358,6 +365,7 @@ mod tests {
             seconds_to_data_loss("leads", "bronze.leads", "0", 60.5);
             in_flight("leads", "bronze.leads", "0", 3.0);
             in_flight("leads", "bronze.leads", "0", -2.0);
+            partition_stopped("leads", "bronze.leads", "0", true);
             scheduled_run("leads", "bronze.leads", "complete");
             scheduled_complete("leads", "bronze.leads", chrono::DateTime::UNIX_EPOCH);
             committed("leads", "bronze.leads", "0", 2);

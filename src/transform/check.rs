@@ -30,6 +30,11 @@ pub fn streams(node: &Node, modes: &BTreeMap<TableName, Mode>) -> Vec<Problem> {
         problems
             .push(Problem::new(place, "each run would add all rows again: the query streams nothing").with_hint(hint));
     }
+    if spec.mode == Mode::Recompute && streamed.is_empty() {
+        let message = "the query streams nothing, and `mode = \"recompute\"` is for the keys that new rows touch";
+        let hint = "read what is added by `STREAM(…)`, or choose `mode = \"replace\"`";
+        problems.push(Problem::new(spec.declaration.place(&["mode"]), message).with_hint(hint));
+    }
     for input in streamed {
         let place = spec.sql_place(input.place.clone());
         if spec.mode == Mode::Replace {

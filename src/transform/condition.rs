@@ -36,7 +36,7 @@ pub async fn condition(outer: &SessionContext, schema: &SchemaRef, text: &str) -
         .with_recursion_limit(DEEPEST_NESTING)
         .build()
         .and_then(|mut parser| parser.parse_into_expr())
-        .map_err(|error| vec![told(problem(&error, text))])?;
+        .map_err(|error| vec![told(problem(&error, text), text)])?;
     if parsed.alias.is_some() {
         return only("a condition has no name", "remove `AS …`");
     }
@@ -45,7 +45,7 @@ pub async fn condition(outer: &SessionContext, schema: &SchemaRef, text: &str) -
     }
     // A session of its own: the rows are no table of the lake.
     let session = session(outer.runtime_env());
-    let failed = |error: DataFusionError| vec![words::problems(&error, text)].concat();
+    let failed = |error: DataFusionError| words::problems(&error, text);
     register_rows(&session, schema).map_err(failed)?;
     let state = session.state();
     let planned = DFSchema::try_from_qualified_schema(TableReference::bare(ROWS), schema).and_then(|rows| {
@@ -92,14 +92,14 @@ fn without_rows_of_others(expr: Expr) -> Result<Expr, DataFusionError> {
     expr.apply(|expr| {
         Ok(match expr {
             Expr::AggregateFunction(_) | Expr::WindowFunction(_) => {
-                found = Some(expr.schema_name().to_string());
+                found = Some(expr.schema_name().to_string().replace(&format!("{ROWS}."), ""));
                 TreeNodeRecursion::Stop
             }
             _ => TreeNodeRecursion::Continue,
         })
     })?;
     match found {
-        Some(name) => Err(DataFusionError::Plan(format!("a condition is about one row, and {name} about several"))),
+        Some(name) => Err(DataFusionError::Plan(format!("a condition is about one row, and `{name}` about several"))),
         None => Ok(expr),
     }
 }

@@ -104,12 +104,15 @@ impl Doctor<'_> {
     /// Reports an error, at the place that it tells within `around`, else there.
     fn report(&mut self, error: &DataFusionError, around: SqlSpan) {
         let around = Span::try_from_sqlparser_span(around).and_then(|span| bytes_of(span, self.sql));
+        // Of two operands that don't go together, DataFusion points at one.
+        let is_of_both = words::is_of_operands(error);
         for problem in words::problems(error, self.sql) {
             let is_within = |place: &Range<usize>| match &around {
                 Some(around) => around.start <= place.start && place.end <= around.end,
                 None => true,
             };
-            let place = problem.place.clone().filter(is_within).or_else(|| around.clone());
+            let own = problem.place.clone().filter(is_within).filter(|_| !is_of_both || around.is_none());
+            let place = own.or_else(|| around.clone());
             self.found.push(SqlProblem { place, ..problem });
         }
     }
@@ -243,15 +246,33 @@ impl Doctor<'_> {
                 continue;
             }
             if let Err(error) = self.plan(select_from(select.clone(), scope.with)).await {
-                if names_one_of(&condition, &names) {
-                    self.report(&error, condition.span());
-                } else {
-                    self.expression(&select, scope, &condition, &error, 0).await;
-                }
+                self.conjuncts(&select, scope, &condition, &names, &error).await;
                 *take(&mut select) = None;
             }
         }
         select
+    }
+
+    /// Looks into those parts of a condition that can stand without the columns that the select gives.
+    async fn conjuncts(
+        &mut self,
+        select: &Select,
+        scope: &Scope<'_>,
+        condition: &Expr,
+        names: &[String],
+        error: &DataFusionError,
+    ) {
+        let before = self.found.len();
+        let parts = if names_one_of(condition, names) { children(condition) } else { vec![condition.clone()] };
+        for part in parts.iter().filter(|part| !names_one_of(part, names)) {
+            let item = SelectItem::UnnamedExpr(part.clone());
+            if let Err(error) = self.plan(parts::probe_of(select, scope.from, item, None, scope.with)).await {
+                self.expression(select, scope, part, &error, 0).await;
+            }
+        }
+        if self.found.len() == before {
+            self.report(error, condition.span());
+        }
     }
 
     /// Whether a condition is wrong; then it has been reported.
@@ -272,8 +293,9 @@ impl Doctor<'_> {
     fn derived<'f>(&'f mut self, factor: &'f mut TableFactor, with: &'f [With]) -> BoxFuture<'f, ()> {
         async move {
             match factor {
-                TableFactor::Derived { lateral: false, subquery, .. } if !self.is_done() => {
-                    if self.plan(query_of((**subquery).clone(), with)).await.is_err() {
+                TableFactor::Derived { lateral: false, subquery, .. } => {
+                    let is_wrong = !self.is_done() && self.plan(query_of((**subquery).clone(), with)).await.is_err();
+                    if is_wrong {
                         **subquery = self.query((**subquery).clone(), with).await;
                     }
                 }

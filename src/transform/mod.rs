@@ -13,11 +13,14 @@
 //! * A mistake is a value with the bytes of the SQL that it is about, and as many are found at once as can be.
 
 pub mod check;
+pub mod given;
 pub mod graph;
 pub mod run;
 
 mod condition;
 mod diagnose;
+mod explain;
+mod notes;
 mod output;
 mod place;
 mod plan;
@@ -27,7 +30,9 @@ mod words;
 
 pub use crate::catalog::sql::SqlProblem;
 pub use condition::condition;
+pub use explain::{Explained, explain};
 pub use graph::Graph;
+pub use notes::notes;
 pub use output::{HISTORY_COLUMNS, Output, plain_schema, table_schema};
 pub use place::place_of_column;
 pub use plan::{checked, logical_plan, planned};

@@ -48,10 +48,7 @@ pub async fn checked(session: &SessionContext, parsed: &Parsed) -> Result<Output
     all_there(session, parsed)?;
     let state = session.state();
     let failed = match state.statement_to_plan(parsed.statement.clone()).await {
-        Ok(plan) => match state.create_physical_plan(&plan).await {
-            Ok(_) => None,
-            Err(error) => Some(error),
-        },
+        Ok(plan) => state.create_physical_plan(&plan).await.err(),
         Err(error) => Some(error),
     };
     match failed {
@@ -94,7 +91,18 @@ fn reads_only(plan: LogicalPlan) -> Result<LogicalPlan, Vec<SqlProblem>> {
 }
 
 fn readable(parsed: &Parsed, problems: Vec<SqlProblem>) -> Vec<SqlProblem> {
-    problems.into_iter().map(|problem| parsed.readable(problem)).collect()
+    problems.into_iter().map(|problem| parsed.readable(twice(parsed, problem))).collect()
+}
+
+/// `Projections require unique expression names but the expression "… AS p" at position 2 and "…" at position 3 …`
+fn twice(parsed: &Parsed, problem: SqlProblem) -> SqlProblem {
+    if !problem.message.contains("require unique expression names") {
+        return problem;
+    }
+    let number = problem.message.rsplit_once("at position ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    let place = number.and_then(|number| place_of_column(parsed, number, ""));
+    let message = "two columns have one name".to_owned();
+    SqlProblem { message, place, hint: Some("give one of them another name: `… AS name`".to_owned()) }
 }
 
 /// The query of a parsed transform.

@@ -27,7 +27,7 @@ pub use measure::LARGEST_SQL_BYTES;
 pub(super) const DEEPEST_NESTING: usize = 50;
 
 /// What the schema of a streamed input's internal name begins with. No table's does: they begin with a letter.
-const STREAM_PREFIX: &str = "__stream_";
+pub(super) const STREAM_PREFIX: &str = "__stream_";
 
 /// A query and what it reads.
 #[derive(Debug, Clone)]
@@ -104,7 +104,7 @@ pub fn parse(spec: &TransformSpec) -> Result<Parsed, Vec<SqlProblem>> {
 /// As [`parse`].
 pub fn parse_query(sql: &str) -> Result<Parsed, Vec<SqlProblem>> {
     let measured = measure::measure(sql).map_err(|problem| vec![problem])?;
-    let failed = |error| vec![told(problem(&error, sql))];
+    let failed = |error| vec![told(problem(&error, sql), sql)];
     let mut statements = DFParserBuilder::new(measured.tokens)
         .with_dialect(&GenericDialect {})
         .with_recursion_limit(DEEPEST_NESTING)
@@ -132,19 +132,16 @@ pub fn parse_query(sql: &str) -> Result<Parsed, Vec<SqlProblem>> {
             }]);
         }
     };
-    let found = rewrite::rewrite(&mut query, sql);
-    if !found.problems.is_empty() {
-        return Err(found.problems);
-    }
+    let rewrite::Found { mut problems, places } = rewrite::rewrite(&mut query, sql);
     let statement = Statement::Statement(Box::new(query));
     let (references, _) = resolve_table_references(&statement, false).map_err(failed)?;
     let mut inputs = Vec::new();
-    let mut problems = Vec::new();
     for reference in &references {
-        let place = found.places.get(&reference.to_string()).cloned();
-        match input(reference, place.clone().unwrap_or(0..0)) {
+        // Functions in `FROM` count as references too, but have no place.
+        let Some(place) = places.get(&reference.to_string()).cloned() else { continue };
+        match input(reference, place.clone()) {
             Ok(input) => inputs.push(input),
-            Err((message, hint)) => problems.push(SqlProblem { message, place, hint: Some(hint) }),
+            Err((message, hint)) => problems.push(SqlProblem { message, place: Some(place), hint: Some(hint) }),
         }
     }
     if inputs.is_empty() && problems.is_empty() {
@@ -187,8 +184,8 @@ fn input(reference: &TableReference, place: Range<usize>) -> Result<Input, (Stri
 }
 
 /// What the parser says, in words of ours where its own don't help.
-pub(super) fn told(problem: SqlProblem) -> SqlProblem {
-    if problem.message.contains("recursion limit") {
+pub(super) fn told(problem: SqlProblem, sql: &str) -> SqlProblem {
+    if problem.message.contains("ecursion limit") || problem.message.contains("RecursionLimitExceeded") {
         return SqlProblem {
             message: format!("the query nests more than {DEEPEST_NESTING} deep"),
             hint: Some("name its parts with `WITH`, or split it into two transforms".to_owned()),
@@ -196,8 +193,9 @@ pub(super) fn told(problem: SqlProblem) -> SqlProblem {
         };
     }
     let message = problem.message.strip_prefix("ParserError(\"").and_then(|rest| rest.strip_suffix("\")"));
-    match message.map(|message| format!("not SQL: {message}")) {
-        Some(message) => SqlProblem { message, ..problem },
-        None => problem,
-    }
+    let Some(message) = message.map(|message| format!("not SQL: {message}")) else { return problem };
+    // The end has no line of its own.
+    let end = sql.trim_end().len();
+    let place = if message.ends_with("found: EOF") { Some(end..end) } else { problem.place };
+    SqlProblem { message, place, ..problem }
 }

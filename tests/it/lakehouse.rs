@@ -12,7 +12,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use bytes::Bytes;
 use deltalake::{DeltaTable, DeltaTableBuilder};
-use sluicebox::batch::{Event, Reject, RejectClass, bronze};
+use sluicebox::batch::{Event, Origin, Reject, RejectClass, bronze};
 use sluicebox::catalog::{dead_letters_of, table_location};
 use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::config::spec::TableName;
@@ -195,6 +195,7 @@ pub fn reject(number: i64) -> Reject {
             content_type: None,
             properties: Vec::new(),
         },
+        origin: Origin::Live,
         record_index: 0,
         schema_id: None,
         framing: "content-type",

@@ -103,7 +103,10 @@ async fn streams(lake: &Lakehouse, consumed: u64) {
         kind: Kind::Append,
         adds: Vec::new(),
         removes: Vec::new(),
-        transactions: vec![(format!("sluice-consumed:1:{}", input.metadata.id()), i64::try_from(consumed).unwrap())],
+        transactions: vec![(
+            format!("sluice-consumed:1:{}", input.metadata.id()),
+            i64::try_from(consumed).expect("a small number"),
+        )],
         metadata: None,
         operation: deltalake::protocol::DeltaOperation::StreamingUpdate {
             output_mode: deltalake::protocol::OutputMode::Append,
@@ -158,6 +161,26 @@ async fn small_files_become_one_and_the_rows_and_the_ledger_stay() {
     assert!(is_complete(&lake));
     assert_eq!(rows(&lake).as_array().map(Vec::len), before.as_array().map(|rows| rows.len() + 2));
     assert_eq!(report(&maintain(&lake, &[]), "bronze.leads")["compacted_files"], 0, "two files are too few");
+}
+
+#[tokio::test]
+async fn what_is_done_is_told_in_words() {
+    let lake = Lakehouse::with_leads().await;
+    tune(&lake, "checkpoint_every = 5\nlog_retention = \"7days\"");
+    let mut said = vec![lake.sluice(&["-q", "maintain", "--dry-run"])];
+    small_commits(&lake, 10, 5).await;
+    said.push(lake.sluice(&["-q", "maintain"]));
+    streams(&lake, 2).await;
+    std::fs::write(folder(&lake, "bronze.leads").join("orphan.parquet"), "torn").expect("a file is written");
+    age(&lake, "bronze.leads", 30);
+    said.push(lake.sluice(&["-q", "maintain", "bronze.leads", "--dry-run"]));
+    said.push(lake.sluice(&["-q", "maintain", "bronze.leads"]));
+    let said: Vec<String> = said.into_iter().map(|said| said.stdout + &said.stderr).collect();
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\d+(\.\d+)? (B|KiB|MiB)\b", "<size>");
+    settings.add_filter(r"in \d+\.\d s", "in <time>");
+    settings.add_filter(r"part-00000-[0-9a-f-]+", "part-00000-<id>");
+    settings.bind(|| insta::assert_snapshot!(said.join("\n")));
 }
 
 #[tokio::test]

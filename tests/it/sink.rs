@@ -12,7 +12,7 @@ use arrow::compute::take_arrays;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use sluicebox::batch::{Event, Reject, RejectClass, bronze};
+use sluicebox::batch::{Event, Origin, Reject, RejectClass, bronze};
 use sluicebox::catalog::log::log_store;
 use sluicebox::catalog::scan::scan;
 use sluicebox::checkpoint::{Counter, PartitionKey, Range, SourceId};
@@ -116,6 +116,7 @@ pub fn rejected(partition: &str, number: i64) -> Staged {
     };
     let reject = Reject {
         event,
+        origin: Origin::Live,
         record_index: 0,
         schema_id: None,
         framing: "bare",
@@ -291,6 +292,27 @@ async fn the_records_of_an_event_are_trimmed_and_stay_rejected_together() {
     let mut whole = thrice(0, 8);
     whole.remove(&5);
     assert_eq!(numbers(dir.path(), "leads", "0").await, whole);
+}
+
+#[tokio::test]
+async fn declared_columns_are_there_before_their_first_event() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let declared = |columns: &[&str]| {
+        let columns: Vec<_> = columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+        TableSpec { schema: first_schema(&columns), ..spec(dir.path()) }
+    };
+    let store = log_store(&location(dir.path(), "leads")).expect("a log");
+    let writer = TableWriter::open(declared(&["reason"])).await.expect("made");
+    assert_eq!(writer.version(), 0);
+    assert!(scan(&store, "SELECT reason FROM t").await.is_ok() && scan(&store, "SELECT city FROM t").await.is_err());
+    // Declared later, when the table is there.
+    let mut writer = TableWriter::open(declared(&["reason", "city"])).await.expect("opened");
+    assert_eq!(writer.version(), 1);
+    assert!(scan(&store, "SELECT reason, city FROM t").await.is_ok());
+    writer.flush(&[staged("0", 0, 10)]).await.expect("committed");
+    assert_eq!(numbers(dir.path(), "leads", "0").await, once(0, 10));
+    let opened_again = TableWriter::open(declared(&["reason", "city"])).await.expect("opened again");
+    assert_eq!(opened_again.version(), writer.version(), "nothing was to be added");
 }
 
 #[tokio::test]

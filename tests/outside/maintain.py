@@ -30,6 +30,25 @@ HUB = "leads"
 TABLE = f"bronze.{HUB}"
 DAY = 24 * 60 * 60
 OLD = "silver.old_events"
+# Two streams of the events: one appends each, one keeps the last of each lead, and so rewrites files all the time.
+TRANSFORMS = """
+[[transform]]
+table = "silver.events"
+owner = "outside"
+sql   = "sql/events.sql"
+mode  = "append"
+every = "200ms"
+
+[[transform]]
+table       = "silver.last"
+owner       = "outside"
+sql         = "sql/events.sql"
+mode        = "merge"
+keys        = ["lead_id"]
+sequence_by = ["number", "part"]
+every       = "200ms"
+"""
+SQL = "SELECT lead_id, _partition AS part, _sequence_number AS number FROM STREAM(bronze.leads)\n"
 
 
 def maintain(project, *arguments, expect=0):
@@ -126,7 +145,7 @@ def head(table):
 
 def reads(project, consumed):
     """A table that says how far it has read the events."""
-    table = table_of(project, "silver.leads")
+    table = table_of(project, "silver.reader")
     of = deltalake.DeltaTable(str(table_of(project))).metadata().id
     transaction = {"txn": {"appId": f"sluice-consumed:1:{of}", "version": consumed}}
     if not table.exists():
@@ -197,6 +216,22 @@ def keys(table):
     return sorted((row["_partition"], row["_sequence_number"]) for row in by_deltalake(table, ["_partition", "_sequence_number"], ["_partition"]))
 
 
+def streams_hold(project):
+    """What was made of the streams is what one look at all events gives."""
+    columns = ["lead_id", "_partition", "_sequence_number"]
+    events = sorted(tuple(row.values()) for row in by_deltalake(table_of(project), columns, columns))
+    columns = ["lead_id", "part", "number"]
+    appended = sorted(tuple(row.values()) for row in by_deltalake(table_of(project, "silver.events"), columns, columns))
+    same(len(appended), len(events), "rows that were streamed")
+    check(appended == events, "the rows that were streamed differ")
+    last = {}
+    for lead, part, number in events:
+        last[lead] = max(last.get(lead, (-1, "")), (number, part))
+    merged = by_deltalake(table_of(project, "silver.last"), columns, columns)
+    same(len(merged), len(last), "rows that were merged")
+    check({row["lead_id"]: (row["number"], row["part"]) for row in merged} == last, "the rows that were merged differ")
+
+
 def wait_for_rows(table, count, live, seconds=60):
     deadline = time.monotonic() + seconds
     while True:
@@ -215,6 +250,9 @@ def beside_a_live_pipeline(place, emulator, sending):
     file.write_text(file.read_text().replace('"1s"', '"50ms"'))
     text = (project / "sluice.toml").read_text()
     (project / "sluice.toml").write_text(text + '\n[maintenance]\nevery = "1s"\nmin_files = 4\ncheckpoint_every = 10\nlog_retention = "7days"\n')
+    (project / "sql").mkdir()
+    (project / "sql" / "events.sql").write_text(SQL)
+    (project / "pipelines" / "outside" / "transforms.toml").write_text(TRANSFORMS)
     table, sent = table_of(project), 0
     live = Live(project)
     try:
@@ -252,6 +290,11 @@ def beside_a_live_pipeline(place, emulator, sending):
     proof = audit(project, TABLE)
     check(proof["complete"] and proof["duplicates"] == 0, f"audit: {proof}")
     check(not any("RESTORE" in note or "OPTIMIZE" in note for note in proof["notes"]), f"our own commits are no strangers': {proof['notes']}")
+    sluice(["--project", project, "transform"])
+    streams_hold(project)
+    streamed = [entry["operation"] for entry in deltalake.DeltaTable(str(table_of(project, "silver.events"))).history()]
+    check(streamed.count("OPTIMIZE") >= 2, f"what the stream wrote was compacted {streamed.count('OPTIMIZE')} times")
+    say(f"  streams: {len(streamed)} commits, {streamed.count('OPTIMIZE')} of them compactions")
     say(f"  live: {sent} rows in {operations.count('STREAMING UPDATE')} commits, {compactions} compactions between them, {kills} kills")
     return project, sent
 
@@ -263,7 +306,7 @@ def time_passes(project, sent, sending):
     reads(project, consumed)
     age(table, 30)
     done = maintain(project, TABLE)[TABLE]
-    same(done["log_kept_for"], "silver.leads", "for whom the log is kept")
+    same(done["log_kept_for"], "silver.reader", "for whom the log is kept")
     check(done["vacuumed_files"] > 0, f"nothing was vacuumed: {done}")
     same(keys(table), expected, "keys after vacuum")
     # A stream goes on where it was, however long ago that is.
@@ -276,7 +319,7 @@ def time_passes(project, sent, sending):
     age(table, 30)
     done = maintain(project, TABLE)[TABLE]
     check(done["log_entries_removed"] > 0, f"what the stream has read is let go: {done}")
-    same(done["log_kept_for"], None, "for whom the log is kept then")
+    check(done["log_kept_for"] != "silver.reader", "for whom the log is kept then")
     left = sum(1 for path in table.glob("_enqueued_date=*/*.parquet"))
     same(left, len(active(table)), "files that are left are those that the head names")
     proof = audit(project, TABLE)
@@ -286,6 +329,8 @@ def time_passes(project, sent, sending):
     same(until_caught_up(project)[HUB]["committed"], more, "what comes after it")
     proof = audit(project, TABLE)
     check(proof["complete"] and proof["rows"] == sent + more, f"audit: {proof}")
+    sluice(["--project", project, "transform"])
+    streams_hold(project)
 
 
 def on_azure(place, emulator, sending, azurite):

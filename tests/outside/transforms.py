@@ -7,8 +7,8 @@ held against the answer that DuckDB computes over all events at once, and no row
 
 import argparse
 import datetime
+import decimal
 import json
-import pathlib
 import random
 import signal
 import time
@@ -17,25 +17,25 @@ import deltalake
 import duckdb
 import pyarrow
 
-from machine import Process, check, folder, main, run as sluice, same, say, sluice as binary
+from machine import Failed, Process, check, folder, main, run as sluice, same, say, sluice as binary
 
 POINTS = ["output-made", "part-written", "side-tables-committed", "part-committed"]
 STATUSES = ["open", "open", "won", "lost", "deleted"]
 
 # Table: its declaration, its SQL, and what DuckDB computes over `leads` and `sales`, all events there are.
 LAST = """SELECT * EXCLUDE (place) FROM (SELECT *, row_number() OVER (PARTITION BY id ORDER BY seq DESC, status = 'deleted' DESC,
-    status DESC NULLS LAST, score DESC NULLS LAST, product DESC NULLS LAST, at DESC NULLS LAST) AS place FROM good)
+    status DESC NULLS LAST, score DESC NULLS LAST, product DESC NULLS LAST, seen DESC NULLS LAST) AS place FROM good)
     WHERE place = 1 AND status <> 'deleted'"""
 TRANSFORMS = {
     "silver.events": (
         'mode = "append"\npartition_by = ["product"]',
-        "SELECT id, seq, status, score, product, at, date_trunc('hour', at) AS hour FROM STREAM(bronze.leads)",
-        "SELECT id, seq, status, score, product, at, date_trunc('hour', at) AS hour FROM leads",
+        "SELECT id, seq, status, score, product, seen, date_trunc('hour', seen) AS hour FROM STREAM(bronze.leads)",
+        "SELECT id, seq, status, score, product, seen, date_trunc('hour', seen) AS hour FROM leads",
     ),
     "silver.leads": (
         'mode = "merge"\nkeys = ["id"]\nsequence_by = ["seq"]\ndelete_when = "status = \'deleted\'"\n'
         '[[transform.expect]]\nname = "score"\ncheck = "score >= 0"\non_violation = "quarantine"',
-        "SELECT id, seq, status, score, product, at FROM STREAM(bronze.leads)",
+        "SELECT id, seq, status, score, product, seen FROM STREAM(bronze.leads)",
         LAST,
     ),
     "silver.leads_history": (
@@ -54,7 +54,7 @@ TRANSFORMS = {
         'mode = "recompute"\nkeys = ["product", "hour"]',
         """SELECT product, hour, count(*) AS events, count(DISTINCT id) AS leads, max(score) AS best
            FROM STREAM(silver.events) GROUP BY product, hour HAVING count(*) > 2""",
-        """SELECT product, date_trunc('hour', at) AS hour, count(*) AS events, count(DISTINCT id) AS leads, max(score) AS best
+        """SELECT product, date_trunc('hour', seen) AS hour, count(*) AS events, count(DISTINCT id) AS leads, max(score) AS best
            FROM leads GROUP BY ALL HAVING count(*) > 2""",
     ),
     "gold.unsold": (
@@ -93,10 +93,10 @@ class Inputs:
         if self.leads and chance.random() < 0.1:
             return dict(chance.choice(self.leads))
         score = None if chance.random() < 0.1 else chance.randint(-1, 9)
-        at = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc) + datetime.timedelta(minutes=chance.randint(0, 600))
+        seen = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc) + datetime.timedelta(minutes=chance.randint(0, 600))
         return {
             "id": f"lead-{chance.randint(0, 60):03}", "seq": chance.randint(0, 400), "status": chance.choice(STATUSES),
-            "score": score, "product": chance.choice(["home", "car", "life & more", "50%"]), "at": at,
+            "score": score, "product": chance.choice(["home", "car", "life & more", "50%"]), "seen": seen,
         }
 
     def sale(self):
@@ -119,19 +119,19 @@ class Inputs:
 
 LEADS = pyarrow.schema({
     "id": pyarrow.string(), "seq": pyarrow.int64(), "status": pyarrow.string(), "score": pyarrow.int64(),
-    "product": pyarrow.string(), "at": pyarrow.timestamp("us", tz="UTC"),
+    "product": pyarrow.string(), "seen": pyarrow.timestamp("us", tz="UTC"),
 })
 SALES = pyarrow.schema({"sale": pyarrow.string(), "id": pyarrow.string(), "amount": pyarrow.int64()})
 
 
-def project(path):
+def project(path, every="1m"):
     (path / "pipelines").mkdir(parents=True)
     (path / "sql").mkdir()
-    (path / "sluice.toml").write_text('[project]\nname = "outside"\nteams = ["outside"]\n\n[lake]\nurl = "lake"\n')
+    (path / "sluice.toml").write_text('[project]\nname = "outside"\nteams = ["outside"]\n\n[lake]\nurl = "lake"\n\n[serve]\naddress = "127.0.0.1:0"\n')
     declared = []
     for table, (keys, sql, _) in TRANSFORMS.items():
         (path / "sql" / f"{table}.sql").write_text(sql)
-        declared.append(f'[[transform]]\ntable = "{table}"\nowner = "outside"\nsql = "sql/{table}.sql"\n{keys}\n')
+        declared.append(f'[[transform]]\ntable = "{table}"\nowner = "outside"\nsql = "sql/{table}.sql"\nevery = "{every}"\n{keys}\n')
     (path / "pipelines" / "transforms.toml").write_text("\n".join(declared))
     return path
 
@@ -164,6 +164,8 @@ def killed(made, inputs, chance):
 
 def plain(rows):
     def value(held):
+        if isinstance(held, decimal.Decimal):
+            return int(held)
         return held.astimezone(datetime.timezone.utc).isoformat() if isinstance(held, datetime.datetime) else held
 
     return sorted(json.dumps({name: value(held) for name, held in row.items()}, sort_keys=True) for row in rows)
@@ -195,9 +197,37 @@ def holds(lake, inputs):
     check(all(row["outcome"] == "committed" for row in runs), f"a run failed: {[row for row in runs if row['error']]}")
 
 
+def live(chance):
+    """`sluice run` keeps all tables up with inputs that grow, and ends cleanly."""
+    with folder() as place:
+        made = project(place / "project", every="200ms")
+        inputs = Inputs(made / "lake", chance)
+        process = Process([binary(), "--project", made, "run"])
+        try:
+            for _ in range(8):
+                inputs.grow()
+                time.sleep(chance.uniform(0.1, 1.0))
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    holds(made / "lake", inputs)
+                    break
+                except (Failed, deltalake.exceptions.TableNotFoundError) as failed:
+                    check(time.monotonic() < deadline, f"not up to date after 60 s: {failed}\n{process.said()}")
+                    time.sleep(0.5)
+            inputs.grow()
+            same(process.stop(), 0, "the exit code after SIGTERM")
+        finally:
+            process.end()
+        sluice(arguments(made))
+        holds(made / "lake", inputs)
+    say("sluice run kept up with its inputs")
+
+
 def everything(kills, seed):
     chance = random.Random(seed)
     say(f"seed {seed}")
+    live(chance)
     with folder() as place:
         made = project(place / "project")
         lake = made / "lake"

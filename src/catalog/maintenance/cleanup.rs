@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn hour(version: u64) -> i64 {
-        i64::try_from(version).unwrap() * 3_600_000
+        i64::try_from(version).expect("a small number") * 3_600_000
     }
 
     fn consumed(version: u64) -> Keep {

@@ -36,6 +36,7 @@ use serde_json::json;
 
 use super::jobs::{Job, plan, rows_of};
 use super::{MaintainedTable, MaintenanceError};
+use crate::catalog::filling::filled;
 use crate::catalog::rewrite::{Change, Kind, Lost, Outcome, commit};
 use crate::catalog::state::{ActiveFile, active_files, arrow_schema};
 use crate::config::spec::MaintenanceSpec;
@@ -116,7 +117,8 @@ impl MaintainedTable {
         let partitions = self.head.metadata.partition_columns();
         let kept = columns.fields().iter().filter(|field| !partitions.contains(field.name()));
         let schema = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
-        let rows = self.read(job, &schema, order, spec)?;
+        let order: Vec<&String> = order.iter().filter(|column| !partitions.contains(column)).collect();
+        let rows = self.read(job, &schema, &order, spec)?;
         let folder = folder_of(job, partitions);
         let mut output = FilesOfJob::new(self, job, folder, &schema);
         match output.write_all(rows).await {
@@ -165,7 +167,7 @@ impl MaintainedTable {
         &self,
         job: &Job,
         schema: &SchemaRef,
-        order: &[String],
+        order: &[&String],
         spec: &MaintenanceSpec,
     ) -> Result<SendableRecordBatchStream, MaintenanceError> {
         let store = self.log.store();
@@ -177,7 +179,7 @@ impl MaintainedTable {
             .with_file_groups(vec![group])
             .with_preserve_order(true)
             .build();
-        let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
+        let scan: Arc<dyn ExecutionPlan> = filled(DataSourceExec::from_data_source(scan)).map_err(failed)?;
         let task = task(job, spec).map_err(failed)?;
         task.runtime_env().register_object_store(store.object_store_url().as_ref(), store.object_store(None));
         let plan = match ordering(order, schema) {
@@ -209,7 +211,7 @@ fn task(job: &Job, spec: &MaintenanceSpec) -> Result<Arc<TaskContext>, DataFusio
 }
 
 /// None where the table lacks one of the columns.
-fn ordering(order: &[String], schema: &SchemaRef) -> Option<LexOrdering> {
+fn ordering(order: &[&String], schema: &SchemaRef) -> Option<LexOrdering> {
     let options = SortOptions { descending: false, nulls_first: true };
     let columns: Option<Vec<_>> = order.iter().map(|name| col(name, schema).ok()).collect();
     LexOrdering::new(columns?.into_iter().map(|column| PhysicalSortExpr::new(column, options)))

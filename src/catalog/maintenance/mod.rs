@@ -125,6 +125,11 @@ impl MaintainedTable {
         self.head.version
     }
 
+    /// Whether the head was read too long ago for a commit upon it.
+    pub fn is_stale(&self) -> bool {
+        self.read_at.is_stale()
+    }
+
     fn base(&self) -> Base {
         Base { version: self.head.version, read_at: self.read_at }
     }

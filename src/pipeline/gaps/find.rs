@@ -144,7 +144,7 @@ pub async fn list(project: &ProjectSpec, targets: &[Target<'_>], ask: AskHub) ->
     Ok(gaps)
 }
 
-pub(super) async fn unknown_table(lake: &Location, table: &TableName) -> Result<GapError, CatalogError> {
+pub async fn unknown_table(lake: &Location, table: &TableName) -> Result<GapError, CatalogError> {
     let known = Catalog::new(lake).tables().await?.iter().map(ToString::to_string).collect();
     Ok(CatalogError::Unknown { table: table.to_string(), known }.into())
 }

@@ -78,7 +78,9 @@ impl Background<'_> {
             return Ok(false);
         }
         let file = RecordFile::open(&places.state, &target.name.to_string())?;
-        let since = match file.load().await {
+        let held = file.load().await;
+        let held = held.map_err(|source| PipelineError::MaintenanceState { table: target.name.to_string(), source })?;
+        let since = match held {
             Some(record) => record.at.min(now),
             None => {
                 file.begin().await;

@@ -68,7 +68,7 @@ impl Leader {
         }
         let (store, path) = (place.object_store()?, Path::from(format!("{table}.lease")));
         let taken = Lease::take(store, path).await;
-        let taken = taken.map_err(|source| PipelineError::Lease { table: table.to_owned(), source })?;
+        let taken = taken.map_err(|source| PipelineError::MaintenanceState { table: table.to_owned(), source })?;
         Ok(taken.map_or(Taken::Elsewhere, |lease| Taken::Ours(Self::Storage(lease))))
     }
 

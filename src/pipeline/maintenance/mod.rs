@@ -61,7 +61,7 @@ pub struct LastMaintenance {
 
 /// What the state knows of it.
 pub async fn standing(places: &Places, table: &TableName) -> Option<LastMaintenance> {
-    let record = RecordFile::open(&places.state, &table.to_string()).ok()?.load().await?;
+    let record = RecordFile::open(&places.state, &table.to_string()).ok()?.load().await.ok()??;
     let last = record.last?;
     let at = record.at.to_rfc3339_opts(SecondsFormat::Secs, true);
     Some(LastMaintenance { at, outcome: last.outcome, error: last.error, files: last.files_after })

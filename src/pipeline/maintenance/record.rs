@@ -38,13 +38,19 @@ impl RecordFile {
         Ok(Self { store: state.join("maintenance").object_store()?, path: Path::from(format!("{table}.json")) })
     }
 
-    /// None where there is none, or none that can be read.
-    pub async fn load(&self) -> Option<MaintenanceRecord> {
-        let held = self.store.get(&self.path).await.ok()?;
+    /// None where there is none, or a torn one.
+    ///
+    /// # Errors
+    /// Errors of storage: there may be one.
+    pub async fn load(&self) -> Result<Option<MaintenanceRecord>, object_store::Error> {
+        let held = match self.store.get(&self.path).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            held => held?,
+        };
         if held.meta.size > LARGEST_BYTES {
-            return None;
+            return Ok(None);
         }
-        serde_json::from_slice(&held.bytes().await.ok()?).ok()
+        Ok(serde_json::from_slice(&held.bytes().await?).ok())
     }
 
     /// Best effort: what isn't kept costs a look.

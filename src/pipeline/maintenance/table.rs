@@ -15,7 +15,7 @@ use crate::fault_points::{Armed, NamedPoint};
 use crate::pipeline::partition::report;
 use crate::storage::Location;
 
-/// How often a table is looked at anew when somebody else was quicker.
+/// How often in a row a table is looked at anew when somebody else was quicker each time.
 const TRIES: u32 = 5;
 
 /// How many files a report of a dry run lists.
@@ -192,6 +192,13 @@ pub(super) async fn maintain_table(
     done
 }
 
+/// What came of the jobs of one plan.
+struct Round {
+    /// Nothing of it is left to be planned again.
+    is_over: bool,
+    has_landed: bool,
+}
+
 struct Work<'a> {
     target: &'a Target,
     readers: &'a Readers,
@@ -220,38 +227,49 @@ impl Work<'_> {
         }
     }
 
+    /// Job by job, until none is left: what is lost is looked at anew, and so is what a head that has grown old
+    /// said. Rounds in which nothing lands are few.
     async fn compact(&mut self) -> Result<(), MaintenanceError> {
-        for tries in 1..=TRIES {
-            let planned = self.table.plan_compaction(&self.target.spec).await?;
-            if tries == 1 {
-                (self.done.files_before, self.done.bytes_before) = (planned.files, planned.bytes);
-                (self.done.files_after, self.done.bytes_after) = (planned.files, planned.bytes);
-            }
-            let mut is_lost = false;
-            let has_jobs = !planned.jobs.is_empty();
-            for job in planned.jobs {
-                if self.mode == Mode::DryRun {
-                    self.count(&job, job.becomes, job.bytes);
-                    continue;
-                }
-                match self.compact_job(&job).await {
-                    Ok(lost) => is_lost |= lost,
-                    // What is wrong with one file is no reason to leave the others.
-                    Err(error @ MaintenanceError::RowsDiffer { .. }) => self.done.fail(&error),
-                    Err(error) => return Err(error),
-                }
-            }
-            if has_jobs && self.mode == Mode::Do {
-                self.table.reload().await?;
-            }
-            if !is_lost {
+        let planned = self.table.plan_compaction(&self.target.spec).await?;
+        (self.done.files_before, self.done.bytes_before) = (planned.files, planned.bytes);
+        (self.done.files_after, self.done.bytes_after) = (planned.files, planned.bytes);
+        if self.mode == Mode::DryRun {
+            planned.jobs.iter().for_each(|job| self.count(job, job.becomes, job.bytes));
+            return Ok(());
+        }
+        let mut jobs = planned.jobs;
+        let mut in_vain = 0;
+        while !jobs.is_empty() && in_vain < TRIES {
+            let round = self.compact_jobs(jobs).await?;
+            self.table.reload().await?;
+            if round.is_over {
                 break;
             }
+            in_vain = if round.has_landed { 0 } else { in_vain + 1 };
+            jobs = self.table.plan_compaction(&self.target.spec).await?.jobs;
         }
         Ok(())
     }
 
-    /// Whether somebody else was quicker.
+    async fn compact_jobs(&mut self, jobs: Vec<Job>) -> Result<Round, MaintenanceError> {
+        let mut round = Round { is_over: true, has_landed: false };
+        for job in jobs {
+            if self.table.is_stale() {
+                round.is_over = false;
+                break;
+            }
+            match self.compact_job(&job).await {
+                Ok(true) => round.has_landed = true,
+                Ok(false) => round.is_over = false,
+                // What is wrong with one file is no reason to leave the others.
+                Err(error @ MaintenanceError::RowsDiffer { .. }) => self.done.fail(&error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(round)
+    }
+
+    /// Whether it landed; else somebody else was quicker.
     async fn compact_job(&mut self, job: &Job) -> Result<bool, MaintenanceError> {
         let written = self.table.write_job(job, &self.target.order, &self.target.spec).await?;
         self.fault_points.pass(Step::CompactionStaged);
@@ -261,11 +279,11 @@ impl Work<'_> {
                 self.fault_points.pass(Step::CompactionCommitted);
                 tracing::debug!(table = self.done.table, version, files, "files were compacted");
                 self.count(job, files, bytes);
-                Ok(false)
+                Ok(true)
             }
             Compacted::Lost(why) => {
                 tracing::debug!(table = self.done.table, ?why, "a compaction was lost to another commit");
-                Ok(true)
+                Ok(false)
             }
         }
     }

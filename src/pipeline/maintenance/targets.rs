@@ -5,6 +5,7 @@ use crate::catalog::accepted_gaps;
 use crate::config::spec::{
     MaintenanceSpec, OWN_SCHEMA, PipelineSpec, ProjectSpec, SIDE_TABLES, TableName, TransformSpec,
 };
+use crate::transform::run::run_log;
 
 /// The order of rows within a file of events.
 const EVENT_ORDER: [&str; 4] = [bronze::SOURCE, bronze::PARTITION, bronze::SEQUENCE_NUMBER, bronze::RECORD_INDEX];
@@ -69,13 +70,8 @@ pub fn of_project(project: &ProjectSpec, there: &[TableName]) -> Vec<Target> {
 
 /// The tables that the project may have, whether they are there yet or not.
 pub(super) fn that_may_be(project: &ProjectSpec) -> Vec<Target> {
-    let names = declared(project).flat_map(|declared| declared.names).chain([accepted_gaps(), runs()]);
+    let names = declared(project).flat_map(|declared| declared.names).chain([accepted_gaps(), run_log::table()]);
     names.map(|name| Target::of(project, &name)).collect()
-}
-
-/// The log of what transforms did.
-fn runs() -> TableName {
-    TableName { schema: OWN_SCHEMA.to_owned(), table: "runs".to_owned() }
 }
 
 /// Whether a pipeline of the project fills this very table.

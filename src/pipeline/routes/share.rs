@@ -112,6 +112,7 @@ impl Router {
 fn rejected(batch: &EventBatch, at: usize, text: &str) -> Reject {
     Reject {
         event: batch.events[at].clone(),
+        origin: batch.origin.clone(),
         record_index: 0,
         schema_id: None,
         framing: DECODED,

@@ -87,22 +87,21 @@ impl Transforms {
         running: &mut JoinSet<(usize, TransformSummary, BTreeMap<TableName, u64>)>,
     ) {
         let now = Instant::now();
-        let failed: Vec<usize> = (0..entries.len()).filter(|number| entries[*number].has_failed).collect();
-        let held_back: BTreeSet<usize> = failed.iter().flat_map(|number| self.graph.after(*number)).collect();
-        for number in 0..entries.len() {
+        let failed = entries.iter().enumerate().filter(|(_, entry)| entry.has_failed);
+        let held_back: BTreeSet<usize> = failed.flat_map(|(number, _)| self.graph.after(number)).collect();
+        for (number, entry) in entries.iter_mut().enumerate() {
             if active.len() >= AT_ONCE {
                 return;
             }
-            let trigger = &self.graph.nodes()[number].spec.trigger;
-            if active.contains(&number) || entries[number].due > now {
+            if active.contains(&number) || entry.due > now {
                 continue;
             }
             if held_back.contains(&number) {
-                entries[number].due = pause_of(trigger);
+                entry.due = pause_of(&self.graph.nodes()[number].spec.trigger);
                 continue;
             }
             active.insert(number);
-            let (transforms, seen) = (self.clone(), entries[number].seen.clone());
+            let (transforms, seen) = (self.clone(), entry.seen.clone());
             running.spawn(async move {
                 let is_new = match transforms.has_moved(number, &seen).await {
                     Ok(heads) => heads,

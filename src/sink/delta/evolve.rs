@@ -1,6 +1,6 @@
 //! The schema commit: what a flush brings that the table doesn't know, before its rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use deltalake::kernel::Action;
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::SinkError;
 use super::schema::TableColumns;
 use super::table::CaughtUp;
-use super::writer::{TableWriter, Tried};
+use super::writer::{Of, TableWriter, Tried};
 use crate::batch::bronze;
 use crate::fault_points::FaultPoint;
 
@@ -27,7 +27,7 @@ impl TableWriter {
         let schemas: BTreeSet<_> = grows.filter_map(schema_id).collect();
         let actions = vec![Action::Metadata(self.table.metadata_with(&joined)?)];
         let said = [("sluiceColumns", json!(changes)), ("sluiceSchemas", json!(schemas))];
-        match self.put_actions(actions, &[], &BTreeMap::new(), said).await? {
+        match self.put_actions(actions, &[], Of::Nothing, said).await? {
             Tried::Landed(version) => {
                 let schemas = schemas.iter().copied().collect::<Vec<_>>().join(", ");
                 let changes = json!(changes).to_string();

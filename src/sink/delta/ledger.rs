@@ -20,6 +20,8 @@ pub struct ReadLedger {
     pub version: u64,
     /// The id of the table, which every app id of its ledger names.
     pub table_id: String,
+    /// The names of its columns.
+    pub columns: Vec<String>,
     pub ledger: Ledger,
     /// The log holds a ledger of another table id: the table was replaced, or is a copy.
     pub has_foreign_ledger: bool,
@@ -54,7 +56,9 @@ pub async fn read_ledger(location: &Location, table: &str) -> Result<Option<Read
     let table_id = head.metadata.id().to_owned();
     let (ledger, has_foreign_ledger) = ledger_of(&head, &table_id, table)?;
     let strangers = strangers(&log, &ledger, head.version).await?;
-    Ok(Some(ReadLedger { log, version: head.version, table_id, ledger, has_foreign_ledger, strangers }))
+    let columns = head.metadata.parse_schema().map_err(|source| log.failed(source))?;
+    let columns = columns.fields().map(|field| field.name().clone()).collect();
+    Ok(Some(ReadLedger { log, version: head.version, table_id, columns, ledger, has_foreign_ledger, strangers }))
 }
 
 impl ReadLedger {

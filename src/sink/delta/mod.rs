@@ -17,6 +17,7 @@ pub mod gaps;
 pub mod ledger;
 mod plan;
 pub mod schema;
+pub mod settle;
 pub mod staged;
 pub mod table;
 pub mod writer;
@@ -54,6 +55,10 @@ pub enum SinkError {
         #[source]
         misfit: schema::Misfit,
     },
+    #[error(
+        "table `{table}` counts {counted} rejected events of partition `{partition}`, and {letters} dead letters wait"
+    )]
+    Uncounted { table: String, partition: PartitionKey, counted: i64, letters: usize },
     #[error("partition `{partition}` was staged out of order for table `{table}`")]
     Order { table: String, partition: PartitionKey },
     #[error(transparent)]
@@ -71,7 +76,8 @@ impl Classify for SinkError {
             | Self::Replaced { .. }
             | Self::NewerLedger { .. }
             | Self::Generation { .. }
-            | Self::SchemaChange { .. } => Kind::Data,
+            | Self::SchemaChange { .. }
+            | Self::Uncounted { .. } => Kind::Data,
             Self::Unsupported { .. } => Kind::User,
             Self::Arrow { .. } | Self::Order { .. } => Kind::Internal,
             Self::Catalog(error) => error.kind(),
@@ -97,6 +103,7 @@ impl Classify for SinkError {
                  `_rescued` what has none; or give the table the column, and start again"
                     .to_owned(),
             ),
+            Self::Uncounted { table, .. } => Some(format!("`sluice audit {table}` says what doesn't agree")),
             Self::NewerLedger { .. } => Some("run the newer version of sluice that wrote it".to_owned()),
             Self::Generation { .. } => Some(
                 "the hub was deleted and made anew: declare `[source] generation = { name = \"2\", since = \

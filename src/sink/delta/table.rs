@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use deltalake::kernel::{Action, Metadata, Protocol, Transaction};
+use deltalake::kernel::{Action, Metadata, MetadataExt as _, Protocol, Transaction};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -44,6 +44,11 @@ pub struct CaughtUp {
     pub schema_changed: bool,
     /// Somebody added or removed rows.
     pub data_changed: bool,
+    /// Somebody took files out of the table, whether or not their rows went with them.
+    pub files_removed: bool,
+    /// Numbers that were covered before may have a row now, or be counted otherwise: dead letters were replayed
+    /// or dropped, or a stranger added rows.
+    pub letters_settled: bool,
 }
 
 impl OpenTable {
@@ -126,6 +131,20 @@ impl OpenTable {
         Ok(metadata_with(&self.log, &self.metadata, schema)?)
     }
 
+    /// The metadata with other columns, and free for commits that remove files; none where it is so already.
+    ///
+    /// # Errors
+    /// [`SinkError::Log`] when a column has no Delta type.
+    pub fn metadata_to_rewrite(&self, schema: &Schema) -> Result<Option<Metadata>, SinkError> {
+        const APPEND_ONLY: &str = "delta.appendOnly";
+        let is_free = self.metadata.configuration().get(APPEND_ONLY).is_none_or(|value| value != "true");
+        if is_free && self.schema.fields() == schema.fields() {
+            return Ok(None);
+        }
+        let metadata = self.metadata_with(schema)?.remove_config_key(APPEND_ONLY);
+        Ok(metadata.map(Some).map_err(|source| self.log.failed(source))?)
+    }
+
     /// Reads the columns of the base version's own metadata action, after it landed.
     ///
     /// # Errors
@@ -188,7 +207,14 @@ impl OpenTable {
             return Err(SinkError::Replaced { table: self.log.table.clone(), was, is: reopened.id().to_owned() });
         }
         *self = reopened;
-        Ok(CaughtUp { landed: None, enumerated: true, schema_changed: true, data_changed: true })
+        Ok(CaughtUp {
+            landed: None,
+            enumerated: true,
+            schema_changed: true,
+            data_changed: true,
+            files_removed: true,
+            letters_settled: true,
+        })
     }
 
     fn follow(&mut self, commit: &ReadCommit, ours: &[Uuid], found: &mut CaughtUp) -> Result<(), SinkError> {
@@ -204,6 +230,8 @@ impl OpenTable {
             }
         }
         found.data_changed |= commit.adds_data() || commit.removes_data();
+        found.files_removed |= commit.removes_files();
+        found.letters_settled |= commit.settles_letters() || (commit.flush_id().is_none() && commit.adds_data());
         if commit.flush_id().is_some_and(|id| ours.contains(&id)) {
             found.landed = Some(commit.version);
         }

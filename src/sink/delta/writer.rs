@@ -8,6 +8,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::kernel::{Action, Add};
 use deltalake::protocol::{DeltaOperation, OutputMode};
@@ -23,7 +24,7 @@ use super::schema::{Policy, Rescued, TableColumns};
 use super::staged::{Chunk, Encoder, Staged};
 use super::table::{CaughtUp, OpenTable};
 use crate::batch::bronze;
-use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
+use crate::catalog::commit_log::{CommitLog, Put, ReadAt, SETTLES_LETTERS};
 use crate::catalog::log::log_store;
 use crate::checkpoint::{Counter, Ledger, LedgerKey, PartitionKey, Run, SourceId};
 use crate::fault_points::{FaultPoint, FaultPoints};
@@ -31,7 +32,7 @@ use crate::storage::Location;
 
 /// How many races for a version a flush may lose in a row. Each loss means that somebody else
 /// landed; far fewer would give up beside a busy rival, more would hide a livelock.
-const TRIES: u32 = 100;
+pub(super) const TRIES: u32 = 100;
 
 /// What a table writer needs to know.
 #[derive(Debug, Clone)]
@@ -92,11 +93,11 @@ pub struct TableWriter {
 }
 
 /// Files stored for a flush, and how many rows they hold.
-type StoredFiles = BTreeMap<FilesOf, (usize, Written<Add>)>;
+pub(super) type StoredFiles = BTreeMap<FilesOf, (usize, Written<Add>)>;
 
 /// What the files hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum FilesOf {
+pub(super) enum FilesOf {
     Chunk(ChunkId),
     /// Rows of an enqueued date that weren't encoded ahead.
     Date(Option<i32>),
@@ -104,6 +105,17 @@ enum FilesOf {
 
 /// Files of chunks that are stored at the same time: each holds a connection and a few megabytes.
 const UPLOADS: usize = 4;
+
+/// What a commit is about, beside the facts that it moves.
+#[derive(Clone, Copy)]
+pub(super) enum Of<'a> {
+    /// Columns, or starts of partitions.
+    Nothing,
+    /// Numbers that weren't covered before.
+    Runs(&'a BTreeMap<PartitionKey, Vec<Run>>),
+    /// Numbers that were, as dead letters: what became of them.
+    Letters(&'static str),
+}
 
 pub(super) enum Tried {
     Landed(u64),
@@ -124,7 +136,21 @@ impl TableWriter {
         let log = CommitLog::new(log_store(&spec.dead_letters)?, format!("{}__dead_letters", spec.name));
         let dead_letters = DeadLetters::open(log, &table.ledger).await?;
         let columns = TableColumns::new(table.schema.clone(), spec.policy);
-        Ok(Self { spec, table, columns, dead_letters, schema_changes: 0, put_ids: Vec::new(), may_still_land: false })
+        let mut writer =
+            Self { spec, table, columns, dead_letters, schema_changes: 0, put_ids: Vec::new(), may_still_land: false };
+        writer.add_known_columns().await?;
+        Ok(writer)
+    }
+
+    /// A table that is there already gets the columns that were declared since.
+    async fn add_known_columns(&mut self) -> Result<(), SinkError> {
+        let known = [RecordBatch::new_empty(self.spec.schema.clone())];
+        for _ in 0..TRIES {
+            if self.evolve(&known).await?.is_none() {
+                return Ok(());
+            }
+        }
+        Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -196,7 +222,7 @@ impl TableWriter {
             if facts.is_empty() {
                 return Ok(());
             }
-            if let Tried::Landed(_) = self.put_actions(Vec::new(), &facts, &BTreeMap::new(), []).await? {
+            if let Tried::Landed(_) = self.put_actions(Vec::new(), &facts, Of::Nothing, []).await? {
                 return Ok(());
             }
         }
@@ -211,11 +237,9 @@ impl TableWriter {
     pub async fn flush<S: Borrow<Staged> + Sync>(&mut self, staged: &[S]) -> Result<Flushed, SinkError> {
         let mut stored = StoredFiles::new();
         let mut thawed = Thawed::new();
-        self.put_ids.clear();
-        self.may_still_land = false;
-        self.schema_changes = 0;
+        self.begin();
         for tries in 1..=TRIES {
-            self.columns = self.columns();
+            self.look_at_columns();
             let apart = thawed.len();
             let plan = self.plan(staged, &mut thawed).await?;
             if thawed.len() > apart {
@@ -241,7 +265,7 @@ impl TableWriter {
             let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
             let said = (!rescued.is_empty()).then(|| ("sluiceRescued", json!(rescued)));
             let actions = files.into_iter().map(Action::Add).collect();
-            match self.put_actions(actions, &facts, &plan.runs, said).await? {
+            match self.put_actions(actions, &facts, Of::Runs(&plan.runs), said).await? {
                 Tried::Landed(version) => {
                     self.spec.fault_points.pass(FaultPoint::DataCommitted);
                     self.dead_letters.forget_covered(&self.table.ledger);
@@ -253,6 +277,18 @@ impl TableWriter {
             }
         }
         Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
+    }
+
+    /// What follows is tried until it has landed, under ids of its own.
+    pub(super) fn begin(&mut self) {
+        self.put_ids.clear();
+        self.may_still_land = false;
+        self.schema_changes = 0;
+    }
+
+    /// The columns as of the base, for the files that are written on it.
+    pub(super) fn look_at_columns(&mut self) {
+        self.columns = self.columns();
     }
 
     async fn plan<'a, S: Borrow<Staged>>(&self, staged: &'a [S], thawed: &mut Thawed) -> Result<Plan<'a>, SinkError> {
@@ -302,7 +338,7 @@ impl TableWriter {
         Ok(Written { files, rescued: chunk.rescued.clone() })
     }
 
-    async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Written<Add>, SinkError> {
+    pub(super) async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Written<Add>, SinkError> {
         let OpenTable { log, partition_columns, .. } = &self.table;
         let written = files::write(log.store(), &self.columns, partition_columns, date, slice.batches).await;
         written.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
@@ -329,7 +365,7 @@ impl TableWriter {
         &mut self,
         actions: Vec<Action>,
         facts: &[(LedgerKey, i64)],
-        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+        of: Of<'_>,
         said: impl IntoIterator<Item = (&'static str, Value)>,
     ) -> Result<Tried, SinkError> {
         if self.table.is_stale() {
@@ -344,7 +380,7 @@ impl TableWriter {
                 query_id: self.spec.writer.pipeline.clone(),
                 epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
             },
-            self.commit_metadata(runs, said),
+            self.commit_metadata(of, said),
         )?;
         self.put_ids.push(commit.id);
         let read_at = ReadAt::now();
@@ -378,7 +414,11 @@ impl TableWriter {
         if let Some(version) = caught_up.landed {
             return Ok(Tried::Landed(version));
         }
-        if caught_up.enumerated && self.covers(runs) && self.is_ours(version, commit.id).await? {
+        if let Of::Runs(runs) = of
+            && caught_up.enumerated
+            && self.covers(runs)
+            && self.is_ours(version, commit.id).await?
+        {
             return Ok(Tried::Landed(version));
         }
         if let Put::Unknown(_) = put {
@@ -403,28 +443,31 @@ impl TableWriter {
 
     fn commit_metadata(
         &self,
-        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+        of: Of<'_>,
         said: impl IntoIterator<Item = (&'static str, Value)>,
     ) -> HashMap<String, Value> {
+        let none = BTreeMap::new();
+        let runs = if let Of::Runs(runs) = of { runs } else { &none };
         let ranges: BTreeMap<String, Vec<(i64, i64)>> = runs
             .iter()
             .map(|(partition, runs)| {
                 (partition.to_string(), runs.iter().map(|run| (run.range.from, run.range.to)).collect())
             })
             .collect();
+        let settles = if let Of::Letters(what) = of { Some((SETTLES_LETTERS, json!(what))) } else { None };
         let usual = [
             ("sluicePipeline", json!(self.spec.writer.pipeline)),
             ("sluiceOwner", json!(self.spec.writer.owner)),
             ("sluiceConfigHash", json!(self.spec.writer.config_hash)),
             ("sluiceRanges", json!(ranges)),
-            ("isBlindAppend", json!(true)),
+            ("isBlindAppend", json!(settles.is_none())),
         ];
-        usual.into_iter().chain(said).map(|(key, value)| (key.to_owned(), value)).collect()
+        usual.into_iter().chain(settles).chain(said).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Files that no commit of ours names and none will: a lost race. Best effort, since vacuum
     /// finds what stays; not at all while a commit that names them may still land.
-    async fn delete_orphans(&self, files: StoredFiles) {
+    pub(super) async fn delete_orphans(&self, files: StoredFiles) {
         use object_store::ObjectStoreExt as _;
         if self.may_still_land {
             return;
@@ -441,7 +484,7 @@ impl TableWriter {
 
 /// Files fit the columns that they were written for, and a log that was read anew may already
 /// name them.
-fn forget_misfits(stored: &mut StoredFiles, caught_up: CaughtUp) {
+pub(super) fn forget_misfits(stored: &mut StoredFiles, caught_up: CaughtUp) {
     if caught_up.schema_changed || caught_up.enumerated {
         stored.clear();
     }

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use datafusion::catalog::TableProvider;
-use datafusion::dataframe::DataFrame;
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
+use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, Part, REFRESH};
@@ -22,21 +22,23 @@ use super::modes::{Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
 use super::side::{self, Side};
 use super::stage::Staged;
-use super::{TransformError, touched};
-use crate::catalog::Catalog;
 use crate::catalog::data_file::delete;
-use crate::catalog::file_table::FileTable;
 use crate::catalog::rewrite::{Change, Kind};
 use crate::catalog::state::metadata_of_new;
 use crate::config::spec::{Mode, OnViolation, TableName, TransformSpec, Trigger};
 use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::shutdown::Shutdown;
 use crate::storage::Location;
-use crate::transform::{Input, Parsed, parse, planned, register, session, table_schema};
+use crate::transform::{Parsed, parse, session};
+
+pub use super::report::{Outcome, Read, Report};
 
 /// How much of an input is read into one commit unless told otherwise, in bytes of its files.
 /// Smaller makes more commits of a first run; larger more to do again after a crash.
 pub const PART_BYTES: u64 = 64 << 20;
+
+/// The memory that a partition of a query needs at least to sort, join and group at once.
+const PARTITION_BYTES: usize = 64 << 20;
 
 /// How often a part is planned again since somebody else's commit went first.
 const TRIES: u32 = 100;
@@ -55,64 +57,11 @@ pub struct Engine {
     pub shutdown: Shutdown,
 }
 
-/// What a run did, whether it ended well or not.
-#[derive(Debug)]
-pub struct Report {
-    pub table: TableName,
-    pub run_id: String,
-    pub started_at: DateTime<Utc>,
-    pub ended_at: DateTime<Utc>,
-    /// Of each input: its version before and after, where rows were read from it.
-    pub read: BTreeMap<String, Read>,
-    /// The versions of the output that it committed.
-    pub committed: Vec<u64>,
-    /// Rows that streamed inputs brought; none where their files don't say.
-    pub rows_in: Option<u64>,
-    pub rows_out: u64,
-    pub violations: Vec<Violations>,
-    pub error: Option<TransformError>,
-}
-
-/// How a run ended.
+/// How joins are made: with one side in memory, or with both sorted, on disk where they don't fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Committed,
-    /// Nothing was new.
-    Unchanged,
-    /// An input isn't there yet.
-    Waits,
-    Failed,
-}
-
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::Unchanged => "unchanged",
-            Self::Waits => "waits",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Report {
-    pub fn outcome(&self) -> Outcome {
-        match &self.error {
-            Some(TransformError::NoInput(_)) => Outcome::Waits,
-            Some(_) => Outcome::Failed,
-            None if self.committed.is_empty() => Outcome::Unchanged,
-            None => Outcome::Committed,
-        }
-    }
-}
-
-/// Versions of an input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Read {
-    pub is_streamed: bool,
-    /// What was consumed before; none at first.
-    pub from: Option<u64>,
-    pub to: u64,
+enum Joins {
+    Hashed,
+    Sorted,
 }
 
 /// Where a part of a run has led.
@@ -124,31 +73,20 @@ enum Step {
 }
 
 /// One run, as far as it has come.
-struct Run<'a> {
-    engine: &'a Engine,
-    spec: &'a TransformSpec,
-    parsed: Parsed,
-    inputs: BTreeMap<TableName, InputTable>,
+pub(super) struct Run<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) spec: &'a TransformSpec,
+    pub(super) parsed: Parsed,
+    pub(super) inputs: BTreeMap<TableName, InputTable>,
     /// Whole inputs, each at the version that it is pinned to.
-    snapshots: HashMap<(TableName, u64), Arc<dyn TableProvider>>,
-    report: Report,
+    pub(super) snapshots: HashMap<(TableName, u64), Arc<dyn TableProvider>>,
+    pub(super) report: Report,
 }
 
 impl Engine {
     /// Runs a transform up to what its inputs hold now. What was committed stays, whatever the error.
     pub async fn run(&self, spec: &TransformSpec, full_refresh: Refresh) -> Report {
-        let mut report = Report {
-            table: spec.table.clone(),
-            run_id: Uuid::new_v4().to_string(),
-            started_at: Utc::now(),
-            ended_at: Utc::now(),
-            read: BTreeMap::new(),
-            committed: Vec::new(),
-            rows_in: Some(0),
-            rows_out: 0,
-            violations: Vec::new(),
-            error: None,
-        };
+        let mut report = Report::begun(&spec.table);
         let parsed = match parse(spec) {
             Ok(parsed) => parsed,
             Err(problems) => {
@@ -222,23 +160,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The columns that the table is to have, by the query as it is now.
-    async fn wanted_columns(&mut self) -> Result<SchemaRef, TransformError> {
-        let session = session(Arc::clone(&self.engine.runtime));
-        let frame = self.query(&session, &HashMap::new()).await?;
-        let output: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-        let columns = [&self.spec.keys, &self.spec.sequence_by, &self.spec.partition_by];
-        let columns = columns.into_iter().flatten().chain(self.spec.dedupe.iter().flat_map(|dedupe| &dedupe.by));
-        let missing: Vec<String> = columns
-            .filter(|name| output.field_with_name(name).is_err())
-            .map(|name| format!("column `{name}`, which its declaration names, isn't in the query's output"))
-            .collect();
-        if !missing.is_empty() {
-            return Err(TransformError::Columns(missing));
-        }
-        Ok(table_schema(self.spec, &output))
-    }
-
     /// Takes all rows out of the table and all that it knows of its inputs, in one commit; the run
     /// that follows is a first one.
     async fn begin_anew(&mut self, wanted: &Schema) -> Result<(), TransformError> {
@@ -297,7 +218,11 @@ impl Run<'_> {
             return self.record_empty(output, &parts).await;
         }
         let heads = self.pin(intended.as_ref().map(|intended| intended.pinned.as_slice()).unwrap_or_default());
-        let computed = self.compute(output, &side, &parts).await;
+        let mut computed = self.compute(output, &side, &parts, Joins::Hashed).await;
+        if let Err(TransformError::Memory(source)) = &computed {
+            tracing::info!(table = %self.spec.table, %source, "too many keys for memory: joining by sorting, on disk");
+            computed = self.compute(output, &side, &parts, Joins::Sorted).await;
+        }
         let positions = self.positions(&parts, &before);
         let pinned = self.pinned();
         self.pin(&heads);
@@ -346,8 +271,9 @@ impl Run<'_> {
         output: &Output,
         side: &Side,
         parts: &HashMap<TableName, Part>,
+        joins: Joins,
     ) -> Result<(Computed, Vec<Violations>), TransformError> {
-        let session = session(Arc::clone(&self.engine.runtime));
+        let session = self.session(joins);
         let work = Work { spec: self.spec, session: &session, runtime: &self.engine.runtime, output };
         let rows: SchemaRef = match self.spec.mode {
             Mode::History => Arc::new(super::modes::without_history(&output.schema)),
@@ -397,6 +323,27 @@ impl Run<'_> {
             }
         };
         Ok((computed, sieve.violations()))
+    }
+
+    /// A session within the memory that there is. Each operator of each of its partitions takes a share, and
+    /// a sort with less than some megabytes gives up before it goes to disk.
+    fn session(&self, joins: Joins) -> SessionContext {
+        let session = session(Arc::clone(&self.engine.runtime));
+        let state = session.state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        if let MemoryLimit::Finite(bytes) = self.engine.runtime.memory_pool.memory_limit() {
+            let most = (bytes / PARTITION_BYTES).max(1);
+            options.execution.target_partitions = options.execution.target_partitions.min(most);
+            options.execution.sort_spill_reservation_bytes =
+                options.execution.sort_spill_reservation_bytes.min(bytes / 6);
+        }
+        if joins == Joins::Sorted {
+            options.execution.target_partitions = 1;
+            options.optimizer.prefer_hash_join = false;
+        }
+        drop(state);
+        session
     }
 
     /// The side tables first, then rows and positions together.
@@ -520,6 +467,9 @@ impl Run<'_> {
         before: &HashMap<TableName, Position>,
         violations: Vec<Violations>,
     ) {
+        if self.streamed().next().is_none() {
+            self.report.rows_in = None;
+        }
         for input in &self.parsed.inputs {
             let Some(table) = self.inputs.get(&input.table) else { continue };
             let version = |position: Position| match position {
@@ -550,102 +500,6 @@ impl Run<'_> {
 
     fn streamed(&self) -> impl Iterator<Item = &TableName> {
         self.parsed.inputs.iter().filter(|input| input.is_streamed).map(|input| &input.table)
-    }
-
-    /// The versions of inputs that are read whole.
-    fn pinned(&self) -> Vec<(String, i64)> {
-        let whole = self.parsed.inputs.iter().filter(|input| !input.is_streamed);
-        let pinned = whole.filter_map(|input| self.inputs.get(&input.table));
-        pinned.map(|input| side::pinned(input.id(), input.head.version)).collect()
-    }
-
-    /// The query over new rows of streamed inputs, none where there is no part of them.
-    async fn query(
-        &mut self,
-        session: &SessionContext,
-        parts: &HashMap<TableName, Part>,
-    ) -> Result<DataFrame, TransformError> {
-        for input in self.parsed.inputs.clone() {
-            let provider = if input.is_streamed {
-                self.new_rows(session, &input, parts.get(&input.table))?
-            } else {
-                self.snapshot(session, &input.table).await?
-            };
-            register(session, &input, provider)?;
-        }
-        self.planned(session).await
-    }
-
-    /// The query over whole inputs, those that it streams too.
-    async fn whole_query(&mut self, session: &SessionContext) -> Result<DataFrame, TransformError> {
-        for input in self.parsed.inputs.clone() {
-            let provider = self.snapshot(session, &input.table).await?;
-            register(session, &input, provider)?;
-        }
-        self.planned(session).await
-    }
-
-    /// The keys that new rows touch, or nothing where any may be: of each streamed input its new rows against the whole of the others.
-    async fn touched_keys(
-        &mut self,
-        session: &SessionContext,
-        parts: &HashMap<TableName, Part>,
-    ) -> Result<Option<DataFrame>, TransformError> {
-        let mut all: Option<DataFrame> = None;
-        for streamed in self.parsed.inputs.clone().iter().filter(|input| input.is_streamed) {
-            if parts.get(&streamed.table).is_none_or(|part| part.files.is_empty()) {
-                continue;
-            }
-            for input in self.parsed.inputs.clone() {
-                let provider = if input == *streamed {
-                    self.new_rows(session, &input, parts.get(&input.table))?
-                } else {
-                    self.snapshot(session, &input.table).await?
-                };
-                register(session, &input, provider)?;
-            }
-            let query = self.planned(session).await?;
-            let Some(keys) = touched::keys(session, query, streamed, &self.spec.keys)? else { return Ok(None) };
-            all = Some(match all {
-                None => keys,
-                Some(held) => held.union(keys)?,
-            });
-        }
-        Ok(all)
-    }
-
-    async fn planned(&self, session: &SessionContext) -> Result<DataFrame, TransformError> {
-        let output = planned(session, &self.parsed).await.map_err(TransformError::Sql)?;
-        Ok(session.execute_logical_plan(output.plan).await?)
-    }
-
-    fn new_rows(
-        &self,
-        session: &SessionContext,
-        input: &Input,
-        part: Option<&Part>,
-    ) -> Result<Arc<dyn TableProvider>, TransformError> {
-        let table = self.inputs.get(&input.table).ok_or_else(|| TransformError::NoInput(input.table.clone()))?;
-        let files = part.map(|part| part.files.as_slice()).unwrap_or_default();
-        Ok(FileTable::open(session, table.log.store(), &table.schema, table.partition_columns(), files)?)
-    }
-
-    async fn snapshot(
-        &mut self,
-        session: &SessionContext,
-        name: &TableName,
-    ) -> Result<Arc<dyn TableProvider>, TransformError> {
-        let table = self.inputs.get(name).ok_or_else(|| TransformError::NoInput(name.clone()))?;
-        let version = table.head.version;
-        session
-            .register_object_store(table.log.store().object_store_url().as_ref(), table.log.store().object_store(None));
-        if let Some(provider) = self.snapshots.get(&(name.clone(), version)) {
-            return Ok(Arc::clone(provider));
-        }
-        let opened = Catalog::new(&self.engine.lake).open(name, Some(version)).await?;
-        let provider = opened.ok_or_else(|| TransformError::NoInput(name.clone()))?.provider;
-        self.snapshots.insert((name.clone(), version), Arc::clone(&provider));
-        Ok(provider)
     }
 
     fn note(&self) -> Value {

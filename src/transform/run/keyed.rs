@@ -114,15 +114,15 @@ impl KeySet {
 
     /// A condition that all rows with these keys fulfil, and which scans can use; others may, too.
     pub fn condition(&self, most_values: usize) -> Option<Expr> {
-        let conditions = self.columns.iter().filter_map(|key| {
+        let conditions = self.columns.iter().map(|key| {
             let found = match (&key.values, &key.bounds) {
                 (Some(values), _) if !values.is_empty() && values.len() <= most_values => {
                     column(&key.name).in_list(values.iter().map(|value| lit(value.clone())).collect(), false)
                 }
                 (_, Some((least, most))) => column(&key.name).between(lit(least.clone()), lit(most.clone())),
-                (_, None) => return Some(column(&key.name).is_null()),
+                (_, None) => return column(&key.name).is_null(),
             };
-            Some(if key.has_null { found.or(column(&key.name).is_null()) } else { found })
+            if key.has_null { found.or(column(&key.name).is_null()) } else { found }
         });
         conditions.reduce(Expr::and)
     }

@@ -14,6 +14,8 @@
 //! | file | is |
 //! |---|---|
 //! | [`engine`] | one run: part after part, until the inputs' heads at its start are reached |
+//! | `queries`, `touched` | the query over new rows, over all, and which keys new rows touch |
+//! | [`report`] | what a run did |
 //! | [`input`] | what is new in an input; snapshots |
 //! | [`consumed`] | how far an input was read, in the output's log |
 //! | [`output`] | the table: its head, its columns, commits |
@@ -21,6 +23,7 @@
 //! | [`keyed`] | the rows of some keys give way to others: which files that touches |
 //! | [`side`] | `__quarantine` and `__deleted`, which are committed first |
 //! | [`modes`] | append, merge, history, recompute, replace |
+//! | [`explain`] | what a run would do, for `--dry-run` |
 //! | [`run_log`] | `sluice.runs` |
 //! | [`stage`] | rows in between, in memory or on disk |
 
@@ -28,10 +31,13 @@ pub mod columns;
 pub mod consumed;
 pub mod engine;
 pub mod expectations;
+pub mod explain;
 pub mod input;
 pub mod keyed;
 pub mod modes;
 pub mod output;
+mod queries;
+pub mod report;
 pub mod run_log;
 pub mod side;
 pub mod stage;

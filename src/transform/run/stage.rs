@@ -8,15 +8,17 @@ use datafusion::catalog::MemTable;
 use datafusion::common::Result;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SpillFile, SpillWriter};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use futures::TryStreamExt as _;
 
-/// Rows kept in memory at most; the rest of the pool is for the queries that read them.
-const HELD_BYTES: usize = 64 << 20;
+/// What part of the pool rows in between may take, and at most: four of them may be held at once, and
+/// the queries that read them need the rest.
+const SHARE_OF_POOL: usize = 8;
+const MOST_HELD_BYTES: usize = 64 << 20;
 
 /// Takes rows in.
 pub struct Staging {
@@ -24,6 +26,7 @@ pub struct Staging {
     schema: SchemaRef,
     held: Vec<RecordBatch>,
     reservation: MemoryReservation,
+    most_held_bytes: usize,
     spill: Option<Spill>,
     rows: u64,
 }
@@ -50,7 +53,12 @@ enum Held {
 
 impl Staging {
     pub fn new(runtime: &Arc<RuntimeEnv>, schema: &SchemaRef) -> Self {
+        let most_held_bytes = match runtime.memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => MOST_HELD_BYTES.min(bytes / SHARE_OF_POOL),
+            _ => MOST_HELD_BYTES,
+        };
         Self {
+            most_held_bytes,
             runtime: Arc::clone(runtime),
             schema: Arc::clone(schema),
             held: Vec::new(),
@@ -71,7 +79,8 @@ impl Staging {
             return Ok(spill.writer.write(&batch)?);
         }
         let bytes = batch.get_array_memory_size();
-        let has_room = self.reservation.size() + bytes <= HELD_BYTES && self.reservation.try_grow(bytes).is_ok();
+        let has_room =
+            self.reservation.size() + bytes <= self.most_held_bytes && self.reservation.try_grow(bytes).is_ok();
         self.held.push(batch);
         if has_room { Ok(()) } else { self.go_to_disk() }
     }

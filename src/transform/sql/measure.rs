@@ -12,9 +12,12 @@ use crate::config::quoted;
 /// A query is written by hand: what is larger is another kind of file.
 pub const LARGEST_SQL_BYTES: usize = 256 * 1024;
 
-/// Operators, joins, unions: each may make the plan one level deeper, and what walks a plan recurses. Lists of
-/// columns and values don't count.
-const MOST_OPERATORS: usize = 2_000;
+/// Operators of one expression: each may make it one level deeper, and what walks an expression recurses. A thousand take
+/// more stack than a thread has in a build without optimisation.
+const MOST_OPERATORS: usize = 400;
+
+/// Joins and unions of a query: each makes the plan one level deeper.
+const MOST_TABLES: usize = 200;
 
 /// What the tokens tell.
 #[derive(Debug)]
@@ -73,10 +76,7 @@ pub(in crate::transform) fn measure(sql: &str) -> Result<Measured, SqlProblem> {
         let (start, end) = (token.span.start, token.span.end);
         Some(offset(sql, start.line, start.column)?..offset(sql, end.line, end.column)?)
     };
-    let mut operators = tokens.iter().filter(|token| nests(&token.token));
-    if let Some(token) = operators.nth(MOST_OPERATORS) {
-        let message = format!("the query has more than {MOST_OPERATORS} operators");
-        let hint = "compare with a list (`IN (…)`) or join with a table, or split it into two transforms";
+    if let Some((token, message, hint)) = too_deep(&tokens) {
         return Err(wrong(message, place(token), hint));
     }
     let mut meant = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
@@ -93,45 +93,85 @@ pub(in crate::transform) fn measure(sql: &str) -> Result<Measured, SqlProblem> {
     Ok(Measured { tokens, second_statement, first_words })
 }
 
-/// Whether a token may make a tree deeper.
-fn nests(token: &Token) -> bool {
+/// The first token that makes an expression or the plan too deep. What nests within parentheses is bounded by the
+/// parser; a chain (`a + b + c …`) isn't, and what walks it recurses as well.
+fn too_deep(tokens: &[TokenWithSpan]) -> Option<(&TokenWithSpan, String, &'static str)> {
+    // The operators around each open parenthesis, and those of the chain at hand.
+    let mut around = vec![0];
+    let mut chained = 0;
+    let mut tables = 0;
+    for token in tokens {
+        let base = around.last().copied().unwrap_or_default();
+        match part(&token.token) {
+            Part::Opens => around.push(chained),
+            // `a[1][2]` is deeper than `a[1]`.
+            Part::Indexes => {
+                chained += 1;
+                around.push(chained);
+            }
+            Part::Closes => {
+                chained = base;
+                if around.len() > 1 {
+                    around.pop();
+                }
+            }
+            Part::Separates => chained = base,
+            Part::Operator => chained += 1,
+            Part::Table => tables += 1,
+            Part::Other => {}
+        }
+        if chained > MOST_OPERATORS {
+            let message = format!("an expression has more than {MOST_OPERATORS} operators");
+            return Some((
+                token,
+                message,
+                "compare with a list (`IN (…)`), join with a table, or split it into columns",
+            ));
+        }
+        if tables > MOST_TABLES {
+            let message = format!("the query has more than {MOST_TABLES} joins and unions");
+            return Some((token, message, "split it into several transforms"));
+        }
+    }
+    None
+}
+
+/// What a token does to the depth of a tree.
+enum Part {
+    Opens,
+    /// Opens, and may take an element of what stands before it.
+    Indexes,
+    Closes,
+    /// Another expression begins.
+    Separates,
+    Operator,
+    Table,
+    Other,
+}
+
+fn part(token: &Token) -> Part {
+    use Keyword as K;
     match token {
-        Token::Word(word) => matches!(
-            word.keyword,
-            Keyword::AND
-                | Keyword::OR
-                | Keyword::XOR
-                | Keyword::NOT
-                | Keyword::IS
-                | Keyword::IN
-                | Keyword::LIKE
-                | Keyword::ILIKE
-                | Keyword::SIMILAR
-                | Keyword::BETWEEN
-                | Keyword::COLLATE
-                | Keyword::AT
-                | Keyword::JOIN
-                | Keyword::UNION
-                | Keyword::EXCEPT
-                | Keyword::INTERSECT
-                | Keyword::MINUS
-                | Keyword::SELECT
-                | Keyword::CASE
-                | Keyword::DIV
-        ),
-        // Parentheses count on their own: the parser bounds how deep they nest, not how many there are.
+        Token::LParen | Token::LBrace => Part::Opens,
+        Token::LBracket => Part::Indexes,
+        Token::RParen | Token::RBracket | Token::RBrace => Part::Closes,
+        Token::Comma | Token::SemiColon => Part::Separates,
+        Token::Word(word) => match word.keyword {
+            K::SELECT | K::FROM | K::WHERE | K::GROUP | K::HAVING | K::ORDER | K::QUALIFY | K::ON => Part::Separates,
+            K::WHEN | K::THEN | K::ELSE => Part::Separates,
+            K::JOIN | K::UNION | K::EXCEPT | K::INTERSECT | K::MINUS => Part::Table,
+            K::AND | K::OR | K::XOR | K::NOT | K::IS | K::IN | K::LIKE | K::ILIKE | K::SIMILAR | K::BETWEEN => {
+                Part::Operator
+            }
+            K::COLLATE | K::AT | K::DIV | K::CASE => Part::Operator,
+            _ => Part::Other,
+        },
         Token::Whitespace(_)
-        | Token::LParen
-        | Token::Comma
         | Token::Period
-        | Token::SemiColon
-        | Token::RParen
-        | Token::RBracket
-        | Token::RBrace
         | Token::Number(..)
         | Token::SingleQuotedString(_)
         | Token::DoubleQuotedString(_)
-        | Token::EOF => false,
-        _ => true,
+        | Token::EOF => Part::Other,
+        _ => Part::Operator,
     }
 }

@@ -160,13 +160,21 @@ impl VisitorMut for Rewriter<'_> {
                     name.0.iter().filter_map(ObjectNamePart::as_ident).any(|part| part.quote_style == Some('\''));
                 if is_text {
                     let hint = "a transform reads tables of the lake alone, by their names without quotes";
-                    self.wrong(name.span(), format!("the text {} is not a table", quoted(&written)), hint);
+                    let at = self.sql.find(&format!("'{written}'"));
+                    self.found.problems.push(SqlProblem {
+                        message: format!("the text {} is not a table", quoted(&written)),
+                        place: self.bytes(name.span()).or(at.map(|at| at..at + written.len() + 2)),
+                        hint: Some(hint.to_owned()),
+                    });
+                    return ControlFlow::Continue(());
                 } else if written.eq_ignore_ascii_case(STREAM) {
                     let hint = "write the table in parentheses: `STREAM(bronze.leads)`";
                     self.wrong(name.span(), "`STREAM` takes one table".to_owned(), hint);
+                    return ControlFlow::Continue(());
                 } else if written.starts_with(STREAM_PREFIX) {
                     let hint = "write `STREAM(bronze.leads)`";
                     self.wrong(name.span(), format!("{} is not the name of a table", quoted(&written)), hint);
+                    return ControlFlow::Continue(());
                 }
                 if let Some(place) = self.bytes(name.span()) {
                     self.found.places.entry(written).or_insert(place);

@@ -214,7 +214,7 @@ async fn one_that_fails_holds_back_those_that_hang_on_it_and_no_other() {
     assert_eq!(
         lake.rows(runs).await,
         [
-            r#"{"transform":"gold.good","outcome":"committed","rows_in":0,"rows_out":1,"version":1}"#,
+            r#"{"transform":"gold.good","outcome":"committed","rows_out":1,"version":1}"#,
             r#"{"transform":"silver.bad","outcome":"failed","rows_in":0,"rows_out":0}"#,
             r#"{"transform":"silver.good","outcome":"committed","rows_in":3,"rows_out":3,"version":1}"#,
         ]
