@@ -172,6 +172,7 @@ impl Events {
             range: Range::new(from, self.next),
             events: numbers,
             batches: decoded.batches,
+            elsewhere: Vec::new(),
             encoded: None,
             rejects: Vec::new(),
         }

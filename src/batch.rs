@@ -101,6 +101,8 @@ pub enum RejectClass {
     SchemaUnusable,
     /// The bytes aren't a datum of the schema.
     Datum,
+    /// It could be decoded, and a route rejects it.
+    NoRoute,
 }
 
 impl RejectClass {
@@ -110,6 +112,7 @@ impl RejectClass {
             Self::SchemaNotFound => "schema_not_found",
             Self::SchemaUnusable => "schema_unusable",
             Self::Datum => "datum",
+            Self::NoRoute => "no_route",
         }
     }
 }
@@ -134,6 +137,8 @@ pub struct Decoded {
     /// schema that was met, so their schemas may differ; rows ascend by `_sequence_number`
     /// within each.
     pub batches: Vec<RecordBatch>,
+    /// Of each batch the full name of its writer schema, where it has one.
+    pub schema_names: Vec<Option<Arc<str>>>,
     pub rejects: Vec<Reject>,
 }
 

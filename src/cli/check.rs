@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::rows::fit_for_a_screen;
 use super::{Exit, Format, Global, Output};
 use crate::config::schema;
-use crate::config::spec::ProjectSpec;
+use crate::config::spec::{ProjectSpec, RouteCondition, RouteSpec, RouteTo};
 use crate::config::{self, ConfigErrors, Problem};
 use crate::error::AnyError;
 use crate::pipeline::{self, unit_tests};
@@ -96,6 +97,9 @@ fn summary(project: &ProjectSpec) -> String {
             "  pipeline `{}` of `{}`: hub `{}` to `{}`",
             pipeline.name, pipeline.owner, pipeline.source.hub, pipeline.sink.table
         ));
+        for route in &pipeline.routes {
+            lines.push(format!("    {}", words_of_route(route)));
+        }
     }
     for transform in &project.transforms {
         lines.push(format!(
@@ -107,6 +111,22 @@ fn summary(project: &ProjectSpec) -> String {
         lines.push("  no pipelines yet: declare them in `pipelines/<team>/<name>.toml`".to_owned());
     }
     lines.join("\n")
+}
+
+/// A route as a person reads it.
+fn words_of_route(route: &RouteSpec) -> String {
+    let RouteCondition { schema, event_type, property, predicate } = &route.when;
+    let mut when = Vec::new();
+    when.extend(schema.as_ref().map(|schema| format!("schema `{schema}`")));
+    when.extend(event_type.as_ref().map(|event_type| format!("type `{event_type}`")));
+    when.extend(property.as_ref().map(|(name, value)| format!("property `{name}` = `{value}`")));
+    when.extend(predicate.as_ref().map(|predicate| format!("when `{}`", predicate.text)));
+    let when = if when.is_empty() { "all else".to_owned() } else { fit_for_a_screen(&when.join(" and ")) };
+    match &route.to {
+        RouteTo::Table(table) => format!("{when}: to `{table}`"),
+        RouteTo::Filter => format!("{when}: left out"),
+        RouteTo::Reject => format!("{when}: to the dead letters"),
+    }
 }
 
 /// The shape that scripts read: fields may be added, never renamed or removed.

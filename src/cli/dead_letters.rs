@@ -211,7 +211,7 @@ impl Which {
 }
 
 fn named<'a>(project: &'a ProjectSpec, name: &str) -> Result<Target<'a>, DeadLetterError> {
-    Ok(Target::named(project, name)?)
+    Ok(Target::only(project, name)?)
 }
 
 async fn run_list(args: ListArgs, global: &Global) -> Result<ExitCode, AnyError> {
@@ -319,18 +319,20 @@ async fn run_expire(args: ExpireArgs, global: &Global) -> Result<ExitCode, AnyEr
     for name in &args.targets {
         let target = named(&project, name)?;
         let table = target.table.to_string();
-        pipelines.push(target.pipeline.ok_or(DeadLetterError::NoPipeline { table })?);
+        let pipeline = target.pipeline.ok_or(DeadLetterError::NoPipeline { table })?;
+        pipelines.push((pipeline, target.table));
     }
     if args.targets.is_empty() {
         let with_retention = project.pipelines.iter().filter(|spec| spec.sink.dead_letters_retention.is_some());
-        pipelines.extend(with_retention);
+        let tables = with_retention.flat_map(|spec| spec.sinks().map(move |sink| (spec, sink.table.clone())));
+        pipelines.extend(tables);
     }
     let progress = Progress::new(global);
     progress.spin("looking for old dead letters");
     let mut tables = Vec::new();
     let fault_points = args.crash_at.unwrap_or_default();
-    for pipeline in pipelines {
-        tables.push(expire_old(&project, pipeline, fault_points.clone()).await?);
+    for (pipeline, table) in pipelines {
+        tables.push(expire_old(&project, pipeline, &table, fault_points.clone()).await?);
     }
     progress.clear();
     match args.format {

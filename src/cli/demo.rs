@@ -155,7 +155,7 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, global: &Global) -> 
     let mut audits = Vec::new();
     for pipeline in &project.pipelines {
         let counted = Counted::default();
-        let audited = audit(&project, pipeline, &counted);
+        let audited = audit(&project, pipeline, &pipeline.sink.table, &counted);
         audits.push(progress.follow(audited, || counted.headway()).await?);
     }
     let tables = tables(&project).await?;

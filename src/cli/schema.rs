@@ -289,7 +289,7 @@ async fn run_diff(args: DiffArgs, project: &ProjectSpec, global: &Global) -> Res
         _ => read_file(file)?,
     };
     let targets: Result<Vec<_>, _> = args.targets.iter().map(|name| Target::named(project, name)).collect();
-    let found = diff(project, registry.as_ref(), &text, &targets.map_err(SchemaError::from)?).await?;
+    let found = diff(project, registry.as_ref(), &text, &targets.map_err(SchemaError::from)?.concat()).await?;
     let changes = found.tables.iter().flat_map(|table| &table.columns);
     let rescues = changes.into_iter().any(|column| column.change == Change::Rescued);
     match args.format {

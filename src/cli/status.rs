@@ -58,6 +58,13 @@ fn shown(pipeline: &PipelineStanding) -> String {
         }
         None => text.push_str("; no commit yet\n"),
     }
+    for table in &pipeline.routed_tables {
+        let commit = table.last_commit.as_ref();
+        let at = commit.and_then(|commit| commit.at.as_ref()).map(|at| format!(" at {at}")).unwrap_or_default();
+        let version =
+            commit.map_or_else(|| "no commit yet".to_owned(), |commit| format!("version {}{at}", commit.version));
+        text.push_str(&format!("  and to {}: {version}\n", table.table));
+    }
     if let Some(error) = &pipeline.error {
         text.push_str(&format!("  the hub can't be asked: {error}\n"));
     }

@@ -6,14 +6,14 @@ use bytesize::ByteSize;
 
 use super::{Exit, Format, Global, Output};
 use crate::config::ConfigErrors;
-use crate::config::spec::TableName;
+use crate::config::spec::{ProjectSpec, TableName};
 use crate::error::{AnyError, Classify as _};
 use crate::fault_points::FaultPoints;
-use crate::pipeline::PipelineError;
+use crate::pipeline::plan::explained;
 use crate::pipeline::transforms::{MEMORY_BYTES, TransformOptions, TransformSummary, Transforms, first_failure};
+use crate::pipeline::{PipelineError, check};
 use crate::shutdown::Shutdown;
 use crate::transform::run::engine::{PART_BYTES, Refresh};
-use crate::transform::run::explain::Explained;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,7 +23,7 @@ pub struct Args {
     /// Begin these tables anew, from what their inputs hold now. Readers see them empty, then growing
     #[arg(long, conflicts_with = "dry_run")]
     full_refresh: bool,
-    /// Show what a run would read, and its query's plan; write nothing
+    /// Run nothing: show the plan of each query, logical and physical
     #[arg(long)]
     dry_run: bool,
     /// `json` writes `{"transforms": [{"table", "outcome", "rows_in", "rows_out", "version", …}]}`
@@ -47,6 +47,9 @@ pub struct Args {
 pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let project = global.load_project()?;
     let output = global.output();
+    if args.dry_run {
+        return dry_run(&project, &args, &output).await;
+    }
     let shutdown = Shutdown::new();
     let mut beside = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
     let options = TransformOptions {
@@ -61,19 +64,6 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         opened => opened?,
     };
     let selected = transforms.select(&args.tables)?;
-    if args.dry_run {
-        let explained = transforms.explain(&selected).await?;
-        beside.abort_all();
-        match args.format {
-            Format::Json => output.json(&serde_json::json!({"transforms": explained}))?,
-            Format::Text => {
-                for transform in &explained {
-                    output.line(in_words(transform))?;
-                }
-            }
-        }
-        return Ok(Exit::Well.into());
-    }
     let refresh = if args.full_refresh { Refresh::Full } else { Refresh::No };
     let mut summaries = tokio::select! {
         summaries = transforms.run_once(&selected, refresh) => summaries,
@@ -101,32 +91,31 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     Ok(Exit::Well.into())
 }
 
-/// What a run would do.
-fn in_words(transform: &Explained) -> String {
-    let mut text = format!("{} ({})", transform.table, transform.mode);
-    for input in &transform.inputs {
-        let what = match (input.version, input.files) {
-            (None, _) => "not there yet".to_owned(),
-            (Some(version), None) => format!("whole, as it is at version {version}"),
-            (Some(version), Some(0)) => format!("nothing new up to version {version}"),
-            (Some(version), Some(files)) => {
-                let bytes = ByteSize::b(u64::try_from(input.bytes.unwrap_or_default()).unwrap_or_default());
-                let since = match input.consumed {
-                    Some(consumed) => format!("versions {} to {version}", consumed + 1),
-                    None => format!("from the beginning, at version {version}"),
-                };
-                format!("{since}; the next part reads {files} files, {bytes}")
-            }
-        };
-        text.push_str(&format!("\n  {}: {what}", input.input));
+/// The plans of transforms, as they would run.
+async fn dry_run(project: &ProjectSpec, args: &Args, output: &Output) -> Result<ExitCode, AnyError> {
+    let checked = check::check(project).await?;
+    let errors = |problems| ConfigErrors { dir: Some(project.dir.clone()), problems };
+    if !checked.problems.is_empty() {
+        return Err(errors(checked.problems).into());
     }
-    if let Some(plan) = &transform.plan {
-        text.push_str("\n  plan:");
-        for line in plan.lines() {
-            text.push_str(&format!("\n    {line}"));
-        }
+    let explained = match explained(project, &checked, &args.tables).await {
+        Err(PipelineError::Sql(problems)) => return Err(errors(problems).into()),
+        explained => explained?,
+    };
+    if args.format == Format::Json {
+        output.json(&serde_json::json!({"transforms": explained}))?;
+        return Ok(Exit::Well.into());
     }
-    text
+    let indented = |text: &str| text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n");
+    let shown: Vec<String> = explained
+        .iter()
+        .map(|transform| {
+            let (logical, physical) = (indented(&transform.logical), indented(&transform.physical));
+            format!("{}: {}\n  logical plan\n{logical}\n  physical plan\n{physical}", transform.table, transform.mode)
+        })
+        .collect();
+    output.line(shown.join("\n\n"))?;
+    Ok(Exit::Well.into())
 }
 
 /// A line for each transform.

@@ -5,21 +5,23 @@
 //! field is optional to serde: what is required is said to the schema, and a file is read as
 //! far as it goes, so that all of its mistakes are found in one run.
 
+mod route;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 mod test;
 mod transform;
 
-pub(super) use test::{Batching, ExpectedTable, GivenTable, TestFile, TestTable};
-pub(super) use transform::{
-    DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
-};
-
+pub(super) use self::route::{PropertyTable, RouteTable};
 use super::capture_name;
 use super::maintenance::MaintenanceTable;
 use super::text::{
     AddressText, CronText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
+};
+pub(super) use test::{Batching, ExpectedTable, GivenTable, TestFile, TestTable};
+pub(super) use transform::{
+    DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
 };
 
 pub(super) const CONSUMER_GROUP: &str = "$Default";
@@ -292,9 +294,8 @@ pub(super) struct PipelineFile {
     /// Tables made of tables, by SQL.
     #[serde(rename = "transform")]
     pub transforms: Option<Vec<TransformTable>>,
-    /// One stream into several tables.
     #[serde(rename = "route")]
-    pub _route: Option<Unsupported>,
+    pub routes: Option<Vec<RouteTable>>,
 }
 
 /// The pipeline itself.

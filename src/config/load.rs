@@ -235,12 +235,12 @@ fn shown(path: &Path) -> String {
 fn once(built: &[Built], problems: &mut Vec<Problem>) {
     let names = built.iter().filter_map(|built| built.name.as_ref());
     twins(names, problems, |name| (format!("two pipelines are named `{name}`"), "give one of them another name"));
-    let tables = built.iter().filter_map(|built| built.table.as_ref());
+    let tables = built.iter().flat_map(|built| &built.tables);
     twins(tables, problems, |table| {
         (format!("two pipelines write the table `{table}`"), "a table has one pipeline: its ledger is that pipeline's")
     });
     let transforms = built.iter().flat_map(|built| &built.transforms).filter_map(|transform| transform.table.as_ref());
-    written_once(built.iter().filter_map(|built| built.table.as_ref()), transforms, problems);
+    written_once(built.iter().flat_map(|built| &built.tables), transforms, problems);
     let readers = built.iter().filter_map(|built| built.reader.as_ref());
     twins(readers, problems, |reader| {
         let hint = "give each pipeline a consumer group of its own, or they take the partitions from each other";

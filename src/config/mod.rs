@@ -36,6 +36,7 @@ mod mask;
 mod pipeline;
 mod project;
 mod reading;
+mod route;
 mod shape;
 mod test;
 mod text;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use sha2::{Digest, Sha256};
 
 use super::address::{endpoint, location};
@@ -21,10 +22,11 @@ use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
     CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, EvolutionSpec, Format, Framing, GenerationSpec,
-    OWN_SCHEMA, OnSchemaChange, PipelineSpec, RejectLimit, SIDE_TABLES, ScheduleSpec, SinkSpec, Start, TableName,
+    OWN_SCHEMA, OnSchemaChange, PipelineSpec, RejectLimit, RouteCondition, RouteSpec, RouteTo, SIDE_TABLES,
+    ScheduleSpec, SinkSpec, Start, TableName,
 };
 use super::transform::{self, Around, BuiltTransform};
-use super::{maintenance, schema, shape, text};
+use super::{maintenance, route, schema, shape, text};
 
 /// Each sweep lists the container.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
@@ -48,7 +50,8 @@ const LONGEST_RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 pub(super) struct Built {
     pub spec: Option<PipelineSpec>,
     pub name: Option<(String, Place)>,
-    pub table: Option<(String, Place)>,
+    /// Every table that it writes.
+    pub tables: Vec<(String, Place)>,
     /// Hub and consumer group: two readers in one group take partitions from each other.
     pub reader: Option<(String, Place)>,
     pub transforms: Vec<BuiltTransform>,
@@ -94,7 +97,10 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     let sink = declared.sink.and_then(|table| sink(table, shared, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
-    let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
+    let routed = route::build(root, declared.routes.unwrap_or_default(), sink.as_ref(), reading.problems);
+    let mut tables = Vec::new();
+    tables.extend(sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"]))));
+    tables.extend(routed.places.iter().cloned());
     let reader = source.as_ref().filter(|_| is_live).map(|source| {
         let reader = format!("`{}` with consumer group `{}`", source.hub, source.consumer_group).to_lowercase();
         (reader, reading.place(&["source", "event_hubs", "consumer_group"]))
@@ -111,7 +117,8 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
             Some(scheduled) => Some(scheduled?),
             None => None,
         };
-        let config_hash = config_hash(&source, &decode, evolution, schema.as_deref(), &sink);
+        let route::Built { routes, sinks: routed_sinks, is_broken: false, .. } = routed else { return None };
+        let config_hash = config_hash(&source, &decode, evolution, schema.as_deref(), &sink, &routes);
         let (name, owner) = (name?, owner?);
         Some(PipelineSpec {
             file,
@@ -123,11 +130,13 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
             decode,
             evolution,
             sink,
+            routes,
+            routed_sinks,
             schedule,
             config_hash,
         })
     })();
-    Built { spec, name: named, table, reader, transforms }
+    Built { spec, name: named, tables, reader, transforms }
 }
 
 fn pipeline(
@@ -398,15 +407,23 @@ pub(super) fn table_name(text: &str) -> Result<TableName, String> {
     Ok(name)
 }
 
+/// How long something may wait for a commit.
+pub(super) fn commit_duration(path: &[&str], text: &str, reading: &mut Reading<'_>) -> Option<Duration> {
+    reading
+        .parse(path, Some(text), "a duration that fits", |text| text::duration(text, SHORTEST_COMMIT, LONGEST_COMMIT))
+}
+
+pub(super) fn commit_size(path: &[&str], text: &str, reading: &mut Reading<'_>) -> Option<ByteSize> {
+    reading.parse(path, Some(text), "a size", text::size)
+}
+
 fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
     let name = reading.parse(&at("table"), name, "the name of a table", table_name);
     let mut duration = |key: &'static str, text: Option<text::DurationText>, default: &str| {
         let text = text.as_ref().map_or(default, |text| text.0.as_str());
-        reading.parse(&at(key), Some(text), "a duration that fits", |text| {
-            text::duration(text, SHORTEST_COMMIT, LONGEST_COMMIT)
-        })
+        commit_duration(&at(key), text, reading)
     };
     let commit_every = duration("commit_every", table.commit_every, COMMIT_EVERY);
     let coverage_every = duration("coverage_every", table.coverage_every, COVERAGE_EVERY);
@@ -433,7 +450,7 @@ fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<
     let min_events = table.reject_share_min_events.unwrap_or(REJECT_SHARE_MIN_EVENTS);
     let mut size = |key: &'static str, text: Option<text::SizeText>, default: &str| {
         let text = text.as_ref().map_or(default, |text| text.0.as_str());
-        reading.parse(&at(key), Some(text), "a size", text::size)
+        commit_size(&at(key), text, reading)
     };
     let max_in_flight_bytes = size("max_in_flight_bytes", table.max_in_flight_bytes, MAX_IN_FLIGHT_BYTES);
     let commits_by_default = table.commit_bytes.is_none();
@@ -475,6 +492,7 @@ fn config_hash(
     evolution: EvolutionSpec,
     schema: Option<&[u8]>,
     sink: &SinkSpec,
+    routes: &[RouteSpec],
 ) -> String {
     let start = match source.start {
         Start::Earliest => "earliest".to_owned(),
@@ -503,7 +521,7 @@ fn config_hash(
         OnSchemaChange::Pin => "pin",
         OnSchemaChange::Fail => "fail",
     };
-    let decides = serde_json::json!({
+    let mut decides = serde_json::json!({
         "hub": source.hub,
         "consumer_group": source.consumer_group,
         "start": start,
@@ -516,7 +534,21 @@ fn config_hash(
         "defaults": evolution.defaults,
         "table": sink.table.to_string(),
     });
+    if !routes.is_empty() {
+        decides["routes"] = routes.iter().map(decides_route).collect();
+    }
     hex_sha256(decides.to_string().as_bytes())
+}
+
+fn decides_route(route: &RouteSpec) -> serde_json::Value {
+    let RouteCondition { schema, event_type, property, predicate } = &route.when;
+    let to = match &route.to {
+        RouteTo::Table(table) => table.to_string(),
+        RouteTo::Filter => "filter".to_owned(),
+        RouteTo::Reject => "reject".to_owned(),
+    };
+    let when = predicate.as_ref().map(|predicate| &predicate.text);
+    serde_json::json!({ "schema": schema, "type": event_type, "property": property, "when": when, "to": to })
 }
 
 pub(super) fn hex_sha256(bytes: &[u8]) -> String {

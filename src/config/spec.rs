@@ -14,6 +14,7 @@ pub use super::transform_spec::{
 
 use super::capture_name::NameTemplate;
 use super::cron::Cron;
+use super::problem::Place;
 
 /// A value that is never printed: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -177,11 +178,77 @@ pub struct PipelineSpec {
     pub capture: Option<CaptureSpec>,
     pub decode: DecodeSpec,
     pub evolution: EvolutionSpec,
+    /// Takes what no route takes.
     pub sink: SinkSpec,
+    /// Tried in this order.
+    pub routes: Vec<RouteSpec>,
+    /// The further tables that routes name, each once.
+    pub routed_sinks: Vec<SinkSpec>,
     /// When its captures are backfilled.
     pub schedule: Option<ScheduleSpec>,
     /// Hex SHA-256 over what decides the rows: source, decode and sink, without secrets.
     pub config_hash: String,
+}
+
+impl PipelineSpec {
+    /// Every table that it writes; that of `[sink]` comes first.
+    pub fn sinks(&self) -> impl Iterator<Item = &SinkSpec> {
+        std::iter::once(&self.sink).chain(&self.routed_sinks)
+    }
+
+    pub fn writes(&self, table: &TableName) -> bool {
+        self.sinks().any(|sink| sink.table == *table)
+    }
+}
+
+/// Some of the events, and where they go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteSpec {
+    pub when: RouteCondition,
+    pub to: RouteTo,
+}
+
+/// What must hold of an event, all of it; nothing said holds for each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouteCondition {
+    /// The full name of the Avro record.
+    pub schema: Option<String>,
+    /// The type of the CloudEvent; `*` stands for any characters.
+    pub event_type: Option<String>,
+    /// Name and value of a property.
+    pub property: Option<(String, String)>,
+    pub predicate: Option<Predicate>,
+}
+
+/// SQL over the columns of the envelope.
+#[derive(Clone)]
+pub struct Predicate {
+    pub text: String,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+impl PartialEq for Predicate {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Predicate {}
+
+impl fmt::Debug for Predicate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {}", self.text, self.place)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteTo {
+    Table(TableName),
+    /// Nowhere, as a rule says.
+    Filter,
+    /// To the dead letters of `[sink]`.
+    Reject,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -14,15 +14,15 @@ use std::iter::repeat_n;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Date32Array, Int32Array, Int64Array, MapArray, StringArray, StringBuilder, StructArray,
+    ArrayRef, Date32Array, Int32Array, Int64Array, MapArray, RecordBatch, StringArray, StringBuilder, StructArray,
     TimestampMicrosecondArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use chrono::DateTime;
 
-use crate::batch::{Event, EventBatch, bronze};
+use crate::batch::{Event, EventBatch, Reject, bronze};
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
@@ -62,6 +62,23 @@ pub(super) fn columns(
         new_null_array(&DataType::Utf8, count),
         same(batch.origin.as_str()),
     ])
+}
+
+/// What is known of rejected events of a batch beside their payload, a row for each.
+///
+/// # Errors
+/// Only for a defect of ours.
+pub fn rows_of_rejects(batch: &EventBatch, rejects: &[Reject]) -> Result<RecordBatch, ArrowError> {
+    let place = |reject: &Reject| {
+        let number = reject.event.sequence_number;
+        Some((batch.events.binary_search_by_key(&number, |event| event.sequence_number).ok()?, 0))
+    };
+    let places: Vec<_> = rejects.iter().filter_map(place).collect();
+    let mut columns = columns(batch, &places, None)?;
+    if let Some(at) = bronze::fields().iter().position(|field| field.name() == bronze::SCHEMA_ID) {
+        columns[at] = Arc::new(rejects.iter().map(|reject| reject.schema_id.as_deref()).collect::<StringArray>());
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(bronze::fields().to_vec())), columns)
 }
 
 /// Days since 1970-01-01; what lies outside of a date's range goes to its end.

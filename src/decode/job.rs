@@ -60,12 +60,24 @@ impl Job {
         let opened = self.open_containers(&mut rejects);
         let groups = self.groups(&opened, &mut rejects);
         let mut batches = Vec::with_capacity(groups.len());
+        let mut schema_names = Vec::with_capacity(groups.len());
         for group in &groups {
             for records in self.portions(&group.records) {
                 self.decode(group, records, &mut batches, &mut rejects)?;
             }
+            schema_names.resize(batches.len(), self.schema_name(group));
         }
-        Ok(Decoded { batches, rejects: rejects.into_values().collect() })
+        Ok(Decoded { batches, schema_names, rejects: rejects.into_values().collect() })
+    }
+
+    fn schema_name(&self, group: &Group<'_>) -> Option<Arc<str>> {
+        let schema = match group.frame {
+            Frame::Raw => None,
+            Frame::Bare => self.pinned.as_ref(),
+            Frame::Container => group.embedded,
+            Frame::Registered(_, id) => self.schemas.get(&id).and_then(|schema| schema.as_ref().ok()),
+        };
+        schema.and_then(|schema| schema.name().cloned())
     }
 
     fn open_containers(&self, rejects: &mut Rejects) -> HashMap<usize, Opened> {

@@ -28,6 +28,7 @@ pub use crate::columns::{column_name, field_name};
 pub use avro::{Rows, SCHEMA_NODES_MAX, Set, WriterSchema};
 pub use compatibility::{ComparedSchema, Direction, Incompatibility, Why};
 pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes};
+pub use envelope::rows_of_rejects;
 pub use error::DecodeError;
 pub use registry::{
     AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, Listed, RegisteredSchema, RegistryError, SchemaId,

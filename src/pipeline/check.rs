@@ -8,9 +8,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::runtime_env::RuntimeEnv;
 
 use super::setup::Places;
-use super::{PipelineError, columns};
+use super::{PipelineError, columns, routes};
 use crate::catalog::{accepted_gaps, dead_letters_of};
-use crate::config::spec::{OWN_SCHEMA, ProjectSpec, TableName};
+use crate::config::spec::{OWN_SCHEMA, PipelineSpec, ProjectSpec, TableName};
 use crate::config::{Problem, nearest, quoted};
 use crate::sink::delta::dead_letters;
 use crate::transform::graph::{self, Graph, Node};
@@ -39,7 +39,8 @@ pub struct Checked {
 /// # Errors
 /// What could not be looked at: a table of a local lake that can't be read, schema files that vanished.
 pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
-    let (graph, problems) = Graph::build(&project.transforms);
+    let (graph, mut problems) = Graph::build(&project.transforms);
+    problems.extend(routes::problems(project));
     let checked = Checked { problems, notes: Vec::new(), graph, outputs: BTreeMap::new(), columns: BTreeMap::new() };
     let mut checker = Checker { project, places: Places::of(project)?, checked };
     let modes = project.transforms.iter().map(|spec| (spec.table.clone(), spec.mode)).collect();
@@ -126,7 +127,7 @@ impl Checker<'_> {
     async fn known(&self, input: &Input) -> Result<Known, PipelineError> {
         let table = &input.table;
         let owner = graph::owner_of(table);
-        let pipeline = self.project.pipelines.iter().find(|pipeline| pipeline.sink.table == owner);
+        let pipeline = self.project.pipelines.iter().find(|pipeline| pipeline.writes(&owner));
         if let Some(pipeline) = pipeline {
             if *table == dead_letters_of(&owner) {
                 return Ok(Known::Columns(dead_letters::schema()));
@@ -134,7 +135,7 @@ impl Checker<'_> {
             if *table != owner {
                 return Ok(Known::Nobody);
             }
-            return Ok(match columns::known(self.project, pipeline, &self.places).await? {
+            return Ok(match columns::known(self.project, pipeline, &owner, &self.places).await? {
                 Some(schema) => Known::Columns(schema),
                 None => Known::Unknown {
                     why: "for its events were never seen on this machine".to_owned(),
@@ -170,7 +171,8 @@ impl Checker<'_> {
     /// The tables that there are, or the one that was meant.
     fn guess(&self, table: &TableName) -> String {
         const MOST: usize = 12;
-        let of_pipelines = self.project.pipelines.iter().map(|pipeline| pipeline.sink.table.to_string());
+        let sinks = self.project.pipelines.iter().flat_map(PipelineSpec::sinks);
+        let of_pipelines = sinks.map(|sink| sink.table.to_string());
         let of_transforms = self.project.transforms.iter().map(|spec| spec.table.to_string());
         let mut known: Vec<String> = of_pipelines.chain(of_transforms).chain([accepted_gaps().to_string()]).collect();
         known.sort();

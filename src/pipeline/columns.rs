@@ -42,13 +42,14 @@ pub fn declared(pipeline: &PipelineSpec) -> Result<Option<SchemaRef>, PipelineEr
     Ok(joined)
 }
 
-/// The columns of a pipeline's table, as far as anything on this machine says them.
+/// The columns of a table of a pipeline, as far as anything on this machine says them.
 ///
 /// # Errors
 /// Files that can't be read or used.
 pub async fn known(
     project: &ProjectSpec,
     pipeline: &PipelineSpec,
+    table: &TableName,
     places: &Places,
 ) -> Result<Option<SchemaRef>, PipelineError> {
     if let Some(schema) = declared(pipeline)? {
@@ -59,7 +60,7 @@ pub async fn known(
     {
         return Ok(Some(schema));
     }
-    if let Some(schema) = in_lake(&pipeline.sink.table, places).await? {
+    if let Some(schema) = in_lake(table, places).await? {
         return Ok(Some(schema));
     }
     match places.state.join("schemas").folder().filter(|folder| folder.is_dir()) {

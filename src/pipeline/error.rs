@@ -40,6 +40,10 @@ pub enum PipelineError {
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
     Sparse { partition: String, events: usize, numbers: u64 },
+    #[error("a route of pipeline `{pipeline}` has the condition `{condition}`, which can't be used: {reason}")]
+    Route { pipeline: String, condition: String, reason: String },
+    #[error("the events of partition `{partition}` can't be routed")]
+    Routing { partition: String, source: arrow::error::ArrowError },
     #[error("there is no transform of `{name}`")]
     UnknownTransform { name: String, known: Vec<String> },
     #[error("the SQL of transforms can't be read: {}", .0.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; "))]
@@ -109,14 +113,16 @@ impl Classify for PipelineError {
             Self::Unknown { .. } | Self::UnknownTransform { .. } | Self::Owned { .. } | Self::NotScheduled { .. } => {
                 Kind::User
             }
-            Self::Sql(_) | Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => {
-                Kind::Config
-            }
+            Self::Sql(_)
+            | Self::NoEventHubs { .. }
+            | Self::NoCapture { .. }
+            | Self::GenerationBefore { .. }
+            | Self::Route { .. } => Kind::Config,
             Self::File { .. } | Self::MaintenanceState { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => {
                 Kind::External
             }
             Self::TooManyRejects { .. } => Kind::Data,
-            Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
+            Self::Sparse { .. } | Self::Routing { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),
         }
     }

@@ -26,6 +26,7 @@ pub mod partition;
 pub mod plan;
 pub mod reject_share;
 pub mod roles;
+pub mod routes;
 pub mod run;
 pub mod schedule;
 pub mod schemas;

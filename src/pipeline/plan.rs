@@ -1,8 +1,10 @@
 //! What a project makes of what, and what running it would change in its lake.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::datasource::empty::EmptyTable;
 use serde::Serialize;
 
 use super::check::{Checked, type_name};
@@ -10,11 +12,12 @@ use super::roles::{Role, roles};
 use super::setup::Places;
 use super::{PipelineError, columns};
 use crate::catalog::log::{log_store_to_read, read_head};
-use crate::catalog::{Catalog, table_location};
-use crate::config::spec::{PipelineSpec, ProjectSpec, TableName, TransformSpec};
-use crate::transform::graph::Node;
-use crate::transform::plain_schema;
+use crate::catalog::{Catalog, CatalogError, table_location};
+use crate::config::Problem;
+use crate::config::spec::{PipelineSpec, ProjectSpec, SinkSpec, TableName, TransformSpec};
+use crate::transform::graph::{self, Node};
 use crate::transform::run::output::CONFIG_HASH;
+use crate::transform::{Input, explain, plain_schema, planned, register, session};
 
 /// The shape that scripts read: fields may be added, never renamed or removed.
 #[derive(Debug, Serialize)]
@@ -86,11 +89,13 @@ pub async fn plan(project: &ProjectSpec, checked: &Checked) -> Result<Plan, Pipe
     let places = Places::of(project)?;
     let mut tables = Vec::new();
     for pipeline in &project.pipelines {
-        let columns = match columns::declared(pipeline)? {
-            Some(declared) => Some(declared),
-            None => checked.columns.get(&pipeline.sink.table).cloned(),
-        };
-        tables.push(of_pipeline(pipeline, columns, held(&pipeline.sink.table, &places).await?));
+        for SinkSpec { table, .. } in pipeline.sinks() {
+            let columns = match columns::declared(pipeline)? {
+                Some(declared) => Some(declared),
+                None => checked.columns.get(table).cloned(),
+            };
+            tables.push(of_pipeline(pipeline, table, columns, held(table, &places).await?));
+        }
     }
     for node in checked.graph.nodes() {
         let columns = checked.columns.get(&node.spec.table).cloned();
@@ -110,7 +115,12 @@ async fn held(table: &TableName, places: &Places) -> Result<Option<Held>, Pipeli
     }))
 }
 
-fn of_pipeline(pipeline: &PipelineSpec, columns: Option<SchemaRef>, held: Option<Held>) -> PlannedTable {
+fn of_pipeline(
+    pipeline: &PipelineSpec,
+    table: &TableName,
+    columns: Option<SchemaRef>,
+    held: Option<Held>,
+) -> PlannedTable {
     let source = match (pipeline.is_live, &pipeline.capture) {
         (true, None) => format!("hub `{}`", pipeline.source.hub),
         (true, Some(_)) => format!("hub `{}` and its captures", pipeline.source.hub),
@@ -118,7 +128,7 @@ fn of_pipeline(pipeline: &PipelineSpec, columns: Option<SchemaRef>, held: Option
     };
     let (change, columns_added) = change(columns.as_ref(), held.as_ref());
     PlannedTable {
-        name: pipeline.sink.table.to_string(),
+        name: table.to_string(),
         owner: pipeline.owner.clone(),
         file: pipeline.file.display().to_string(),
         source: Some(source),
@@ -172,6 +182,70 @@ fn change(wanted: Option<&SchemaRef>, held: Option<&Held>) -> (Change, Vec<Plann
 fn columns_of(schema: &SchemaRef) -> Vec<PlannedColumn> {
     let fields = schema.fields().iter();
     fields.map(|field| PlannedColumn { name: field.name().clone(), r#type: type_name(field.data_type()) }).collect()
+}
+
+/// A transform's query as it would run.
+#[derive(Debug, Serialize)]
+pub struct ExplainedTransform {
+    pub table: String,
+    pub mode: &'static str,
+    pub reads: Vec<Read>,
+    /// What the query means, after optimising.
+    pub logical: String,
+    /// The operators that do it, over the tables as they are, and empty ones where there are none yet.
+    pub physical: String,
+}
+
+/// Explains the transforms of these tables, or all; a run over a streamed table reads only what is new of it.
+///
+/// # Errors
+/// Tables that can't be read; [`PipelineError::UnknownTransform`].
+pub async fn explained(
+    project: &ProjectSpec,
+    checked: &Checked,
+    tables: &[TableName],
+) -> Result<Vec<ExplainedTransform>, PipelineError> {
+    let lake = Catalog::new(&Places::of(project)?.lake);
+    let nodes = checked.graph.nodes();
+    if let Some(unknown) = tables.iter().find(|table| checked.graph.node(table).is_none()) {
+        let known = nodes.iter().map(|node| node.spec.table.to_string()).collect();
+        return Err(PipelineError::UnknownTransform { name: unknown.to_string(), known });
+    }
+    let mut explained = Vec::new();
+    for node in nodes.iter().filter(|node| tables.is_empty() || tables.contains(&node.spec.table)) {
+        let failed = |source| {
+            let table = node.spec.table.to_string();
+            PipelineError::Catalog(CatalogError::Query { table, source: Box::new(source) })
+        };
+        let session = session(Arc::default());
+        for input in &node.parsed.inputs {
+            let provider = match (lake.open(&input.table, None).await?, checked.columns.get(&input.table)) {
+                (Some(table), _) => table.provider,
+                (None, Some(columns)) => Arc::new(EmptyTable::new(Arc::clone(columns))),
+                (None, None) => return Err(PipelineError::Sql(vec![unknown_columns(node, input)])),
+            };
+            register(&session, input, provider).map_err(failed)?;
+        }
+        let output = planned(&session, &node.parsed).await;
+        let output = output.map_err(|problems| {
+            PipelineError::Sql(problems.into_iter().map(|problem| graph::placed(&node.spec, problem)).collect())
+        })?;
+        let plans = explain(&session, &node.parsed, &output.plan).await.map_err(failed)?;
+        let reads = node.parsed.inputs.iter();
+        explained.push(ExplainedTransform {
+            table: node.spec.table.to_string(),
+            mode: node.spec.mode.as_str(),
+            reads: reads.map(|input| Read { table: input.table.to_string(), streamed: input.is_streamed }).collect(),
+            logical: plans.logical,
+            physical: plans.physical,
+        });
+    }
+    Ok(explained)
+}
+
+fn unknown_columns(node: &Node, input: &Input) -> Problem {
+    let place = node.spec.sql_place(input.place.clone());
+    Problem::new(place, format!("the columns of `{}` are unknown", input.table)).with_hint("`sluice check` says why")
 }
 
 /// How many tables are made, are changed, stay, and aren't known.

@@ -78,7 +78,7 @@ metrics_of_the_program! {
     REJECTED = "sluice_sink_rejected_events_total", Counter, ["pipeline", "table", "partition"],
         "Events that became dead letters";
     FILTERED = "sluice_sink_filtered_events_total", Counter, ["pipeline", "table", "partition"],
-        "Events that a declared rule left out";
+        "Events that a declared rule left out, or that went to another table of their pipeline";
     DUPLICATE = "sluice_sink_duplicate_events_total", Counter, ["pipeline", "table", "partition"],
         "Events that the table accounted for already";
     GAPS = "sluice_sink_gap_events", Gauge, ["pipeline", "table", "partition"],

@@ -179,6 +179,7 @@ pub fn staged(name: &str, numbers: std::ops::Range<i64>, rejected: &[i64]) -> St
         range: Range::new(numbers.start, numbers.end),
         events: numbers.map(|number| (number, enqueued_ms(number))).collect(),
         batches: if rows.is_empty() { Vec::new() } else { vec![batch(name, &rows)] },
+        elsewhere: Vec::new(),
         encoded: None,
         rejects: rejected.iter().map(|number| reject(*number)).collect(),
     }

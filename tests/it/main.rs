@@ -24,6 +24,7 @@ mod query;
 mod registry;
 mod reject_share;
 mod rewrite;
+mod routes;
 mod schema;
 mod serve;
 mod sink;

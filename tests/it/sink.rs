@@ -94,6 +94,7 @@ pub fn staged_with(partition: &str, from: i64, to: i64, more: &[&str]) -> Staged
         range: Range::new(from, to),
         events: numbers.iter().map(|number| (*number, NEW_YEAR + number)).collect(),
         batches: vec![batch],
+        elsewhere: Vec::new(),
         encoded: None,
         rejects: Vec::new(),
     }
@@ -127,6 +128,7 @@ pub fn rejected(partition: &str, number: i64) -> Staged {
         range: Range::new(number, number + 1),
         events: vec![(number, NEW_YEAR + number)],
         batches: Vec::new(),
+        elsewhere: Vec::new(),
         encoded: None,
         rejects: vec![reject],
     }

@@ -114,6 +114,8 @@ impl Node {
 /// A writer schema, understood.
 #[derive(Debug)]
 pub(super) struct Plan {
+    /// The full name of the root, where it has one.
+    pub(super) name: Option<Arc<str>>,
     /// Always a record; a schema whose root isn't one is its field `value`.
     pub(super) root: Node,
     /// The payload's columns.
@@ -145,7 +147,8 @@ impl Plan {
             Some(DataType::Struct(fields)) => fields.clone(),
             _ => Fields::empty(),
         };
-        Ok(Self { root, columns, notes: builder.notes })
+        let name = schema.name().map(|name| name.fullname(None).into());
+        Ok(Self { name, root, columns, notes: builder.notes })
     }
 }
 

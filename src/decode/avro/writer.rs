@@ -1,5 +1,7 @@
 //! One writer schema, ready to decode with.
 
+use std::sync::Arc;
+
 use arrow::array::ArrayRef;
 use arrow::datatypes::{Fields, SchemaRef};
 use arrow::error::ArrowError;
@@ -52,6 +54,11 @@ impl WriterSchema {
     /// The schema of its rows: the payload's columns, then the envelope's.
     pub fn rows(&self) -> &SchemaRef {
         &self.rows
+    }
+
+    /// The full name of what it describes, where it has one.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        self.plan.name.as_ref()
     }
 
     /// The payload's columns.

@@ -33,15 +33,20 @@ enum Expected {
     },
 }
 
-/// Audits the table of a pipeline against its hub.
+/// Audits a table of a pipeline against its hub.
 ///
 /// # Errors
 /// [`AuditError`]; that the table isn't complete is an answer, not an error.
-pub async fn audit(project: &ProjectSpec, pipeline: &PipelineSpec, counted: &Counted) -> Result<Audit, AuditError> {
+pub async fn audit(
+    project: &ProjectSpec,
+    pipeline: &PipelineSpec,
+    table: &TableName,
+    counted: &Counted,
+) -> Result<Audit, AuditError> {
     let lake = lake(project)?;
     // Before the ledger is read: a partition that the hub gains meanwhile isn't held against it.
     let expected = ask_hub(project, pipeline).await?;
-    audit_at(&lake, &pipeline.sink.table, pipeline.source.dense, expected, counted).await
+    audit_at(&lake, table, pipeline.source.dense, expected, counted).await
 }
 
 /// Audits a table against its ledger alone. `dense` says whether numbers have no holes.

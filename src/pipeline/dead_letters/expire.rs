@@ -10,7 +10,7 @@ use super::list::{State, covered, list, refuse_itself, state};
 use super::replay::{OUTRUN_TRIES, Tables};
 use super::{ClassCount, DeadLetterError, Filter};
 use crate::checkpoint::PartitionKey;
-use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::config::spec::{PipelineSpec, ProjectSpec, TableName};
 use crate::fault_points::FaultPoints;
 use crate::pipeline::gaps::Target;
 use crate::sink::delta::dead_letters::held::Rewritten;
@@ -69,16 +69,17 @@ pub async fn drop_letters(
         LetterState::Waiting if filter.takes(letter) => Fate::Expires,
         _ => Fate::Stays,
     };
-    expire(project, pipeline, "drop", now_us, &fate, fault_points).await
+    expire(project, (pipeline, &target.table), "drop", now_us, &fate, fault_points).await
 }
 
-/// Drops the bytes of letters that were rejected longer ago than the pipeline's retention.
+/// Drops the bytes of letters of a table that were rejected longer ago than the pipeline's retention.
 ///
 /// # Errors
 /// [`DeadLetterError::NoRetention`]; as [`drop_letters`]
 pub async fn expire_old(
     project: &ProjectSpec,
     pipeline: &PipelineSpec,
+    table: &TableName,
     fault_points: FaultPoints,
 ) -> Result<Dropped, DeadLetterError> {
     let no_retention = || DeadLetterError::NoRetention { pipeline: pipeline.name.clone() };
@@ -95,7 +96,7 @@ pub async fn expire_old(
             (_, Some(_)) => Fate::Stays,
         }
     };
-    expire(project, pipeline, "retention", now_us, &fate, fault_points).await
+    expire(project, (pipeline, table), "retention", now_us, &fate, fault_points).await
 }
 
 /// What becomes of a letter.
@@ -109,15 +110,14 @@ enum Fate {
 
 async fn expire(
     project: &ProjectSpec,
-    pipeline: &PipelineSpec,
+    (pipeline, table): (&PipelineSpec, &TableName),
     what: &'static str,
     now_us: i64,
     fate: &(dyn Fn(&DeadLetter) -> Fate + Sync),
     fault_points: FaultPoints,
 ) -> Result<Dropped, DeadLetterError> {
-    let mut done =
-        Dropped { pipeline: pipeline.name.clone(), table: pipeline.sink.table.to_string(), ..Dropped::default() };
-    let Some(mut tables) = Tables::open(project, pipeline, fault_points).await? else { return Ok(done) };
+    let mut done = Dropped { pipeline: pipeline.name.clone(), table: table.to_string(), ..Dropped::default() };
+    let Some(mut tables) = Tables::open(project, pipeline, table, fault_points).await? else { return Ok(done) };
     let outrun = |table: &str, tries| DeadLetterError::Outrun { table: table.to_owned(), tries };
     let mut tries = 0;
     while let Some(mut chunk) = tables.letters.next_chunk().await? {

@@ -14,7 +14,7 @@ use crate::catalog::commit_log::CommitLog;
 use crate::catalog::log::log_store_to_read;
 use crate::catalog::{dead_letters_of, table_location};
 use crate::checkpoint::PartitionKey;
-use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::config::spec::{PipelineSpec, ProjectSpec, TableName};
 use crate::decode::Decoder;
 use crate::error::{Classify as _, Retry};
 use crate::fault_points::FaultPoints;
@@ -59,7 +59,7 @@ pub struct Replay {
     pub stopped: bool,
 }
 
-/// Both tables of a pipeline, to settle dead letters in.
+/// A table of a pipeline and its dead letters, to settle dead letters in.
 pub(super) struct Tables {
     pub(super) writer: TableWriter,
     pub(super) letters: HeldLetters,
@@ -76,17 +76,19 @@ impl Tables {
     pub(super) async fn open(
         project: &ProjectSpec,
         pipeline: &PipelineSpec,
+        table: &TableName,
         fault_points: FaultPoints,
     ) -> Result<Option<Self>, DeadLetterError> {
         let places = Places::of(project)?;
-        let table = &pipeline.sink.table;
+        let sink = pipeline.sinks().find(|sink| sink.table == *table);
+        let Some(sink) = sink else { return Ok(None) };
         // Opening to write would make them.
         if log_store_to_read(&table_location(&places.lake, table)).await?.is_none() {
             return Ok(None);
         }
         let name = dead_letters_of(table);
         let Some(store) = log_store_to_read(&table_location(&places.lake, &name)).await? else { return Ok(None) };
-        let spec = setup::table_spec(pipeline, &places, fault_points.clone())?;
+        let spec = setup::table_spec(pipeline, sink, &places, fault_points.clone())?;
         let by = spec.writer.clone();
         let writer = TableWriter::open(spec).await?;
         let letters = HeldLetters::open(CommitLog::new(store, name.to_string())).await?;
@@ -110,7 +112,7 @@ pub async fn replay(
     let table = target.table.to_string();
     let pipeline = target.pipeline.ok_or_else(|| DeadLetterError::NoPipeline { table: table.clone() })?;
     let done = Replay { pipeline: pipeline.name.clone(), table, ..Replay::default() };
-    let Some(tables) = Tables::open(project, pipeline, fault_points).await? else { return Ok(done) };
+    let Some(tables) = Tables::open(project, pipeline, &target.table, fault_points).await? else { return Ok(done) };
     let decoder = setup::decoder(project, pipeline, &Places::of(project)?)?;
     let replaying = Replaying { tables, decoder, filter, done, landed: Numbers::new(), failed: Numbers::new() };
     replaying.run(shutdown).await

@@ -28,23 +28,25 @@ pub(crate) async fn keep(
     let Some(retention) = pipeline.sink.dead_letters_retention else { return };
     let every = (retention / LOOKS_WITHIN_RETENTION).clamp(SHORTEST, LOOK_EVERY);
     loop {
-        let looked = tokio::select! {
-            looked = expire_old(project, pipeline, fault_points.clone()) => looked,
-            () = shutdown.stopping() => return,
-        };
-        match looked {
-            Ok(done) if done.expired + done.removed > 0 => {
-                tracing::info!(
-                    pipeline = pipeline.name,
-                    table = done.table,
-                    expired = done.expired,
-                    removed = done.removed,
-                    "dead letters are older than their retention: their bytes go"
-                );
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(pipeline = pipeline.name, error = report(&error), "old dead letters stay for now");
+        for sink in pipeline.sinks() {
+            let looked = tokio::select! {
+                looked = expire_old(project, pipeline, &sink.table, fault_points.clone()) => looked,
+                () = shutdown.stopping() => return,
+            };
+            match looked {
+                Ok(done) if done.expired + done.removed > 0 => {
+                    tracing::info!(
+                        pipeline = pipeline.name,
+                        table = done.table,
+                        expired = done.expired,
+                        removed = done.removed,
+                        "dead letters are older than their retention: their bytes go"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(pipeline = pipeline.name, error = report(&error), "old dead letters stay for now");
+                }
             }
         }
         tokio::select! {

@@ -2,7 +2,9 @@
 
 use crate::batch::bronze;
 use crate::catalog::accepted_gaps;
-use crate::config::spec::{MaintenanceSpec, OWN_SCHEMA, ProjectSpec, SIDE_TABLES, TableName, TransformSpec};
+use crate::config::spec::{
+    MaintenanceSpec, OWN_SCHEMA, PipelineSpec, ProjectSpec, SIDE_TABLES, TableName, TransformSpec,
+};
 use crate::transform::run::run_log;
 
 /// The order of rows within a file of events.
@@ -45,9 +47,10 @@ fn declared(project: &ProjectSpec) -> impl Iterator<Item = Declared<'_>> {
             .map(|(suffix, _)| TableName { schema: name.schema.clone(), table: format!("{}{suffix}", name.table) });
         [name.clone()].into_iter().chain(beside).collect()
     };
-    let pipelines = project.pipelines.iter().map(move |pipeline| Declared {
-        names: with_those_beside(&pipeline.sink.table),
-        spec: &pipeline.sink.maintenance,
+    let sinks = project.pipelines.iter().flat_map(PipelineSpec::sinks);
+    let pipelines = sinks.map(move |sink| Declared {
+        names: with_those_beside(&sink.table),
+        spec: &sink.maintenance,
         transform: None,
     });
     let transforms = project.transforms.iter().map(move |transform| Declared {
@@ -73,7 +76,7 @@ pub(super) fn that_may_be(project: &ProjectSpec) -> Vec<Target> {
 
 /// Whether a pipeline of the project fills this very table.
 pub(super) fn is_of_pipeline(project: &ProjectSpec, name: &TableName) -> bool {
-    project.pipelines.iter().any(|pipeline| pipeline.sink.table == *name)
+    project.pipelines.iter().any(|pipeline| pipeline.writes(name))
 }
 
 #[cfg(test)]

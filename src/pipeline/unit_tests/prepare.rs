@@ -173,7 +173,7 @@ impl Preparing<'_> {
         if let Some(schema) = self.checked.columns.get(&table.value).cloned().or(side) {
             return Some(schema);
         }
-        let is_known = self.project.pipelines.iter().any(|pipeline| pipeline.sink.table == owner);
+        let is_known = self.project.pipelines.iter().any(|pipeline| pipeline.writes(&owner));
         let known = self.checked.columns.keys().map(ToString::to_string).collect::<Vec<_>>();
         let (message, hint) = match nearest(&table.value.to_string(), known.iter().map(String::as_str)) {
             _ if is_known => {

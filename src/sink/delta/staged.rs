@@ -21,7 +21,7 @@ use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::files::{self, DataFile, FileEncoder, FileError};
 use super::schema::{Rescued, TableColumns};
 use crate::batch::{Reject, bronze};
-use crate::checkpoint::{PartitionKey, Range};
+use crate::checkpoint::{PartitionKey, Range, Run};
 
 /// Decoded events of one partition, not yet committed.
 #[derive(Debug)]
@@ -29,8 +29,10 @@ pub struct Staged {
     pub partition: PartitionKey,
     /// What they account for; wider than the events where a source has holes.
     pub range: Range,
-    /// (number, enqueued ms) of every event, ascending.
+    /// (number, enqueued ms) of every event that is the table's, ascending.
     pub events: Vec<(i64, i64)>,
+    /// The other events of the range, which a rule keeps from this table: runs of numbers without a hole, ascending.
+    pub elsewhere: Vec<Run>,
     /// Empty when the rows are encoded.
     pub batches: Vec<RecordBatch>,
     pub encoded: Option<EncodedRows>,
@@ -51,7 +53,44 @@ impl Staged {
     /// What it holds in memory.
     pub fn memory_bytes(&self) -> usize {
         let rejects: usize = self.rejects.iter().map(|reject| reject.event.memory_bytes() + reject.text.len()).sum();
-        self.row_bytes() + self.encoded_bytes() + rejects + self.events.len() * size_of::<(i64, i64)>()
+        let numbers = self.events.len() * size_of::<(i64, i64)>() + self.elsewhere.len() * size_of::<Run>();
+        self.row_bytes() + self.encoded_bytes() + rejects + numbers
+    }
+
+    /// How many events it accounts for, the table's and others.
+    pub fn received(&self) -> u64 {
+        self.events.len() as u64 + self.elsewhere.iter().map(|run| run.range.len()).sum::<u64>()
+    }
+
+    /// When the last of them was enqueued, epoch ms.
+    pub fn last_enqueued_at(&self) -> Option<i64> {
+        let own = self.events.last().copied();
+        let other = self.elsewhere.last().map(|run| (run.range.to - 1, run.last_enqueued_at));
+        own.max(other).map(|(_, enqueued_at)| enqueued_at)
+    }
+
+    /// Whether none of its events is the table's.
+    pub fn is_elsewhere(&self) -> bool {
+        self.events.is_empty() && self.rejects.is_empty() && !self.has_rows()
+    }
+
+    /// Takes in what follows it at once, when neither has an event of the table; gives it back when it doesn't fit.
+    ///
+    /// # Errors
+    /// What doesn't fit.
+    pub fn join_elsewhere(&mut self, next: Self) -> Result<(), Self> {
+        let follows = self.partition == next.partition && self.range.to == next.range.from;
+        if !follows || !self.is_elsewhere() || !next.is_elsewhere() {
+            return Err(next);
+        }
+        self.range.to = next.range.to;
+        for run in next.elsewhere {
+            match self.elsewhere.last_mut().filter(|last| last.range.to == run.range.from) {
+                Some(last) => *last = Run { range: Range::new(last.range.from, run.range.to), ..run },
+                None => self.elsewhere.push(run),
+            }
+        }
+        Ok(())
     }
 
     pub fn has_rows(&self) -> bool {

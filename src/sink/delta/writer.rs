@@ -48,12 +48,21 @@ pub struct TableSpec {
     pub fault_points: FaultPoints,
 }
 
-/// What a flush did, by partition; `received` is the sum of the other three.
+/// What a flush did, by partition; what was received is the sum of the first four.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub committed: u64,
     pub rejected: u64,
+    pub filtered: u64,
     pub duplicate: u64,
+    /// Those of the duplicates that are the table's own, where others are elsewhere.
+    pub own_duplicate: u64,
+}
+
+impl Counts {
+    pub fn received(&self) -> u64 {
+        self.committed + self.rejected + self.filtered + self.duplicate
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -340,7 +349,10 @@ impl TableWriter {
         for (partition, runs) in &plan.runs {
             let rejected = plan.letters.iter().filter(|letter| letter.partition == partition).count() as u64
                 + plan.stayed.get(partition).copied().unwrap_or(0);
-            let counted = BTreeMap::from([(Counter::Rejected, i64::try_from(rejected).unwrap_or(i64::MAX))]);
+            let filtered = plan.filtered.get(partition).copied().unwrap_or(0);
+            let counted = [(Counter::Rejected, rejected), (Counter::Filtered, filtered)];
+            let counted = counted.map(|(counter, events)| (counter, i64::try_from(events).unwrap_or(i64::MAX)));
+            let counted = BTreeMap::from(counted);
             facts.extend(self.table.ledger.record(partition, runs, &counted));
         }
         facts

@@ -54,7 +54,15 @@ impl Versions {
         let decoded = self.decoder().decode(Arc::clone(&batch)).await.expect("decoded");
         assert_eq!(decoded.rejects, []);
         let partition = batch.partition.clone();
-        Staged { partition, range, events: numbers, batches: decoded.batches, encoded: None, rejects: Vec::new() }
+        Staged {
+            partition,
+            range,
+            events: numbers,
+            elsewhere: Vec::new(),
+            batches: decoded.batches,
+            encoded: None,
+            rejects: Vec::new(),
+        }
     }
 }
 
