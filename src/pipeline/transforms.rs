@@ -12,7 +12,6 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::PipelineError;
-use crate::catalog::query::runtime;
 use crate::compute;
 use crate::config::spec::{ProjectSpec, TableName, TransformSpec};
 use crate::error::{Classify as _, Retry};
@@ -24,6 +23,7 @@ use crate::transform::Graph;
 use crate::transform::graph::Node;
 use crate::transform::run::TransformError;
 use crate::transform::run::engine::{Engine, Outcome, PART_BYTES, Refresh, Report};
+use crate::transform::run::pool::runtime;
 use crate::transform::run::run_log;
 
 /// What all transforms of a process may gather in memory unless told otherwise.

@@ -23,6 +23,7 @@
 //! | [`keyed`] | the rows of some keys give way to others: which files that touches |
 //! | [`side`] | `__quarantine` and `__deleted`, which are committed first |
 //! | [`modes`] | append, merge, history, recompute, replace |
+//! | [`pool`] | memory, in two halves |
 //! | [`run_log`] | `sluice.runs` |
 //! | [`stage`] | rows in between, in memory or on disk |
 
@@ -34,6 +35,7 @@ pub mod input;
 pub mod keyed;
 pub mod modes;
 pub mod output;
+pub mod pool;
 mod queries;
 pub mod report;
 pub mod run_log;

@@ -254,21 +254,3 @@ async fn a_replacement_is_made_when_an_input_has_other_rows() {
     )]);
     assert_eq!(lake.run().await[0].outcome, "committed", "the query is another one");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn more_keys_than_memory_holds_go_to_disk() {
-    const ROWS: i64 = 250_000;
-    let mut lake = Lake::new(&[("silver.leads", MERGE, SQL)]);
-    lake.options.memory_bytes = 32 << 20;
-    let events = |round: i64| -> Vec<Event> {
-        let of = |number: i64| event(&format!("{number:09}-{}", "x".repeat(80)), number + round, "open", round);
-        (0..ROWS).map(of).collect()
-    };
-    for round in 0..2 {
-        lake.append("bronze.events", &events(round)).await;
-        lake.run().await;
-    }
-    let rows =
-        lake.rows("SELECT amount, count(*) AS n, count(DISTINCT id) AS ids FROM silver.leads GROUP BY amount").await;
-    assert_eq!(rows, [format!(r#"{{"amount":1,"n":{ROWS},"ids":{ROWS}}}"#)]);
-}
