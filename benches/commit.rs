@@ -16,9 +16,11 @@ use sluicebox::batch::{Event, EventBatch, Origin};
 use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::config::spec::{DecodeSpec, Format, Framing};
 use sluicebox::decode::{Decoder, arrow_schema_of};
-use sluicebox::pipeline::demo::insurer::{Fact, Story};
+use sluicebox::fault_points::FaultPoints;
+use sluicebox::pipeline::demo::facts::Fact;
+use sluicebox::pipeline::demo::story::Teller;
 use sluicebox::sink::delta::dead_letters::Writer;
-use sluicebox::sink::delta::fault_points::FaultPoints;
+use sluicebox::sink::delta::schema::Policy;
 use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter};
 use sluicebox::storage::Location;
@@ -114,6 +116,7 @@ impl Table {
             dead_letters: lake.join(&format!("bronze/leads_{version}__dead_letters")),
             writer: Writer { pipeline: "bench".to_owned(), owner: "bench".to_owned(), config_hash: String::new() },
             schema: arrow_schema_of(FACT.avsc()).expect("a schema"),
+            policy: Policy::default(),
             fault_points: FaultPoints::default(),
         };
         Self { writer: TableWriter::open(spec).await.expect("a table"), events: Events::new() }
@@ -145,10 +148,10 @@ impl Events {
     async fn staged(&mut self, decoder: &Decoder) -> Staged {
         let from = self.next;
         self.next += ROWS;
-        let mut story = Story::try_new(FACT, &self.schema, 1, from.unsigned_abs()).expect("a story");
+        let story = Teller::try_new(FACT, &self.schema, 1).expect("a story");
         let events: Vec<Event> = (from..self.next)
             .map(|number| {
-                let told = story.tell().expect("an event");
+                let told = story.tell(number.unsigned_abs()).expect("an event");
                 Event {
                     sequence_number: number,
                     offset: (number * 400).to_string(),
@@ -169,6 +172,7 @@ impl Events {
             range: Range::new(from, self.next),
             events: numbers,
             batches: decoded.batches,
+            elsewhere: Vec::new(),
             encoded: None,
             rejects: Vec::new(),
         }

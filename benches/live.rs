@@ -4,13 +4,14 @@
 //! child process: sluice emulator ◀── the events are sent once
 //!        │
 //!        ├─▶ this process, run A: the client alone, counting
-//!        └─▶ this process, run B: client ─▶ decode ─▶ Delta table, until caught up
+//!        ├─▶ this process, run B: client ─▶ decode ─▶ Delta table, until caught up
+//!        └─▶ with `--routes N`, run C: the same with events of N types, each to a table of its own
 //! ```
 //!
-//! Runs A and B alternate, so that both see the same machine; medians are compared. The emulator
+//! The runs alternate, so that both see the same machine; medians are compared. The emulator
 //! is a process of its own, so that CPU seconds can be told apart, but it shares the cores.
 //!
-//! `cargo bench --bench live -- [--events N] [--runs N]`
+//! `cargo bench --bench live -- [--events N] [--runs N] [--routes N]`
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -25,7 +26,8 @@ use azure_messaging_eventhubs::{ConsumerClient, OpenReceiverOptions, RetryOption
 use futures::{StreamExt as _, future};
 use sluicebox::config::spec::{EventHubsAccess, EventHubsSpec, ProjectSpec, Secret};
 use sluicebox::config::{LoadOptions, load_with};
-use sluicebox::pipeline::demo::insurer::{Fact, Story};
+use sluicebox::pipeline::demo::facts::Fact;
+use sluicebox::pipeline::demo::story::Teller;
 use sluicebox::pipeline::{RunOptions, run_project};
 use sluicebox::shutdown::Shutdown;
 use sluicebox::source::event_hubs::{EventSender, OutgoingEvent};
@@ -45,16 +47,18 @@ const TICKS_PER_SECOND: f64 = 100.0;
 struct Options {
     events: u64,
     runs: usize,
+    routes: u64,
 }
 
 fn options() -> Options {
-    let mut options = Options { events: 1_000_000, runs: 5 };
+    let mut options = Options { events: 1_000_000, runs: 5, routes: 0 };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || args.next().and_then(|text| text.parse().ok()).expect("a number follows");
         match arg.as_str() {
             "--events" => options.events = number(),
             "--runs" => options.runs = number() as usize,
+            "--routes" => options.routes = number(),
             // What cargo itself passes.
             _ => {}
         }
@@ -76,17 +80,22 @@ fn main() {
 async fn measure(options: &Options) {
     println!("{}", machine());
     let azure = Azure::start();
-    let sizes = azure.fill(options.events).await;
+    let sizes = azure.fill(options.events, options.routes).await;
     println!(
         "{} events over {PARTITIONS} partitions; Avro body {:.0} bytes, with content type and properties {:.0}",
         options.events, sizes.body, sizes.whole
     );
     let mut receives = Vec::new();
     let mut pipelines = Vec::new();
+    let mut routed = Vec::new();
     println!("{:>10} {:>9} {:>12} {:>15} {:>15}", "run", "seconds", "events/s", "CPU µs/event", "emulator µs");
     for run in 1..=options.runs {
         receives.push(azure.timed("receive", run, options.events, azure.receive(options.events)).await);
-        pipelines.push(azure.timed("pipeline", run, options.events, azure.run_pipeline(options.events)).await);
+        pipelines.push(azure.timed("pipeline", run, options.events, azure.run_pipeline(options.events, 0)).await);
+        if options.routes > 0 {
+            let work = azure.run_pipeline(options.events, options.routes);
+            routed.push(azure.timed("routes", run, options.events, work).await);
+        }
     }
     let receive = Measured::median(&receives);
     let pipeline = Measured::median(&pipelines);
@@ -98,6 +107,16 @@ async fn measure(options: &Options) {
         "CPU µs per event beyond receiving:         {:.2}",
         (pipeline.cpu_seconds - receive.cpu_seconds) * 1e6 / options.events as f64
     );
+    if !routed.is_empty() {
+        let routed = Measured::median(&routed);
+        routed.print("routes, median", options.events);
+        println!(
+            "events/s of {} tables against one:          {:.2}",
+            options.routes,
+            pipeline.seconds / routed.seconds
+        );
+        println!("CPU per event against one:                 {:.2}", routed.cpu_seconds / pipeline.cpu_seconds);
+    }
     println!("peak RSS of this process:                  {} MiB", peak_rss_mib());
 }
 
@@ -149,7 +168,7 @@ struct Azure {
 
 impl Azure {
     fn start() -> Self {
-        let hub = format!("{}:{PARTITIONS}", FACT.hub());
+        let hub = format!("{}:{PARTITIONS}", FACT.hub().name());
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
             .args(["-q", "emulator", "--hub", &hub, "--port", "0", "--registry-port", "0", "--control-port", "0"])
             .args(["--format", "json"])
@@ -180,7 +199,7 @@ impl Azure {
         let url = format!(
             "{}/$schemaGroups/{}/schemas/{}?api-version=2023-07-01",
             self.schema_registry,
-            FACT.team(),
+            FACT.hub().team(),
             FACT.name()
         );
         let answer = reqwest::Client::new()
@@ -194,12 +213,13 @@ impl Azure {
         answer.headers()["schema-id"].to_str().expect("a text").to_owned()
     }
 
-    /// Sends the events, each partition its share.
-    async fn fill(&self, events: u64) -> Sizes {
+    /// Sends the events, each partition its share; of as many types in turn as there are routes.
+    async fn fill(&self, events: u64, routes: u64) -> Sizes {
         let content_type = format!("avro/binary+{}", self.register().await);
         let schema = Schema::parse_str(FACT.avsc()).expect("a schema");
-        let mut story = Story::try_new(FACT, &schema, 1, 0).expect("a story");
-        let sender = EventSender::connect(&self.hubs(), FACT.hub()).await.expect("a sender");
+        let story = Teller::try_new(FACT, &schema, 1).expect("a story");
+        let mut number = 0;
+        let sender = EventSender::connect(&self.hubs(), FACT.hub().name()).await.expect("a sender");
         let (mut body, mut whole) = (0, 0);
         for partition in 0..PARTITIONS {
             let share = events / PARTITIONS + u64::from(partition < events % PARTITIONS);
@@ -208,11 +228,16 @@ impl Azure {
                 let count = left.min(2000);
                 left -= count;
                 let parcel: Vec<_> = (0..count)
-                    .map(|_| {
-                        let told = story.tell().expect("an event");
+                    .map(|at| {
+                        let event_type = match at.checked_rem(routes) {
+                            Some(route) => lane(route),
+                            None => FACT.name().to_owned(),
+                        };
+                        let told = story.tell(number).expect("an event");
+                        number += 1;
                         let properties = vec![
                             ("cloudEvents_id".to_owned(), told.id.to_string()),
-                            ("cloudEvents_type".to_owned(), FACT.name().to_owned()),
+                            ("cloudEvents_type".to_owned(), event_type),
                         ];
                         body += told.body.len();
                         whole += told.body.len() + content_type.len();
@@ -251,7 +276,7 @@ impl Azure {
                 max_total_elapsed: AzureDuration::ZERO,
                 ..RetryOptions::default()
             })
-            .open_with_connection_string(&self.connection_string, Some(FACT.hub()))
+            .open_with_connection_string(&self.connection_string, Some(FACT.hub().name()))
             .await
             .expect("a client");
         let counts = (0..PARTITIONS).map(|partition| receive_partition(&client, partition, events));
@@ -261,22 +286,33 @@ impl Azure {
     }
 
     /// The whole way, into a folder of its own.
-    async fn run_pipeline(&self, events: u64) {
+    async fn run_pipeline(&self, events: u64, routes: u64) {
         let folder = tempfile::tempdir().expect("a folder");
-        let project = self.project(folder.path());
+        let project = self.project(folder.path(), routes);
         let options = RunOptions { until_caught_up: true, ..RunOptions::default() };
         let summary = run_project(&project, options, Shutdown::new()).await.expect("it caught up");
         let committed: u64 = summary.pipelines.iter().map(|pipeline| pipeline.committed).sum();
         assert_eq!(committed, events);
     }
 
-    fn project(&self, dir: &Path) -> ProjectSpec {
+    fn project(&self, dir: &Path, routes: u64) -> ProjectSpec {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let pipeline = format!("pipelines/{}/{}.toml", FACT.team(), FACT.hub());
-        for file in ["sluice.toml", pipeline.as_str()] {
+        let write = |file: String, text: &str| {
             let to = dir.join(file);
             std::fs::create_dir_all(to.parent().expect("a folder above")).expect("made");
-            std::fs::copy(root.join(file), to).expect("copied");
+            std::fs::write(to, text).expect("written");
+        };
+        let read = |file: &str| std::fs::read_to_string(root.join(file)).expect("a file of the project");
+        let pipeline = format!("pipelines/{}/{}.toml", FACT.hub().team(), FACT.hub().name());
+        // Bronze alone: what is made of it is measured elsewhere.
+        let declared = read(&pipeline);
+        let bronze = declared.split("[[transform]]").next().expect("a text has a first part");
+        let route = |route| format!("\n[[route]]\ntype = \"{}\"\ntable = \"bronze.lane_{route}\"\n", lane(route));
+        let routes: String = (0..routes).map(route).collect();
+        write("sluice.toml".to_owned(), &read("sluice.toml"));
+        write(pipeline, &format!("{bronze}{routes}"));
+        for fact in FACT.hub().facts() {
+            write(format!("schemas/{}.avsc", fact.name()), fact.avsc());
         }
         let lookup = |name: &str| match name {
             "EVENTHUBS_CONNECTION_STRING" => Some(self.connection_string.clone()),
@@ -286,6 +322,11 @@ impl Azure {
         let options = LoadOptions { project: Some(dir.to_owned()), env: None };
         load_with(&options, &lookup).expect("a project without problems")
     }
+}
+
+/// A type of events that a route takes.
+fn lane(route: u64) -> String {
+    format!("lane.{route}")
 }
 
 impl Drop for Azure {

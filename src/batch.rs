@@ -10,7 +10,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -65,6 +65,8 @@ pub enum Origin {
     Live,
     /// The URL of the capture blob.
     Capture(Arc<str>),
+    /// From the dead letters, which didn't keep by which path it had come.
+    DeadLetter,
 }
 
 impl Origin {
@@ -72,6 +74,16 @@ impl Origin {
         match self {
             Self::Live => "live",
             Self::Capture(url) => url,
+            Self::DeadLetter => "dead-letter",
+        }
+    }
+
+    /// The path of an event whose dead letter says this of it.
+    pub fn of_dead_letter(text: Option<&str>) -> Self {
+        match text {
+            Some("live") => Self::Live,
+            Some(url) if url != Self::DeadLetter.as_str() => Self::Capture(url.into()),
+            _ => Self::DeadLetter,
         }
     }
 }
@@ -103,6 +115,8 @@ pub enum RejectClass {
     Datum,
     /// A CloudEvents attribute that the pipeline requires is missing or malformed.
     Attribute,
+    /// It could be decoded, and a route rejects it.
+    NoRoute,
 }
 
 impl RejectClass {
@@ -113,6 +127,7 @@ impl RejectClass {
             Self::SchemaUnusable => "schema_unusable",
             Self::Datum => "datum",
             Self::Attribute => "attribute",
+            Self::NoRoute => "no_route",
         }
     }
 }
@@ -121,6 +136,7 @@ impl RejectClass {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     pub event: Event,
+    pub origin: Origin,
     pub record_index: i32,
     pub schema_id: Option<String>,
     /// How the event was framed, as far as that was told.
@@ -136,6 +152,8 @@ pub struct Decoded {
     /// schema that was met, so their schemas may differ; rows ascend by `_sequence_number`
     /// within each.
     pub batches: Vec<RecordBatch>,
+    /// Of each batch the full name of its writer schema, where it has one.
+    pub schema_names: Vec<Option<Arc<str>>>,
     pub rejects: Vec<Reject>,
 }
 
@@ -177,6 +195,11 @@ pub mod bronze {
         let entries =
             Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)]);
         DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
+    }
+
+    /// The schema of rows: a payload's columns, then those of the envelope.
+    pub fn with_envelope(payload: impl IntoIterator<Item = FieldRef>) -> SchemaRef {
+        Arc::new(Schema::new(payload.into_iter().chain(fields().iter().cloned()).collect::<Vec<_>>()))
     }
 
     /// In the order in which they follow the payload's columns; all nullable.

@@ -117,6 +117,12 @@ impl Reservation {
         }
     }
 
+    /// So many bytes of it as a reservation of their own; all of it, where it holds less.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes());
+        Self { permit: self.permit.split(bytes).expect("no more is split off than is held") }
+    }
+
     /// Gives back what is held beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes().saturating_sub(bytes);
@@ -160,6 +166,12 @@ mod tests {
         assert_eq!(second.bytes(), 50);
         second.shrink_to(5);
         assert_eq!(budget.in_use(), 5);
+        let part = second.split(2);
+        assert_eq!((part.bytes(), second.bytes(), budget.in_use()), (2, 3, 5));
+        second.merge(part);
+        let all = second.split(9);
+        assert_eq!((all.bytes(), second.bytes()), (5, 0));
+        second.merge(all);
         second.hold(30, &budget);
         assert_eq!((second.bytes(), budget.in_use()), (30, 30));
         second.hold(1_000, &budget);

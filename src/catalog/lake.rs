@@ -10,6 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use super::filling::Filling;
 use super::log::log_store_to_read;
 use super::{CatalogError, table_location};
 use crate::config::spec::TableName;
@@ -97,7 +98,7 @@ impl Catalog {
         let version = version.or_else(|| self.pinned.get(name).copied());
         let opened = DeltaTable::new(log_store).table_provider().with_table_version(version).build().await;
         match (opened, version) {
-            (Ok(provider), _) => Ok(Some(LakeTable { version, provider: Arc::new(provider) })),
+            (Ok(provider), _) => Ok(Some(LakeTable { version, provider: Arc::new(Filling(Arc::new(provider))) })),
             (Err(source), Some(version)) => {
                 Err(CatalogError::NoVersion { table: name.to_string(), version, source: Box::new(source) })
             }

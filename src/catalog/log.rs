@@ -1,10 +1,11 @@
-//! The Delta log of a table at its head: version, metadata, protocol, and every `txn`.
+//! The Delta log of a table at its head: version, metadata, protocol, and every `txn`; its checkpoints.
 //!
 //! The only file that knows the kernel (`buoyant_kernel`, whose `internal-api` it needs: no
 //! public call of delta-rs enumerates app ids). Only the `txn` column of a checkpoint is read,
 //! and the newest action of an app id wins.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -15,6 +16,7 @@ use deltalake::logstore::LogStoreRef;
 use url::Url;
 
 use kernel::engine::arrow_data::EngineDataArrowExt;
+use kernel::table_properties::TableProperties;
 
 use super::CatalogError;
 use crate::storage::Location;
@@ -108,6 +110,71 @@ pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, Cat
     });
     let head = read.await.expect("reading a log neither panics nor is aborted");
     head.map(Some).map_err(|source| CatalogError::Kernel { table, source: Box::new(source) })
+}
+
+/// Writes a checkpoint of the table at `version`, or finds that there is one. It is there whole or not
+/// at all, and what `_last_checkpoint` says never goes back.
+///
+/// Costs O(files); nothing of it is on the path of a commit.
+///
+/// # Errors
+/// [`CatalogError::Kernel`], also where the log has that version no more.
+pub async fn write_checkpoint(log_store: &LogStoreRef, version: u64) -> Result<(), CatalogError> {
+    let engine = log_store.engine(None);
+    let url = table_url(log_store);
+    let table = url.to_string();
+    let written = tokio::task::spawn_blocking(move || -> Result<(), kernel::Error> {
+        let snapshot = kernel::Snapshot::builder_for(url).at_version(version).build(engine.as_ref())?;
+        snapshot.checkpoint(engine.as_ref(), None).map(drop)
+    });
+    let written = written.await.expect("writing a checkpoint neither panics nor is aborted");
+    written.map_err(|source| CatalogError::Kernel { table, source: Box::new(source) })
+}
+
+/// Finds that a checkpoint of `version` is there and can be read.
+///
+/// # Errors
+/// [`CatalogError::Kernel`]
+pub async fn read_checkpoint(log_store: &LogStoreRef, version: u64) -> Result<(), CatalogError> {
+    let engine = log_store.engine(None);
+    let url = table_url(log_store);
+    let table = url.to_string();
+    let read = tokio::task::spawn_blocking(move || -> Result<(), kernel::Error> {
+        let snapshot = kernel::Snapshot::builder_for(url).at_version(version).build(engine.as_ref())?;
+        if snapshot.log_segment().checkpoint_version != Some(version) {
+            return Err(kernel::Error::generic(format!("version {version} has no checkpoint that can be read")));
+        }
+        Ok(())
+    });
+    let read = read.await.expect("reading a checkpoint neither panics nor is aborted");
+    read.map_err(|source| CatalogError::Kernel { table, source: Box::new(source) })
+}
+
+/// What a table's own properties ask of who maintains it.
+#[derive(Debug, Clone)]
+pub struct WantedUpkeep {
+    /// Of how many columns files have statistics.
+    pub indexed_columns: DataSkippingNumIndexedCols,
+    /// Of which, where that is said instead.
+    pub statistics_of: Option<Vec<String>>,
+    pub log_retention: Option<Duration>,
+    pub deleted_file_retention: Option<Duration>,
+    pub cleans_log: bool,
+}
+
+impl WantedUpkeep {
+    pub fn of(metadata: &Metadata) -> Self {
+        let properties = TableProperties::from(metadata.configuration().iter());
+        Self {
+            indexed_columns: properties.data_skipping_num_indexed_cols.unwrap_or_default(),
+            statistics_of: properties
+                .data_skipping_stats_columns
+                .map(|columns| columns.iter().map(ToString::to_string).collect()),
+            log_retention: properties.log_retention_duration,
+            deleted_file_retention: properties.deleted_file_retention_duration,
+            cleans_log: properties.enable_expired_log_cleanup.unwrap_or(true),
+        }
+    }
 }
 
 /// Batches come newest first: the first version seen of an app id is the one that holds.

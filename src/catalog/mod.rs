@@ -1,10 +1,18 @@
 //! Names to tables: where a table lies, and what its log says.
 
+pub mod commit_log;
+pub mod data_file;
+pub mod file_table;
+mod filling;
 pub mod lake;
 pub mod log;
+pub mod maintenance;
 pub mod provider;
 pub mod query;
+pub mod rewrite;
 pub mod scan;
+pub mod sql;
+pub mod state;
 
 pub use lake::Catalog;
 
@@ -22,6 +30,14 @@ pub enum CatalogError {
     Query { table: String, source: Box<datafusion::error::DataFusionError> },
     #[error("table `{table}` can't be read at version {version}")]
     NoVersion { table: String, version: u64, source: Box<datafusion::error::DataFusionError> },
+    #[error("the log of table `{table}` can't be written or read")]
+    Log { table: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("commit {version} of table `{table}` has an unknown outcome")]
+    UnknownOutcome { table: String, version: u64, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("table `{table}` was lost to another writer {tries} times in a row")]
+    Contended { table: String, tries: u32 },
+    #[error("table `{table}` can't be rewritten by this version: {feature}")]
+    Unsupported { table: String, feature: String },
     #[error("the lake at `{lake}` can't be listed")]
     List { lake: String, source: object_store::Error },
     #[error("there is no table `{table}`")]
@@ -33,17 +49,23 @@ pub enum CatalogError {
 impl Classify for CatalogError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Delta { .. } | Self::Kernel { .. } | Self::Query { .. } | Self::List { .. } => Kind::External,
-            Self::NoVersion { .. } | Self::Unknown { .. } => Kind::User,
+            Self::Delta { .. }
+            | Self::Kernel { .. }
+            | Self::Query { .. }
+            | Self::List { .. }
+            | Self::Log { .. }
+            | Self::UnknownOutcome { .. }
+            | Self::Contended { .. } => Kind::External,
+            Self::NoVersion { .. } | Self::Unknown { .. } | Self::Unsupported { .. } => Kind::User,
             Self::Storage(error) => error.kind(),
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Delta { .. } | Self::Kernel { .. } | Self::Query { .. } | Self::List { .. } => Retry::Backoff,
-            Self::NoVersion { .. } | Self::Unknown { .. } => Retry::Never,
             Self::Storage(error) => error.retry(),
+            _ if self.kind() == Kind::External => Retry::Backoff,
+            _ => Retry::Never,
         }
     }
 

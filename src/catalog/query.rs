@@ -4,10 +4,8 @@
 //! spills to the system's folder for temporary files. Names of columns and tables are taken as
 //! they are written: events have fields like `leadId`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use datafusion::common::Span;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -18,6 +16,7 @@ use datafusion::sql::parser::Statement;
 use super::CatalogError;
 use super::lake::Catalog;
 use super::provider::LakeCatalog;
+use super::sql::{SqlProblem, plain, problem};
 use crate::error::{Classify, Kind};
 
 /// The name of the lake in SQL, for who wants to write `lake.bronze.leads`.
@@ -45,15 +44,6 @@ pub enum QueryError {
     Planner(#[source] Box<DataFusionError>),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-}
-
-/// One mistake in the SQL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SqlProblem {
-    pub message: String,
-    /// Bytes of the SQL.
-    pub place: Option<Range<usize>>,
-    pub hint: Option<String>,
 }
 
 impl Classify for QueryError {
@@ -129,7 +119,8 @@ pub(super) fn bounded_session(memory_bytes: usize) -> Result<SessionContext, Dat
     Ok(SessionContext::new_with_config_rt(session_config(), runtime(memory_bytes)?))
 }
 
-fn session_config() -> SessionConfig {
+/// How SQL is read, for queries and for transforms: names as they are written, and places in errors.
+pub fn session_config() -> SessionConfig {
     SessionConfig::new()
         .with_information_schema(true)
         .set_bool("datafusion.sql_parser.collect_spans", true)
@@ -140,7 +131,11 @@ fn session_config() -> SessionConfig {
         .set_usize("datafusion.optimizer.hash_join_inlist_pushdown_max_distinct_values", 0)
 }
 
-fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+/// Memory for what queries gather, shared fairly by those that run; beyond it they go to temporary files.
+///
+/// # Errors
+/// When there is no folder for these.
+pub fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, DataFusionError> {
     RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()
 }
 
@@ -196,72 +191,6 @@ fn take_catalog_error(error: DataFusionError) -> Result<CatalogError, DataFusion
     }
 }
 
-fn problem(error: &DataFusionError, sql: &str) -> SqlProblem {
-    let mut problem = as_it_says(error, sql);
-    // A place that is pointed at needn't be said in words.
-    if problem.place.is_some()
-        && let Some(at) = problem.message.rfind(" at Line: ")
-    {
-        problem.message.truncate(at);
-    }
-    problem
-}
-
-fn as_it_says(error: &DataFusionError, sql: &str) -> SqlProblem {
-    match error.diagnostic() {
-        Some(diagnostic) => {
-            let notes = diagnostic.notes.iter().map(|note| &note.message);
-            let helps = diagnostic.helps.iter().map(|help| &help.message);
-            let hints: Vec<&str> = helps.chain(notes).map(String::as_str).take(MOST_NAMED).collect();
-            SqlProblem {
-                message: diagnostic.message.clone(),
-                place: diagnostic.span.and_then(|span| bytes_of(span, sql)),
-                hint: (!hints.is_empty()).then(|| hints.join("; ")),
-            }
-        }
-        None => {
-            let message = plain(error);
-            SqlProblem { place: place_in_words(&message, sql), message, hint: None }
-        }
-    }
-}
-
-/// The innermost words, without `Error during planning:` before them.
-fn plain(error: &DataFusionError) -> String {
-    error.find_root().strip_backtrace().split_once(": ").map_or_else(
-        || error.strip_backtrace(),
-        |(prefix, rest)| {
-            let is_prefix = prefix.ends_with("error") || prefix.starts_with("Error") || prefix.ends_with("implemented");
-            if is_prefix { rest.to_owned() } else { format!("{prefix}: {rest}") }
-        },
-    )
-}
-
-/// The parser says where only in words: `… at Line: 1, Column: 8`.
-fn place_in_words(message: &str, sql: &str) -> Option<Range<usize>> {
-    let (_, place) = message.rsplit_once("Line: ")?;
-    let (line, column) = place.split_once(", Column: ")?;
-    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
-    let start = offset(sql, digits(line)?, digits(column)?)?;
-    let end = sql[start..].find(|c: char| c.is_whitespace() || c == ';').map_or(sql.len(), |at| start + at);
-    Some(start..end)
-}
-
-fn bytes_of(span: Span, sql: &str) -> Option<Range<usize>> {
-    let start = offset(sql, span.start.line, span.start.column)?;
-    let end = offset(sql, span.end.line, span.end.column)?;
-    (start <= end).then_some(start..end)
-}
-
-/// Lines and columns count from 1, columns in characters.
-fn offset(sql: &str, line: u64, column: u64) -> Option<usize> {
-    let line = usize::try_from(line.checked_sub(1)?).ok()?;
-    let column = usize::try_from(column.checked_sub(1)?).ok()?;
-    let start: usize = sql.split_inclusive('\n').take(line).map(str::len).sum();
-    let rest = sql.get(start..)?;
-    Some(start + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at))
-}
-
 /// `table 'lake.public.leads' not found` is about `leads`.
 fn unknown_table(message: &str) -> Option<String> {
     let name = message.strip_prefix("table '")?.strip_suffix("' not found")?;
@@ -283,17 +212,6 @@ pub fn name_tables(tables: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_and_columns_are_bytes_of_the_text() {
-        let sql = "SELECT 'ä',\n  x\nFROM t";
-        for (line, column, expected) in
-            [(1, 1, Some(0)), (1, 11, Some(11)), (2, 3, Some(15)), (3, 6, Some(22)), (0, 1, None)]
-        {
-            assert_eq!(offset(sql, line, column), expected, "{line}:{column}");
-        }
-        assert_eq!(offset(sql, 9, 9), Some(sql.len()));
-    }
 
     #[test]
     fn an_unknown_table_is_named_as_it_was_written() {

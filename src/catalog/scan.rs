@@ -8,6 +8,7 @@ use deltalake::DeltaTable;
 use deltalake::logstore::LogStoreRef;
 
 use super::CatalogError;
+use super::filling::Filling;
 use super::log::table_url;
 use super::query::bounded_session;
 
@@ -21,7 +22,7 @@ pub async fn scan(log_store: &LogStoreRef, sql: &str) -> Result<SendableRecordBa
     let mut table = DeltaTable::new(Arc::clone(log_store));
     table.load().await.map_err(failed)?;
     let query = async {
-        let provider = table.table_provider().await?;
+        let provider = Arc::new(Filling(Arc::new(table.table_provider().build().await?)));
         let session = SessionContext::new();
         session.register_table("t", provider)?;
         session.sql(sql).await?.execute_stream().await
@@ -40,7 +41,9 @@ pub async fn scan_at(
     memory_bytes: usize,
 ) -> Result<SendableRecordBatchStream, CatalogError> {
     let query = async {
-        let provider = DeltaTable::new(Arc::clone(log_store)).table_provider().with_table_version(version).await?;
+        let table = DeltaTable::new(Arc::clone(log_store));
+        let provider = table.table_provider().with_table_version(version).build().await?;
+        let provider = Arc::new(Filling(Arc::new(provider)));
         let session = bounded_session(memory_bytes)?;
         session.register_table("t", provider)?;
         session.sql(sql).await?.execute_stream().await

@@ -32,13 +32,15 @@ pub struct Args {
 pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let project = global.load_project()?;
     let output = global.output();
-    let pipeline = project.pipelines.iter().find(|pipeline| pipeline.sink.table == args.table);
+    let pipeline = project.pipelines.iter().find(|pipeline| pipeline.writes(&args.table));
     let progress = Progress::new(global);
     progress.count(&format!("counting the keys of {}", args.table), "numbers");
     let counted = Counted::default();
     let auditing = async {
         match pipeline {
-            Some(pipeline) if pipeline.is_live && !args.offline => audit(&project, pipeline, &counted).await,
+            Some(pipeline) if pipeline.is_live && !args.offline => {
+                audit(&project, pipeline, &args.table, &counted).await
+            }
             Some(pipeline) => audit_offline(&project, &args.table, pipeline.source.dense, &counted).await,
             None => {
                 let mut audited = audit_offline(&project, &args.table, true, &counted).await?;

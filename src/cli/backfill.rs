@@ -8,10 +8,10 @@ use super::progress::Progress;
 use super::run::ended_by_itself;
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
+use crate::fault_points::FaultPoints;
 use crate::pipeline::RunOptions;
 use crate::pipeline::supervise::{run_backfill, select};
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 use crate::source::capture::EnqueuedBetween;
 
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
 }
 
 /// A day, which begins at midnight UTC, or a time with an offset.
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(day) = text.parse::<NaiveDate>() {
         return Ok(day.and_time(NaiveTime::MIN).and_utc());
     }

@@ -5,15 +5,17 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Exit, Format, Global};
+use super::rows::fit_for_a_screen;
+use super::{Exit, Format, Global, Output};
 use crate::config::schema;
-use crate::config::spec::ProjectSpec;
-use crate::config::{ConfigErrors, Problem};
+use crate::config::spec::{ProjectSpec, RouteCondition, RouteSpec, RouteTo};
+use crate::config::{self, ConfigErrors, Problem};
 use crate::error::AnyError;
+use crate::pipeline::{self, unit_tests};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// `json` writes `{"ok", "problems": [{"file", "line", "column", "message", "hint"}]}`
+    /// `json` writes `{"ok", "problems": [{"file", "line", "column", "message", "hint"}], "notes": […]}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
     /// Print the JSON Schema of a kind of file instead, for editors
@@ -27,6 +29,8 @@ enum File {
     Project,
     /// `pipelines/**/*.toml`
     Pipeline,
+    /// `tests/**/*.toml`
+    Test,
 }
 
 /// # Errors
@@ -37,19 +41,52 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         output.line(match file {
             File::Project => schema::project_json(),
             File::Pipeline => schema::pipeline_json(),
+            File::Test => schema::test_json(),
         })?;
         return Ok(Exit::Well.into());
     }
-    match (global.load_project(), args.format) {
-        (Ok(project), Format::Text) => output.line(summary(&project))?,
-        (Ok(_), Format::Json) => output.json(&Checked { ok: true, problems: Vec::new() })?,
-        (Err(errors), Format::Text) => return Err(errors.into()),
-        (Err(errors), Format::Json) => {
-            output.json(&Checked::from(&errors))?;
+    let checked = match global.load_project() {
+        Ok(project) => {
+            let checked = pipeline::check::check(&project).await?;
+            let mut problems = checked.problems.clone();
+            match config::load_tests(&project) {
+                // Their columns are known where nothing else is wrong.
+                Ok(tests) if problems.is_empty() => {
+                    problems.extend(unit_tests::prepare(&project, &checked, &tests).await.1);
+                }
+                Ok(_) => {}
+                Err(errors) => problems.extend(errors.problems),
+            }
+            let errors = ConfigErrors { dir: Some(project.dir.clone()), problems };
+            if errors.problems.is_empty() { Ok((project, checked.notes)) } else { Err((errors, checked.notes)) }
+        }
+        Err(errors) => Err((errors, Vec::new())),
+    };
+    match (checked, args.format) {
+        (Ok((project, notes)), Format::Text) => {
+            say_notes(&notes, &output);
+            output.line(summary(&project))?;
+        }
+        (Ok((_, notes)), Format::Json) => output.json(&Checked::new(&[], &notes))?,
+        (Err((errors, notes)), Format::Text) => {
+            say_notes(&notes, &output);
+            return Err(errors.into());
+        }
+        (Err((errors, notes)), Format::Json) => {
+            output.json(&Checked::new(&errors.problems, &notes))?;
             return Ok(Exit::Failed.into());
         }
     }
     Ok(Exit::Well.into())
+}
+
+/// Beside the problems: what isn't wrong, and should be known.
+pub(super) fn say_notes(notes: &[Problem], output: &Output) {
+    for note in notes {
+        let place = note.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+        let hint = note.hint.as_ref().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+        output.say(format!("note: {place}{}{hint}", note.message));
+    }
 }
 
 /// What stands in a project without problems.
@@ -60,11 +97,36 @@ fn summary(project: &ProjectSpec) -> String {
             "  pipeline `{}` of `{}`: hub `{}` to `{}`",
             pipeline.name, pipeline.owner, pipeline.source.hub, pipeline.sink.table
         ));
+        for route in &pipeline.routes {
+            lines.push(format!("    {}", words_of_route(route)));
+        }
     }
-    if project.pipelines.is_empty() {
+    for transform in &project.transforms {
+        lines.push(format!(
+            "  transform `{}` of `{}`: {}, {}",
+            transform.table, transform.owner, transform.mode, transform.trigger
+        ));
+    }
+    if project.pipelines.is_empty() && project.transforms.is_empty() {
         lines.push("  no pipelines yet: declare them in `pipelines/<team>/<name>.toml`".to_owned());
     }
     lines.join("\n")
+}
+
+/// A route as a person reads it.
+fn words_of_route(route: &RouteSpec) -> String {
+    let RouteCondition { schema, event_type, property, predicate } = &route.when;
+    let mut when = Vec::new();
+    when.extend(schema.as_ref().map(|schema| format!("schema `{schema}`")));
+    when.extend(event_type.as_ref().map(|event_type| format!("type `{event_type}`")));
+    when.extend(property.as_ref().map(|(name, value)| format!("property `{name}` = `{value}`")));
+    when.extend(predicate.as_ref().map(|predicate| format!("when `{}`", predicate.text)));
+    let when = if when.is_empty() { "all else".to_owned() } else { fit_for_a_screen(&when.join(" and ")) };
+    match &route.to {
+        RouteTo::Table(table) => format!("{when}: to `{table}`"),
+        RouteTo::Filter => format!("{when}: left out"),
+        RouteTo::Reject => format!("{when}: to the dead letters"),
+    }
 }
 
 /// The shape that scripts read: fields may be added, never renamed or removed.
@@ -72,6 +134,8 @@ fn summary(project: &ProjectSpec) -> String {
 struct Checked<'a> {
     ok: bool,
     problems: Vec<CheckedProblem<'a>>,
+    /// What could not be checked, and why.
+    notes: Vec<CheckedProblem<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,9 +147,10 @@ struct CheckedProblem<'a> {
     hint: Option<&'a str>,
 }
 
-impl<'a> From<&'a ConfigErrors> for Checked<'a> {
-    fn from(errors: &'a ConfigErrors) -> Self {
-        Self { ok: false, problems: errors.problems.iter().map(CheckedProblem::from).collect() }
+impl<'a> Checked<'a> {
+    fn new(problems: &'a [Problem], notes: &'a [Problem]) -> Self {
+        let shown = |problems: &'a [Problem]| problems.iter().map(CheckedProblem::from).collect();
+        Self { ok: problems.is_empty(), problems: shown(problems), notes: shown(notes) }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::emulator::HubSpec;
 use crate::emulator::together::{Emulator, EmulatorOptions};
 use crate::error::AnyError;
 use crate::pipeline::audit::{Audit, Counted, audit};
-use crate::pipeline::demo::insurer::Fact;
+use crate::pipeline::demo::facts::Hub;
 use crate::pipeline::demo::send::{Sending, send};
 use crate::pipeline::demo::tables::{Table, tables};
 use crate::pipeline::demo::{DemoError, PARTITIONS, project};
@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Events that become rows; of each hub, a broken one comes beside them
+    /// Events that become rows; a few broken ones come beside them
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(10..=10_000_000))]
     events: u64,
     /// The project's folder; a second demo in it goes on where the first ended
@@ -67,7 +67,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
     let dir = std::path::absolute(&args.dir).map_err(|source| DemoError::Folder { path: args.dir.clone(), source })?;
     let _folder = project::lay_out(&dir)?;
     let emulator = Emulator::start(EmulatorOptions {
-        hubs: Fact::ALL.map(|fact| HubSpec::new(fact.hub(), PARTITIONS)).to_vec(),
+        hubs: Hub::ALL.map(|hub| HubSpec::new(hub.name(), PARTITIONS)).to_vec(),
         dir: Some(dir.join(project::EMULATOR_FOLDER)),
         ..EmulatorOptions::default()
     })
@@ -120,11 +120,11 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, global: &Global) -> 
     let mut signals = super::signals::watch(shutdown.clone(), project.shutdown.deadline)?;
     let progress = Progress::new(global);
 
-    let sendings = Fact::ALL.into_iter().map(|fact| sending(args, fact, emulator)).collect::<Result<Vec<_>, _>>()?;
+    let sendings = Hub::ALL.into_iter().map(|hub| sending(args, hub, emulator)).collect::<Result<Vec<_>, _>>()?;
     let hubs = project.event_hubs.as_ref().expect("the demo's project declares its hubs");
     let (sent, watched) = watch::channel(0);
     progress.count("sending", "events");
-    let all = args.events + Fact::ALL.len() as u64;
+    let all = sendings.iter().map(Sending::len).sum();
     let began = Instant::now();
     progress.follow(send(hubs, &sendings, &sent, &shutdown), || Headway { done: *watched.borrow(), of: all }).await?;
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "sent");
@@ -155,7 +155,7 @@ async fn play(args: &Args, dir: &Path, emulator: &Emulator, global: &Global) -> 
     let mut audits = Vec::new();
     for pipeline in &project.pipelines {
         let counted = Counted::default();
-        let audited = audit(&project, pipeline, &counted);
+        let audited = audit(&project, pipeline, &pipeline.sink.table, &counted);
         audits.push(progress.follow(audited, || counted.headway()).await?);
     }
     let tables = tables(&project).await?;
@@ -176,23 +176,29 @@ fn load(dir: &Path, emulator: &Emulator) -> Result<ProjectSpec, ConfigErrors> {
     load_with(&LoadOptions { project: Some(dir.to_owned()), env: None }, &lookup)
 }
 
-/// What one team has to send: it goes on with the story where its hub ends.
-fn sending(args: &Args, fact: Fact, emulator: &Emulator) -> Result<Sending, AnyError> {
-    let schema_id = emulator.registry().register(fact.team(), fact.name(), fact.avsc())?;
-    let mut next = 0;
-    for partition in 0..PARTITIONS {
-        let info = emulator.broker().partition(fact.hub(), &partition.to_string())?;
-        next += u64::try_from(info.last_sequence_number + 1).unwrap_or(0);
+/// What a hub is to be sent: it goes on with the story where it ends.
+fn sending(args: &Args, hub: Hub, emulator: &Emulator) -> Result<Sending, AnyError> {
+    let mut schema_ids = Vec::new();
+    for fact in hub.facts() {
+        schema_ids.push((fact, emulator.registry().register(hub.team(), fact.name(), fact.avsc())?));
     }
-    Ok(Sending { fact, schema_id, seed: args.seed, next, events: fact.share_of(args.events) })
+    let mut position = 0;
+    for partition in 0..PARTITIONS {
+        let info = emulator.broker().partition(hub.name(), &partition.to_string())?;
+        position += u64::try_from(info.last_sequence_number + 1).unwrap_or(0);
+    }
+    Ok(Sending { hub, schema_ids, seed: args.seed, position, events: hub.share_of(args.events) })
 }
 
 fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> Result<String, DemoError> {
     let mut text = String::new();
-    for table in tables {
+    for table in tables.iter().filter(|table| !table.first.is_empty()) {
         text.push_str(&format!("{}: {} rows, of which the first\n", table.name, HumanCount(table.rows)));
         text.push_str(&format!("{}\n\n", first_rows(table)?));
     }
+    let rest = tables.iter().filter(|table| table.first.is_empty());
+    let counted: Vec<_> = rest.map(|table| format!("{} ({} rows)", table.name, HumanCount(table.rows))).collect();
+    text.push_str(&format!("Beside them: {}.\n\n", counted.join(", ")));
     text.push_str("audit: is every number of every partition there, once?\n");
     for audit in summary.audit {
         let verdict = if audit.complete { "complete" } else { "NOT COMPLETE" };
@@ -210,7 +216,7 @@ fn words(summary: &Summary<'_>, tables: &[Table], dir: &Path) -> Result<String, 
     }
     text.push_str(&format!(
         "\n{} events from producer to table, with audit, in {:.1} s. The project stays in `{dir}`; ask it more:\n\n\
-         \x20 sluice --project {dir} query \"SELECT channel, count(*), avg(score) FROM bronze.leads GROUP BY channel\"\n\
+         \x20 sluice --project {dir} query \"SELECT status, count(*), avg(score) FROM silver.leads GROUP BY status\"\n\
          \x20 sluice --project {dir} query \"SELECT _sequence_number, error FROM bronze.leads__dead_letters\"\n\
          \x20 sluice --project {dir} ledger bronze.leads\n\
          \x20 sluice demo --dir {dir}",

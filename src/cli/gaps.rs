@@ -11,11 +11,11 @@ use super::rows::fit_for_a_screen;
 use super::{Exit, Format, Global};
 use crate::checkpoint::Range;
 use crate::error::AnyError;
+use crate::fault_points::FaultPoints;
 use crate::pipeline::gaps::{AskHub, Gap, GapError, GapState, Healed, KnownBy, Target, Wanted, accept, heal, list};
 use crate::pipeline::supervise::select;
 use crate::pipeline::{PipelineError, RunOptions};
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -122,7 +122,7 @@ fn ask(hub: bool) -> AskHub {
 async fn run_list(args: ListArgs, global: &Global) -> Result<ExitCode, AnyError> {
     let project = global.load_project()?;
     let named: Result<Vec<_>, _> = args.targets.iter().map(|name| Target::named(&project, name)).collect();
-    let targets = if args.targets.is_empty() { Target::all(&project) } else { named? };
+    let targets = if args.targets.is_empty() { Target::all(&project) } else { named?.concat() };
     let progress = Progress::new(global);
     progress.spin("reading ledgers");
     let gaps = list(&project, &targets, ask(args.hub)).await?;
@@ -164,7 +164,7 @@ async fn run_heal(args: HealArgs, global: &Global) -> Result<ExitCode, AnyError>
 
 async fn run_accept(args: AcceptArgs, global: &Global) -> Result<ExitCode, AnyError> {
     let project = global.load_project()?;
-    let target = Target::named(&project, &args.target)?;
+    let target = Target::only(&project, &args.target)?;
     let wanted = Wanted {
         source: args.source,
         partition: args.partition,
@@ -256,7 +256,8 @@ fn words_of_healing(healed: &Healed) -> String {
     );
     for range in &healed.healed {
         let (source, partition) = (&range.source, &range.partition);
-        text.push_str(&format!("  healed: partition `{source}/{partition}`: [{}, {})\n", range.from, range.to));
+        let of = if range.table == healed.table { String::new() } else { format!(" of {}", range.table) };
+        text.push_str(&format!("  healed: partition `{source}/{partition}`{of}: [{}, {})\n", range.from, range.to));
     }
     if healed.torn_blobs > 0 {
         text.push_str(&format!("  {} torn blobs: the log names them\n", healed.torn_blobs));

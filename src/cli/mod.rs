@@ -8,19 +8,25 @@
 pub mod audit;
 pub mod backfill;
 pub mod check;
+pub mod dead_letters;
 pub mod demo;
 pub mod emulator;
 pub mod gaps;
 pub mod ledger;
+pub mod maintain;
 pub mod output;
+pub mod plan;
 pub mod problems;
 pub mod progress;
 pub mod query;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod schema;
 pub mod signals;
 pub mod status;
+pub mod test;
+pub mod transform;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -36,12 +42,13 @@ use crate::config::{self, ConfigErrors, LoadOptions};
 use crate::error::AnyError;
 use crate::telemetry::logging;
 
-/// One line per command: its variant (whose kebab-case name is the command's), and its module.
+/// One line per command: its variant (whose kebab-case name is the command's), a shorter name if it has one, and its
+/// module.
 macro_rules! commands {
-    ($($variant:ident => $module:ident, $about:literal;)+) => {
+    ($($variant:ident $(or $alias:literal)? => $module:ident, $about:literal;)+) => {
         #[derive(Debug, Subcommand)]
         pub enum Command {
-            $(#[command(about = $about)] $variant($module::Args),)+
+            $(#[command(about = $about $(, visible_alias = $alias)?)] $variant($module::Args),)+
         }
 
         impl Command {
@@ -58,13 +65,19 @@ macro_rules! commands {
 commands! {
     Demo => demo, "See it work on this machine: events in, tables out, and the proof that nothing is missing";
     Check => check, "Find every problem of the project's files, offline";
+    Plan => plan, "Show what is made of what, and what a deploy would change";
+    Test => test, "Run the project's tests of its transforms, in a lake of their own";
     Run => run, "Run pipelines, until stopped or until nothing is left";
     Backfill => backfill, "Take in what Event Hubs Capture kept, beside the live pipeline";
+    Transform => transform, "Run transforms once, each after those whose tables it reads";
     Query => query, "Ask the tables, in SQL";
     Status => status, "Where each pipeline stands: positions, lag, last commit";
     Audit => audit, "Prove that a table accounts for every event once, or name those that are missing";
     Gaps => gaps, "What tables lack: list it, heal it from captures, or accept it";
+    DeadLetters or "dlq" => dead_letters, "What could not become a row: list it, replay it once that is mended, or drop it";
     Ledger => ledger, "Show what a table accounts for, as its log holds it";
+    Maintain => maintain, "Rewrite small files as large ones, and delete what nobody needs any more";
+    Schema => schema, "The schemas of the registry: list, register, check what is compatible, and what a new one does to tables";
     Emulator => emulator, "Azure on this machine: Event Hubs and Schema Registry, on loopback";
 }
 
@@ -155,8 +168,10 @@ pub async fn run(command_line: CommandLine) -> ExitCode {
     let CommandLine { global, command } = command_line;
     let output = global.output();
     let logging = logging::Logging {
-        // The demo shows its progress where others log theirs.
-        verbosity: i16::from(global.verbose) - i16::from(global.quiet) - i16::from(matches!(command, Command::Demo(_))),
+        // The demo shows its progress where others log theirs, and what tests commit is of no interest.
+        verbosity: i16::from(global.verbose)
+            - i16::from(global.quiet)
+            - i16::from(matches!(command, Command::Demo(_) | Command::Test(_))),
         form: match global.log_format {
             LogFormat::Text => logging::Form::Text { color: output.color_on_stderr() },
             LogFormat::Json => logging::Form::Json,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::progress::Progress;
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
+use crate::fault_points::FaultPoints;
 use crate::pipeline::setup::Places;
 use crate::pipeline::spool::Spool;
 use crate::pipeline::status::headway;
@@ -15,7 +16,6 @@ use crate::pipeline::{PipelineError, PipelineSummary, RunOptions};
 use crate::serve::webhook::Webhook;
 use crate::serve::{self, ServeError};
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -144,6 +144,7 @@ fn print(summary: &RunSummary, format: Format, output: &super::Output) -> Result
                     pipeline.seconds
                 ));
             }
+            super::transform::say(&summary.transforms, output);
         }
     }
     Ok(())

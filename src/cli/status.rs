@@ -13,7 +13,8 @@ use crate::pipeline::standing::{PipelineStanding, standings};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// `json` writes `{"pipelines": [{"name", "owner", "state", "table", "last_commit", "partitions", "schedule"}]}`
+    /// `json` writes `{"pipelines": [{"name", "owner", "state", "table", "last_commit", "partitions", "schedule",
+    /// "maintenance"}]}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
 }
@@ -57,6 +58,13 @@ fn shown(pipeline: &PipelineStanding) -> String {
         }
         None => text.push_str("; no commit yet\n"),
     }
+    for table in &pipeline.routed_tables {
+        let commit = table.last_commit.as_ref();
+        let at = commit.and_then(|commit| commit.at.as_ref()).map(|at| format!(" at {at}")).unwrap_or_default();
+        let version =
+            commit.map_or_else(|| "no commit yet".to_owned(), |commit| format!("version {}{at}", commit.version));
+        text.push_str(&format!("  and to {}: {version}\n", table.table));
+    }
     if let Some(error) = &pipeline.error {
         text.push_str(&format!("  the hub can't be asked: {error}\n"));
     }
@@ -72,6 +80,15 @@ fn shown(pipeline: &PipelineStanding) -> String {
             text.push_str(&format!("; last: {} at {ended}, {} events{error}", last.outcome.as_str(), last.committed));
         }
         text.push('\n');
+    }
+    if let Some(last) = &pipeline.maintenance {
+        let error = last.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        text.push_str(&format!(
+            "  maintained: {} at {}, {} files{error}\n",
+            last.outcome.as_str(),
+            last.at,
+            last.files
+        ));
     }
     if pipeline.gap_events > 0 {
         let name = &pipeline.name;

@@ -9,7 +9,8 @@ use croner::parser::{CronParser, Seconds, Year};
 #[derive(Clone)]
 pub struct Cron {
     text: String,
-    times: croner::Cron,
+    /// Some hundred bytes, which would make everything large that holds a schedule.
+    times: Box<croner::Cron>,
 }
 
 /// What the fields are, in their order.
@@ -21,7 +22,7 @@ impl Cron {
     pub fn parse(text: &str) -> Result<Self, String> {
         let form = format!("write five fields, in UTC: {}; `0 3 * * *` is each day at 3", FIELDS.join(", "));
         let times = times(text).ok_or_else(|| format!("{}{form}", wrong_in(text).unwrap_or_default()))?;
-        let cron = Self { text: text.to_owned(), times };
+        let cron = Self { text: text.to_owned(), times: Box::new(times) };
         match cron.next_after(Utc::now()) {
             Some(_) => Ok(cron),
             None => Err(format!("such a time never comes; {form}")),

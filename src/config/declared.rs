@@ -5,12 +5,23 @@
 //! field is optional to serde: what is required is said to the schema, and a file is read as
 //! far as it goes, so that all of its mistakes are found in one run.
 
+mod route;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod test;
+mod transform;
+
+pub(super) use self::route::{PropertyTable, RouteTable};
 use super::capture_name;
+use super::maintenance::MaintenanceTable;
 use super::text::{
     AddressText, CronText, DurationText, NameText, PathText, SizeText, TableText, TimeText, Unsupported, UrlText,
+};
+pub(super) use test::{Batching, ExpectedTable, GivenTable, TestFile, TestTable};
+pub(super) use transform::{
+    DEDUPE_WITHIN, EVERY, ExpectTable, Mode as TransformMode, OnViolation as OnViolationWord, TransformTable,
 };
 
 pub(super) const CONSUMER_GROUP: &str = "$Default";
@@ -18,6 +29,8 @@ pub(super) const COMMIT_EVERY: &str = "10s";
 pub(super) const COMMIT_BYTES: &str = "128MiB";
 pub(super) const MAX_IN_FLIGHT_BYTES: &str = "128MiB";
 pub(super) const COVERAGE_EVERY: &str = "5min";
+pub(super) const REJECT_SHARE_WINDOW: &str = "5min";
+pub(super) const REJECT_SHARE_MIN_EVENTS: u64 = 100;
 pub(super) const SWEEP_EVERY: &str = "1h";
 pub(super) const SERVE_ADDRESS: &str = "127.0.0.1:8080";
 /// The app that Event Grid signs in as, in every tenant of the public cloud.
@@ -40,6 +53,7 @@ pub(super) struct ProjectFile {
     pub serve: Option<ServeTable>,
     pub webhook: Option<WebhookTable>,
     pub shutdown: Option<ShutdownTable>,
+    pub maintenance: Option<MaintenanceTable>,
 }
 
 /// The project itself.
@@ -265,7 +279,7 @@ pub(super) struct ShutdownTable {
     pub deadline: Option<DurationText>,
 }
 
-/// A file under `pipelines/`: one pipeline, from a source to a table.
+/// A file under `pipelines/`: one pipeline, from a source to a table, and transforms; or transforms alone.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PipelineFile {
@@ -279,10 +293,9 @@ pub(super) struct PipelineFile {
     pub schedule: Option<ScheduleTable>,
     /// Tables made of tables, by SQL.
     #[serde(rename = "transform")]
-    pub _transform: Option<Unsupported>,
-    /// One stream into several tables.
+    pub transforms: Option<Vec<TransformTable>>,
     #[serde(rename = "route")]
-    pub _route: Option<Unsupported>,
+    pub routes: Option<Vec<RouteTable>>,
 }
 
 /// The pipeline itself.
@@ -420,19 +433,23 @@ pub(super) struct DecodeTable {
     /// Pins the reader schema: an `.avsc` file, relative to the project's folder. Bare datums need it; JSON is read by it,
     /// and what of that it doesn't know goes to `_rescued`.
     pub schema: Option<PathText>,
+    /// Schemas (`.avsc` files, relative to the project's folder) whose fields the table has from its first commit on, so that
+    /// transforms can name them before the first event came, and `sluice check` knows them. A field that only a writer's
+    /// schema has is still added as it comes.
+    pub columns_from: Option<Vec<PathText>>,
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
     pub framing: Option<Framing>,
     /// Attributes of CloudEvents without which an event is a dead letter, of the class `attribute`: those that are missing
     /// or malformed. What isn't named here is null then, and counted in `sluice_decode_attribute_faults_total`.
     pub require: Option<Vec<Attribute>>,
-    /// What happens when the writers' schema changes: a new field becomes a column.
-    #[serde(rename = "on_schema_change")]
+    /// What happens when the writers' schema changes. What a column can't hold, as a text where it holds numbers,
+    /// goes to the column `_rescued` as JSON, whatever is said here, unless that is `fail`.
     #[schemars(extend("default" = "evolve"))]
-    pub _on_schema_change: Option<OnSchemaChange>,
-    /// Whether a field that a writer lacks takes the default of the reader's schema.
-    #[serde(rename = "defaults")]
-    pub _defaults: Option<Unsupported>,
+    pub on_schema_change: Option<OnSchemaChange>,
+    /// Whether a field that a writer lacks takes the first default that the table has met of it; null otherwise.
+    #[schemars(extend("default" = false))]
+    pub defaults: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -488,10 +505,14 @@ pub(super) enum Attribute {
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(extend("x-unsupported" = ["pin", "fail"]))]
 pub(super) enum OnSchemaChange {
     /// A new field becomes a column.
     Evolve,
+    /// The table keeps its columns, which are those of the pinned schema, else those that it has, else those of its
+    /// first commit with rows. What they can't hold goes to `_rescued`.
+    Pin,
+    /// As `pin`, but the partition stops, and the run ends with an error.
+    Fail,
 }
 
 /// The table that rows are appended to.
@@ -516,6 +537,22 @@ pub(super) struct SinkTable {
     /// How often progress without rows is committed.
     #[schemars(extend("default" = COVERAGE_EVERY))]
     pub coverage_every: Option<DurationText>,
+    /// What is other for this table, and those beside it, than `[maintenance]` in `sluice.toml` says.
+    pub maintenance: Option<MaintenanceTable>,
+    /// How long dead letters keep the bytes of their events, since they were rejected. `sluice run` lets them go then, and
+    /// `sluice dead-letters expire`. What accounts for the numbers stays.
+    #[schemars(extend("x-default-words" = "for good"))]
+    pub dead_letters_retention: Option<DurationText>,
+    /// The share of rejected events, above 0 and at most 1, that stops a partition: the events that tip it over stay
+    /// where they are, and other partitions go on.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1, "x-default-words" = "no limit"))]
+    pub max_reject_share: Option<f64>,
+    /// Of which events that share is taken: of those that were decoded within this time.
+    #[schemars(extend("default" = REJECT_SHARE_WINDOW))]
+    pub reject_share_window: Option<DurationText>,
+    /// Of fewer events than these within the window no share is told.
+    #[schemars(range(min = 1), extend("default" = REJECT_SHARE_MIN_EVENTS))]
+    pub reject_share_min_events: Option<u64>,
 }
 
 /// When `sluice run` backfills from the captures by itself, beside what it reads live. Without

@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
-use super::declared::{Attribute as AttributeWord, DecodeTable, Format as FormatWord, Framing as FramingWord};
-use super::problem::quoted;
+use super::declared::{
+    Attribute as AttributeWord, DecodeTable, Format as FormatWord, Framing as FramingWord,
+    OnSchemaChange as OnSchemaChangeWord,
+};
+use super::document::{Node, Value};
+use super::problem::{Problem, quoted};
 use super::project::{Declared, Shared};
 use super::reading::Reading;
-use super::spec::{Attribute, DecodeSpec, Format, Framing, RegistrySpec};
+use super::spec::{Attribute, DecodeSpec, EvolutionSpec, Format, Framing, OnSchemaChange, RegistrySpec};
 
 /// A schema is written by hand or by a tool: what is larger is another kind of file.
 const LARGEST_SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
@@ -37,7 +41,8 @@ pub(super) fn build(
     let has = |key| reading.root.at(&["decode", key]).is_some();
     let (has_schema, has_format) = (has("schema"), table.format.is_some() || !has("format"));
     if format == Format::Raw {
-        for key in ["schema", "framing"].into_iter().filter(|key| has(key)) {
+        let idle = ["schema", "columns_from", "framing", "on_schema_change", "defaults"];
+        for key in idle.into_iter().filter(|key| has(key)) {
             let hint = format!("remove `{key}`, or say `format = \"avro\"`");
             reading.wrong(&["decode", key], format!("`{key}` does nothing with `format = \"raw\"`"), hint);
         }
@@ -46,6 +51,12 @@ pub(super) fn build(
             let word = reading.root.written(&["decode", "framing"]).trim_matches('"').to_owned();
             let message = format!("`framing = \"{word}\"` does nothing with `format = \"json\"`");
             reading.wrong(&["decode", "framing"], message, "it must be `auto`, `cloudevents` or `json`");
+        }
+        // A body that stays text has one column, whatever it holds.
+        let idle = ["columns_from", "on_schema_change", "defaults"];
+        for key in idle.into_iter().filter(|key| !has_schema && has(key)) {
+            let message = format!("`{key}` does nothing with `format = \"json\"` that no schema is pinned for");
+            reading.wrong(&["decode", key], message, format!("remove `{key}`, or pin a schema"));
         }
     } else if framing == Framing::Json {
         let hint = "say `format = \"json\"`";
@@ -80,12 +91,18 @@ pub(super) fn build(
         None => (None, None),
         Some(file) => {
             let path = dir.join(&file.0);
-            let bytes = schema_of(&path, reading)?;
+            let bytes = schema_of(&path, &["decode", "schema"], reading)?;
             (Some(path), Some(bytes))
         }
     };
+    let mut columns_from = Vec::new();
+    for (at, file) in table.columns_from.unwrap_or_default().iter().enumerate() {
+        let path = dir.join(&file.0);
+        schema_of(&path, &["decode", "columns_from", &at.to_string()], reading)?;
+        columns_from.push(path);
+    }
     let require = table.require.iter().flatten().map(|word| attribute(*word)).collect();
-    Some((DecodeSpec { format, schema, framing, require }, bytes))
+    Some((DecodeSpec { format, schema, columns_from, framing, require }, bytes))
 }
 
 fn attribute(word: AttributeWord) -> Attribute {
@@ -99,6 +116,16 @@ fn attribute(word: AttributeWord) -> Attribute {
         AttributeWord::DataContentType => Attribute::DataContentType,
         AttributeWord::DataSchema => Attribute::DataSchema,
     }
+}
+
+/// How the table meets new schemas.
+pub(super) fn evolution(table: &DecodeTable) -> EvolutionSpec {
+    let on_schema_change = match table.on_schema_change {
+        Some(OnSchemaChangeWord::Pin) => OnSchemaChange::Pin,
+        Some(OnSchemaChangeWord::Fail) => OnSchemaChange::Fail,
+        Some(OnSchemaChangeWord::Evolve) | None => OnSchemaChange::Evolve,
+    };
+    EvolutionSpec { on_schema_change, defaults: table.defaults.unwrap_or(false) }
 }
 
 /// The registries that have the schema ids of a framing; none needed is `None`.
@@ -124,20 +151,26 @@ fn registry_kind(registry: &RegistrySpec) -> &'static str {
     }
 }
 
-/// The bytes of a pinned schema that can be used.
-fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
-    let path = ["decode", "schema"];
-    let shown = quoted(reading.root.written(&path));
+/// The bytes of a schema that can be used; `at` is where its path stands.
+fn schema_of(file: &Path, at: &[&str], reading: &mut Reading<'_>) -> Option<Vec<u8>> {
+    let (place, written) = match reading.root.within(at) {
+        Some(Node { place, value: Value::Text(text) }) => (place.clone(), text.written.clone()),
+        _ => (reading.place(at), String::new()),
+    };
+    let shown = quoted(&written);
+    let mut wrong = |message: String, hint: &str| {
+        reading.problems.push(Problem::new(place.clone(), message).with_hint(hint));
+    };
     let relative = "relative paths start at the project's folder";
     let bytes = match std::fs::metadata(file) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= LARGEST_SCHEMA_BYTES => std::fs::read(file),
         Ok(metadata) if metadata.is_file() => {
             let message = format!("schema {shown} has {} bytes, more than {LARGEST_SCHEMA_BYTES}", metadata.len());
-            reading.wrong(&path, message, "is it a schema at all?");
+            wrong(message, "is it a schema at all?");
             return None;
         }
         Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a file"), relative);
+            wrong(format!("schema {shown} is not a file"), relative);
             return None;
         }
         Err(error) => Err(error),
@@ -145,11 +178,11 @@ fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
     let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            reading.wrong(&path, format!("schema {shown} isn't there"), relative);
+            wrong(format!("schema {shown} isn't there"), relative);
             return None;
         }
         Err(error) => {
-            reading.wrong(&path, format!("schema {shown} can't be read: {error}"), relative);
+            wrong(format!("schema {shown} can't be read: {error}"), relative);
             return None;
         }
     };
@@ -159,11 +192,11 @@ fn schema_of(file: &Path, reading: &mut Reading<'_>) -> Option<Vec<u8>> {
     match parsed {
         Ok(apache_avro::Schema::Record(_)) => Some(bytes),
         Ok(_) => {
-            reading.wrong(&path, format!("schema {shown} is not a record"), "a row needs named fields");
+            wrong(format!("schema {shown} is not a record"), "a row needs named fields");
             None
         }
         Err(error) => {
-            reading.wrong(&path, format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
+            wrong(format!("schema {shown} is not Avro: {error}"), "an `.avsc` file is JSON");
             None
         }
     }

@@ -33,7 +33,7 @@ pub(super) enum Value {
     Integer(i64),
     /// Beyond 64 bits.
     HugeInteger,
-    Float,
+    Float(f64),
     Boolean(bool),
     Time(toml::value::Datetime),
     Array(Vec<Node>),
@@ -65,7 +65,7 @@ impl Value {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) | Self::HugeInteger => "an integer",
-            Self::Float => "a float",
+            Self::Float(_) => "a float",
             Self::Boolean(_) => "a boolean",
             Self::Time(_) => "a time",
             Self::Array(_) => "an array",
@@ -102,9 +102,18 @@ impl Node {
             Some(entry) => entry.node.place.clone(),
             None => match path.split_last() {
                 Some((_, parents)) => self.place(parents),
-                None => Place { file: Arc::clone(&self.place.file), bytes: 0..0 },
+                None => self.place.clone(),
             },
         }
+    }
+
+    /// What stands at a path of keys, and of numbers from 0 in arrays.
+    pub(super) fn within(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, step| match &node.value {
+            Value::Table(table) => table.get(*step).map(|entry| &entry.node),
+            Value::Array(nodes) => nodes.get(step.parse::<usize>().ok()?),
+            _ => None,
+        })
     }
 
     /// What stands at a path as it was written.
@@ -140,7 +149,8 @@ pub(super) fn parse(name: &str, bytes: &[u8], problems: &mut Vec<Problem>) -> Op
     let file = nameless(mask(text));
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
-        let place = Place { file: Arc::clone(&file), bytes: root.span() };
+        // Of a whole file, what is missing is missing at its start.
+        let place = Place { file: Arc::clone(&file), bytes: 0..0 };
         return Some(Node { place, value: Value::Table(table(root.into_inner(), &file)) });
     }
     let count = errors.len();
@@ -175,7 +185,7 @@ fn node(value: Spanned<DeValue<'_>>, file: &Arc<SourceFile>) -> Node {
         DeValue::Integer(integer) => {
             i64::from_str_radix(integer.as_str(), integer.radix()).map_or(Value::HugeInteger, Value::Integer)
         }
-        DeValue::Float(_) => Value::Float,
+        DeValue::Float(number) => Value::Float(number.as_str().replace('_', "").parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(boolean) => Value::Boolean(boolean),
         DeValue::Datetime(time) => Value::Time(time),
         DeValue::Array(array) => Value::Array(array.into_iter().map(|value| node(value, file)).collect()),

@@ -8,10 +8,13 @@ use super::pipeline::{self, Built};
 use super::problem::{ConfigErrors, Place, Problem, quoted};
 use super::project::{self, Shared};
 use super::spec::ProjectSpec;
+use super::test;
+use super::test_spec::TestSpec;
 use super::variables::{Lookup, resolve};
 
 const PROJECT_FILE: &str = "sluice.toml";
 const PIPELINES_FOLDER: &str = "pipelines";
+const TESTS_FOLDER: &str = "tests";
 
 /// More files than this are not a project's, but a disk's.
 const MOST_FILES: usize = 10_000;
@@ -49,16 +52,21 @@ pub fn load_with(options: &LoadOptions, lookup: Lookup<'_>) -> Result<ProjectSpe
         None => (None, Shared::unknown()),
     };
     let mut built = Vec::new();
-    for file in pipeline_files(&dir, &mut problems) {
+    for file in toml_files(&dir, PIPELINES_FOLDER, &mut problems) {
         let name = shown(&file);
         let Some(mut root) = read(&dir.join(&file), &name, &mut problems) else { continue };
         resolve(&mut root, &dir, lookup, &mut problems);
         built.push(pipeline::build(&root, file, &dir, &shared, &mut problems));
     }
     once(&built, &mut problems);
-    let pipelines = built.into_iter().filter_map(|built| built.spec).collect();
+    let mut pipelines = Vec::new();
+    let mut transforms = Vec::new();
+    for built in built {
+        pipelines.extend(built.spec);
+        transforms.extend(built.transforms.into_iter().filter_map(|transform| transform.spec));
+    }
     match project {
-        Some(project) if problems.is_empty() => Ok(ProjectSpec { pipelines, ..project }),
+        Some(project) if problems.is_empty() => Ok(ProjectSpec { pipelines, transforms, ..project }),
         _ => {
             if problems.is_empty() {
                 // Every way to no project has pushed its problem.
@@ -69,6 +77,30 @@ pub fn load_with(options: &LoadOptions, lookup: Lookup<'_>) -> Result<ProjectSpe
             Err(ConfigErrors { dir: Some(dir), problems })
         }
     }
+}
+
+/// Reads the tests of a project, with the variables of the process.
+///
+/// # Errors
+/// Every problem of their files.
+pub fn load_tests(project: &ProjectSpec) -> Result<Vec<TestSpec>, ConfigErrors> {
+    let lookup: Lookup<'_> = &|name| std::env::var(name).ok();
+    let dir = &project.dir;
+    let mut problems = Vec::new();
+    let mut tests = Vec::new();
+    for file in toml_files(dir, TESTS_FOLDER, &mut problems) {
+        let name = shown(&file);
+        let Some(mut root) = read(&dir.join(&file), &name, &mut problems) else { continue };
+        resolve(&mut root, dir, lookup, &mut problems);
+        tests.extend(test::build(&root, &file, dir, &mut problems));
+    }
+    test::named_once(&tests, &mut problems);
+    if problems.is_empty() {
+        return Ok(tests);
+    }
+    problems.sort_by_key(order);
+    problems.dedup();
+    Err(ConfigErrors { dir: Some(dir.clone()), problems })
 }
 
 /// Project files first, then by name and place.
@@ -151,16 +183,16 @@ fn read(path: &Path, name: &str, problems: &mut Vec<Problem>) -> Option<Node> {
     }
 }
 
-/// The files under `pipelines/`, relative to the project's folder, in order.
-fn pipeline_files(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+/// The declarations in a folder and those in it, relative to the project's folder, in order.
+fn toml_files(dir: &Path, folder: &str, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders = vec![(PathBuf::from(PIPELINES_FOLDER), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        let entries = match std::fs::read_dir(dir.join(&folder)) {
+    let mut folders = vec![(PathBuf::from(folder), 0)];
+    while let Some((open, depth)) = folders.pop() {
+        let entries = match std::fs::read_dir(dir.join(&open)) {
             Ok(entries) => entries,
             Err(error) if depth == 0 && error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => {
-                problems.push(Problem::new(None, format!("can't list `{}`: {error}", shown(&folder))));
+                problems.push(Problem::new(None, format!("can't list `{}`: {error}", shown(&open))));
                 continue;
             }
         };
@@ -170,8 +202,12 @@ fn pipeline_files(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             if name.to_string_lossy().starts_with('.') {
                 continue;
             }
-            let path = folder.join(&name);
+            let path = open.join(&name);
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // A project within has files of its own.
+            if is_folder && dir.join(&path).join(PROJECT_FILE).is_file() {
+                continue;
+            }
             if is_folder && depth < DEEPEST_FOLDER {
                 folders.push((path, depth + 1));
             } else if is_folder {
@@ -182,7 +218,7 @@ fn pipeline_files(dir: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             }
         }
         if files.len() > MOST_FILES {
-            let message = format!("`{PIPELINES_FOLDER}` holds more than {MOST_FILES} files");
+            let message = format!("`{folder}` holds more than {MOST_FILES} files");
             problems.push(Problem::new(None, message));
             break;
         }
@@ -199,15 +235,39 @@ fn shown(path: &Path) -> String {
 fn once(built: &[Built], problems: &mut Vec<Problem>) {
     let names = built.iter().filter_map(|built| built.name.as_ref());
     twins(names, problems, |name| (format!("two pipelines are named `{name}`"), "give one of them another name"));
-    let tables = built.iter().filter_map(|built| built.table.as_ref());
+    let tables = built.iter().flat_map(|built| &built.tables);
     twins(tables, problems, |table| {
         (format!("two pipelines write the table `{table}`"), "a table has one pipeline: its ledger is that pipeline's")
     });
+    let transforms = built.iter().flat_map(|built| &built.transforms).filter_map(|transform| transform.table.as_ref());
+    written_once(built.iter().flat_map(|built| &built.tables), transforms, problems);
     let readers = built.iter().filter_map(|built| built.reader.as_ref());
     twins(readers, problems, |reader| {
         let hint = "give each pipeline a consumer group of its own, or they take the partitions from each other";
         (format!("two pipelines read hub {reader}"), hint)
     });
+}
+
+/// Two transforms, or a pipeline and a transform, would take each other's rows away.
+fn written_once<'a>(
+    of_pipelines: impl Iterator<Item = &'a (String, Place)>,
+    of_transforms: impl Iterator<Item = &'a (String, Place)>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut first: BTreeMap<&str, (&str, &Place)> = BTreeMap::new();
+    for (name, place) in of_pipelines {
+        first.entry(name).or_insert(("pipeline", place));
+    }
+    for (name, place) in of_transforms {
+        match first.get(name.as_str()) {
+            None => drop(first.insert(name, ("transform", place))),
+            Some((what, other)) => {
+                let message = format!("another {what} writes the table `{name}` already");
+                let hint = format!("it stands at {other}; a table has one pipeline or one transform");
+                problems.push(Problem::new(place.clone(), message).with_hint(hint));
+            }
+        }
+    }
 }
 
 fn twins<'a>(

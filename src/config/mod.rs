@@ -9,7 +9,7 @@
 //!               shape: does it fit the schema of `declared`?
 //!                          │  what fits
 //!                          ▼
-//!               project, pipeline: what does it mean? ─▶ spec
+//!     project, pipeline, transform: what does it mean? ─▶ spec
 //! ```
 //!
 //! A mistake never stops the search for the next one: what is wrong is reported and left out.
@@ -26,18 +26,25 @@ pub mod reference;
 pub mod schema;
 pub mod source_id;
 pub mod spec;
+pub mod test_spec;
 
 mod declared;
 mod decode;
 mod document;
+mod maintenance;
 mod mask;
 mod pipeline;
 mod project;
 mod reading;
+mod route;
 mod shape;
+mod test;
 mod text;
+mod transform;
+mod transform_spec;
 mod variables;
 
-pub use load::{LoadOptions, load, load_with};
+pub use load::{LoadOptions, load, load_tests, load_with};
 pub use problem::{ConfigErrors, Place, Problem, SourceFile};
+pub(crate) use problem::{listed, nearest, quoted};
 pub use source_id::source_id;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use sha2::{Digest, Sha256};
 
 use super::address::{endpoint, location};
@@ -11,8 +12,8 @@ use super::connection_string::ConnectionString;
 use super::cron::Cron;
 use super::declared::{
     COMMIT_BYTES, COMMIT_EVERY, CONSUMER_GROUP, COVERAGE_EVERY, CaptureTable, EventHubsSourceTable, GenerationTable,
-    MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable, SWEEP_EVERY, ScheduleTable, SinkTable, Start as StartDeclared,
-    StartWord,
+    MAX_IN_FLIGHT_BYTES, PipelineFile, PipelineTable, REJECT_SHARE_MIN_EVENTS, REJECT_SHARE_WINDOW, SWEEP_EVERY,
+    ScheduleTable, SinkTable, Start as StartDeclared, StartWord,
 };
 use super::document::Node;
 use super::problem::{Place, Problem, listed, nearest, quoted};
@@ -20,13 +21,12 @@ use super::project::{Declared, Shared};
 use super::reading::Reading;
 use super::source_id::source_id;
 use super::spec::{
-    CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, Format, Framing, GenerationSpec, OWN_SCHEMA,
-    PipelineSpec, ScheduleSpec, SinkSpec, Start, TableName,
+    CaptureSpec, DecodeSpec, EventHubsAccess, EventHubsSourceSpec, EvolutionSpec, Format, Framing, GenerationSpec,
+    OWN_SCHEMA, OnSchemaChange, PipelineSpec, RejectLimit, RouteCondition, RouteSpec, RouteTo, SIDE_TABLES,
+    ScheduleSpec, SinkSpec, Start, TableName,
 };
-use super::{schema, shape, text};
-
-/// The suffix of the table that holds what could not become a row.
-const DEAD_LETTERS: &str = "__dead_letters";
+use super::transform::{self, Around, BuiltTransform};
+use super::{maintenance, route, schema, shape, text};
 
 /// Each sweep lists the container.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
@@ -38,6 +38,10 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 const SHORTEST_COMMIT: Duration = Duration::from_millis(10);
 /// Longer than this and a crash reads a day again; nobody means it.
 const LONGEST_COMMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shorter, and one slow batch is all that a share is taken of.
+const SHORTEST_SHARE_WINDOW: Duration = Duration::from_secs(1);
+const SHORTEST_LETTERS_RETENTION: Duration = Duration::from_secs(1);
+const LONGEST_LETTERS_RETENTION: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 /// Event Hubs keeps 90 days at most.
 const LONGEST_RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
@@ -46,17 +50,29 @@ const LONGEST_RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 pub(super) struct Built {
     pub spec: Option<PipelineSpec>,
     pub name: Option<(String, Place)>,
-    pub table: Option<(String, Place)>,
+    /// Every table that it writes.
+    pub tables: Vec<(String, Place)>,
     /// Hub and consumer group: two readers in one group take partitions from each other.
     pub reader: Option<(String, Place)>,
+    pub transforms: Vec<BuiltTransform>,
 }
+
+/// The tables of a file that make it more than one of transforms.
+const OF_A_PIPELINE: [&str; 6] = ["pipeline", "source", "decode", "sink", "schedule", "route"];
 
 /// Reads a pipeline file, with its variables in place. `file` is relative to `dir`.
 pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, problems: &mut Vec<Problem>) -> Built {
-    let declared: PipelineFile = shape::read(root, &schema::PIPELINE, problems);
+    let has_pipeline = OF_A_PIPELINE.iter().any(|key| root.at(&[key]).is_some()) || root.at(&["transform"]).is_none();
+    let declared: PipelineFile = if has_pipeline {
+        shape::read(root, &schema::PIPELINE, problems)
+    } else {
+        shape::read(root, &schema::TRANSFORMS, problems)
+    };
     let mut reading = Reading { root, problems };
 
     let (name, owner) = pipeline(declared.pipeline, shared, &mut reading);
+    let around = Around { file: &file, dir, shared, owner: owner.as_deref(), has_pipeline };
+    let transforms = transform::build(root, declared.transforms.unwrap_or_default(), &around, reading.problems);
     let has_source = declared.source.is_some();
     let (hubs, generation, captured) =
         declared.source.map(|source| (source.event_hubs, source.generation, source.capture)).unwrap_or_default();
@@ -75,11 +91,16 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
     };
     let has_captures = captured.is_some();
     let captured = captured.map(|table| capture(table, source.as_ref(), dir, shared, &mut reading));
-    let decode = super::decode::build(declared.decode.unwrap_or_default(), dir, shared, &mut reading);
-    let sink = declared.sink.and_then(|table| sink(table, &mut reading));
+    let decode = declared.decode.unwrap_or_default();
+    let evolution = super::decode::evolution(&decode);
+    let decode = has_pipeline.then(|| super::decode::build(decode, dir, shared, &mut reading)).flatten();
+    let sink = declared.sink.and_then(|table| sink(table, shared, &mut reading));
     let scheduled = declared.schedule.map(|table| schedule(table, is_live, has_captures, &mut reading));
 
-    let table = sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"])));
+    let routed = route::build(root, declared.routes.unwrap_or_default(), sink.as_ref(), reading.problems);
+    let mut tables = Vec::new();
+    tables.extend(sink.as_ref().map(|sink| (sink.table.to_string(), reading.place(&["sink", "table"]))));
+    tables.extend(routed.places.iter().cloned());
     let reader = source.as_ref().filter(|_| is_live).map(|source| {
         let reader = format!("`{}` with consumer group `{}`", source.hub, source.consumer_group).to_lowercase();
         (reader, reading.place(&["source", "event_hubs", "consumer_group"]))
@@ -96,11 +117,26 @@ pub(super) fn build(root: &Node, file: PathBuf, dir: &Path, shared: &Shared, pro
             Some(scheduled) => Some(scheduled?),
             None => None,
         };
-        let config_hash = config_hash(&source, &decode, schema.as_deref(), &sink);
+        let route::Built { routes, sinks: routed_sinks, is_broken: false, .. } = routed else { return None };
+        let config_hash = config_hash(&source, &decode, evolution, schema.as_deref(), &sink, &routes);
         let (name, owner) = (name?, owner?);
-        Some(PipelineSpec { file, name, owner, source, is_live, capture, decode, sink, schedule, config_hash })
+        Some(PipelineSpec {
+            file,
+            name,
+            owner,
+            source,
+            is_live,
+            capture,
+            decode,
+            evolution,
+            sink,
+            routes,
+            routed_sinks,
+            schedule,
+            config_hash,
+        })
     })();
-    Built { spec, name: named, table, reader }
+    Built { spec, name: named, tables, reader, transforms }
 }
 
 fn pipeline(
@@ -111,19 +147,28 @@ fn pipeline(
     let Some(table) = table else { return (None, None) };
     let name = table.name.as_ref().map(|name| name.0.as_str());
     let name = reading.parse(&["pipeline", "name"], name, "a name", text::name);
-    let owner = table.owner.map(|owner| owner.0);
+    let owner = owner_of(table.owner.map(|owner| owner.0), &["pipeline", "owner"], shared, reading);
+    (name, owner)
+}
+
+/// Who answers for something: one of the teams.
+pub(super) fn owner_of(
+    owner: Option<String>,
+    path: &[&str],
+    shared: &Shared,
+    reading: &mut Reading<'_>,
+) -> Option<String> {
     if let (Some(owner), Declared::As(teams)) = (&owner, &shared.teams)
         && !teams.contains(owner)
     {
-        let path = ["pipeline", "owner"];
-        let message = format!("owner {} is not one of the teams", quoted(reading.root.written(&path)));
+        let message = format!("owner {} is not one of the teams", quoted(reading.root.written(path)));
         let hint = match nearest(owner, teams.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("add it to `teams` in `sluice.toml`, which has {}", listed_teams(teams)),
         };
-        reading.wrong(&path, message, hint);
+        reading.wrong(path, message, hint);
     }
-    (name, owner)
+    owner
 }
 
 fn listed_teams(teams: &[String]) -> String {
@@ -346,31 +391,66 @@ fn generation_of(table: GenerationTable, reading: &mut Reading<'_>) -> Option<Ge
     Some(GenerationSpec { name: name?, since: since? })
 }
 
-fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
+/// The name of a table that a pipeline or a transform may write.
+pub(super) fn table_name(text: &str) -> Result<TableName, String> {
+    let form = "write `schema.table` in lower case letters, digits and underscores: `bronze.leads`";
+    let name: TableName = text.parse().map_err(|_| form.to_owned())?;
+    if let Some((suffix, what)) = SIDE_TABLES.iter().find(|(suffix, _)| name.table.ends_with(suffix)) {
+        return Err(format!("`…{suffix}` is where {what} {}", if what.starts_with("what") { "goes" } else { "go" }));
+    }
+    if name.schema == OWN_SCHEMA {
+        return Err(format!("the schema `{OWN_SCHEMA}` is for tables of sluice itself: take another one"));
+    }
+    if name.schema == "information_schema" {
+        return Err("the schema `information_schema` is that of SQL itself: take another one".to_owned());
+    }
+    Ok(name)
+}
+
+/// How long something may wait for a commit.
+pub(super) fn commit_duration(path: &[&str], text: &str, reading: &mut Reading<'_>) -> Option<Duration> {
+    reading
+        .parse(path, Some(text), "a duration that fits", |text| text::duration(text, SHORTEST_COMMIT, LONGEST_COMMIT))
+}
+
+pub(super) fn commit_size(path: &[&str], text: &str, reading: &mut Reading<'_>) -> Option<ByteSize> {
+    reading.parse(path, Some(text), "a size", text::size)
+}
+
+fn sink(table: SinkTable, shared: &Shared, reading: &mut Reading<'_>) -> Option<SinkSpec> {
     let at = |key: &'static str| ["sink", key];
     let name = table.table.as_ref().map(|name| name.0.as_str());
-    let name = reading.parse(&at("table"), name, "the name of a table", |text| {
-        let form = "write `schema.table` in lower case letters, digits and underscores: `bronze.leads`";
-        let name: TableName = text.parse().map_err(|_| form.to_owned())?;
-        if name.table.ends_with(DEAD_LETTERS) {
-            return Err(format!("`…{DEAD_LETTERS}` is where what could not become a row goes"));
-        }
-        if name.schema == OWN_SCHEMA {
-            return Err(format!("the schema `{OWN_SCHEMA}` is for tables of sluice itself: take another one"));
-        }
-        Ok(name)
-    });
+    let name = reading.parse(&at("table"), name, "the name of a table", table_name);
     let mut duration = |key: &'static str, text: Option<text::DurationText>, default: &str| {
         let text = text.as_ref().map_or(default, |text| text.0.as_str());
-        reading.parse(&at(key), Some(text), "a duration that fits", |text| {
-            text::duration(text, SHORTEST_COMMIT, LONGEST_COMMIT)
-        })
+        commit_duration(&at(key), text, reading)
     };
     let commit_every = duration("commit_every", table.commit_every, COMMIT_EVERY);
     let coverage_every = duration("coverage_every", table.coverage_every, COVERAGE_EVERY);
+    let dead_letters_retention = table.dead_letters_retention.as_ref().map(|text| {
+        reading.parse(&at("dead_letters_retention"), Some(&text.0), "a duration that fits", |text| {
+            text::duration(text, SHORTEST_LETTERS_RETENTION, LONGEST_LETTERS_RETENTION)
+        })
+    });
+    let window = table.reject_share_window.as_ref().map_or(REJECT_SHARE_WINDOW, |text| text.0.as_str());
+    let window = reading.parse(&at("reject_share_window"), Some(window), "a duration that fits", |text| {
+        text::duration(text, SHORTEST_SHARE_WINDOW, LONGEST_COMMIT)
+    });
+    if reading.root.at(&at("max_reject_share")).is_none() {
+        for key in ["reject_share_window", "reject_share_min_events"] {
+            if reading.root.at(&at(key)).is_some() {
+                reading.wrong(
+                    &at(key),
+                    format!("`{key}` does nothing without `max_reject_share`"),
+                    "declare both, or none",
+                );
+            }
+        }
+    }
+    let min_events = table.reject_share_min_events.unwrap_or(REJECT_SHARE_MIN_EVENTS);
     let mut size = |key: &'static str, text: Option<text::SizeText>, default: &str| {
         let text = text.as_ref().map_or(default, |text| text.0.as_str());
-        reading.parse(&at(key), Some(text), "a size", text::size)
+        commit_size(&at(key), text, reading)
     };
     let max_in_flight_bytes = size("max_in_flight_bytes", table.max_in_flight_bytes, MAX_IN_FLIGHT_BYTES);
     let commits_by_default = table.commit_bytes.is_none();
@@ -385,18 +465,35 @@ fn sink(table: SinkTable, reading: &mut Reading<'_>) -> Option<SinkSpec> {
             reading.wrong(&at("commit_bytes"), message, "reading would pause before a commit is full");
         }
     }
+    let maintenance = maintenance::build(table.maintenance, &["sink", "maintenance"], &shared.maintenance, reading);
     Some(SinkSpec {
         table: name?,
         commit_every: commit_every?,
         commit_bytes: commit_bytes?,
         max_in_flight_bytes: max_in_flight_bytes?,
         coverage_every: coverage_every?,
+        maintenance,
+        dead_letters_retention: match dead_letters_retention {
+            Some(retention) => Some(retention?),
+            None => None,
+        },
+        reject_limit: match table.max_reject_share {
+            Some(share) => Some(RejectLimit { share, window: window?, min_events }),
+            None => None,
+        },
     })
 }
 
 /// Hex SHA-256 over what decides the rows. How often and how fast they are written doesn't,
 /// and neither does the path of the schema, but its bytes do.
-fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option<&[u8]>, sink: &SinkSpec) -> String {
+fn config_hash(
+    source: &EventHubsSourceSpec,
+    decode: &DecodeSpec,
+    evolution: EvolutionSpec,
+    schema: Option<&[u8]>,
+    sink: &SinkSpec,
+    routes: &[RouteSpec],
+) -> String {
     let start = match source.start {
         Start::Earliest => "earliest".to_owned(),
         Start::Latest => "latest".to_owned(),
@@ -423,7 +520,12 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         Framing::Json => "json",
     };
     let require: Vec<_> = decode.require.iter().map(|attribute| attribute.as_str()).collect();
-    let decides = serde_json::json!({
+    let on_schema_change = match evolution.on_schema_change {
+        OnSchemaChange::Evolve => "evolve",
+        OnSchemaChange::Pin => "pin",
+        OnSchemaChange::Fail => "fail",
+    };
+    let mut decides = serde_json::json!({
         "hub": source.hub,
         "consumer_group": source.consumer_group,
         "start": start,
@@ -433,11 +535,27 @@ fn config_hash(source: &EventHubsSourceSpec, decode: &DecodeSpec, schema: Option
         "framing": framing,
         "require": require,
         "schema": schema.map(hex_sha256),
+        "on_schema_change": on_schema_change,
+        "defaults": evolution.defaults,
         "table": sink.table.to_string(),
     });
+    if !routes.is_empty() {
+        decides["routes"] = routes.iter().map(decides_route).collect();
+    }
     hex_sha256(decides.to_string().as_bytes())
 }
 
-fn hex_sha256(bytes: &[u8]) -> String {
+fn decides_route(route: &RouteSpec) -> serde_json::Value {
+    let RouteCondition { schema, event_type, property, predicate } = &route.when;
+    let to = match &route.to {
+        RouteTo::Table(table) => table.to_string(),
+        RouteTo::Filter => "filter".to_owned(),
+        RouteTo::Reject => "reject".to_owned(),
+    };
+    let when = predicate.as_ref().map(|predicate| &predicate.text);
+    serde_json::json!({ "schema": schema, "type": event_type, "property": property, "when": when, "to": to })
+}
+
+pub(super) fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -65,7 +65,7 @@ impl Problem {
 
 /// A text of the user's in backticks: shortened, without secrets, and without characters that
 /// move a cursor.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let text = mask(text);
     const LONGEST: usize = 80;
     let mut shown: String = text.chars().take(LONGEST).flat_map(escaped).collect();
@@ -81,7 +81,7 @@ fn escaped(c: char) -> Vec<char> {
 }
 
 /// The nearest of the known names, where one is near enough to be a slip of the fingers.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Comparing costs the product of both lengths.
     const LONGEST: usize = 64;
     let name = &name.chars().take(LONGEST).collect::<String>().to_ascii_lowercase().replace('-', "_");
@@ -94,7 +94,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// "`a`, `b` or `c`".
-pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last: &str) -> String {
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>, last: &str) -> String {
     let names: Vec<String> = names.into_iter().map(quoted).collect();
     match names.split_last() {
         Some((only, [])) => only.clone(),

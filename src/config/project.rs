@@ -16,10 +16,10 @@ use super::problem::{Problem, quoted};
 use super::reading::Reading;
 use super::source_id::{host_of, id_of_host};
 use super::spec::{
-    AzureStorageSpec, CredentialSpec, EventHubsAccess, EventHubsSpec, LakeSpec, ProjectSpec, RegistrySpec, Secret,
-    ServeSpec, ShutdownSpec, StateSpec, WebhookEntraSpec, WebhookSpec,
+    AzureStorageSpec, CredentialSpec, EventHubsAccess, EventHubsSpec, LakeSpec, MaintenanceSpec, ProjectSpec,
+    RegistrySpec, Secret, ServeSpec, ShutdownSpec, StateSpec, WebhookEntraSpec, WebhookSpec,
 };
-use super::{schema, shape, text};
+use super::{maintenance, schema, shape, text};
 
 /// Long enough for a commit to a slow store, short enough that an orchestrator doesn't kill first.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(60 * 60);
@@ -40,12 +40,20 @@ pub(super) struct Shared {
     pub event_hubs: Declared<EventHubsSpec>,
     pub registry: Declared<RegistrySpec>,
     pub has_account: bool,
+    /// Where it is wrong, the defaults.
+    pub maintenance: MaintenanceSpec,
 }
 
 impl Shared {
     /// For a project file that couldn't be read at all.
     pub(super) fn unknown() -> Self {
-        Self { teams: Declared::Wrong, event_hubs: Declared::Wrong, registry: Declared::Wrong, has_account: true }
+        Self {
+            teams: Declared::Wrong,
+            event_hubs: Declared::Wrong,
+            registry: Declared::Wrong,
+            has_account: true,
+            maintenance: MaintenanceSpec::default(),
+        }
     }
 }
 
@@ -104,6 +112,9 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
         |text| text::duration(text, Duration::ZERO, LONGEST_DEADLINE),
     );
 
+    let maintenance =
+        maintenance::build(declared.maintenance, &["maintenance"], &MaintenanceSpec::default(), &mut reading);
+
     let optional = |declared: &Declared<EventHubsSpec>| match declared {
         Declared::As(spec) => Some(spec.clone()),
         Declared::Absent | Declared::Wrong => None,
@@ -130,11 +141,13 @@ pub(super) fn build(root: &Node, dir: &Path, problems: &mut Vec<Problem>) -> (Op
             serve: ServeSpec { address: address? },
             webhook,
             shutdown: ShutdownSpec { deadline: deadline? },
+            maintenance: maintenance.clone(),
             pipelines: Vec::new(),
+            transforms: Vec::new(),
         })
     })();
     let teams = teams.map_or(Declared::Wrong, Declared::As);
-    (spec, Shared { teams, event_hubs, registry, has_account })
+    (spec, Shared { teams, event_hubs, registry, has_account, maintenance })
 }
 
 fn teams_of(teams: &[text::NameText], reading: &mut Reading<'_>) -> Vec<String> {

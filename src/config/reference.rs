@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::schema::{self, PIPELINE, PROJECT};
+use super::schema::{self, PIPELINE, PROJECT, TEST};
 
 const INTRODUCTION: &str = "\
 # Configuration
@@ -12,9 +12,9 @@ const INTRODUCTION: &str = "\
 <!-- Made from the doc comments of `src/config/declared.rs`; a test says how to make it again. -->
 
 A project is a folder with `sluice.toml` at its root and a file for each pipeline in
-`pipelines/<team>/<name>.toml`. `sluice check` finds every mistake in them, without network and
-without data; `sluice check --json-schema project` and `--json-schema pipeline` print JSON Schemas
-for editors (also in `docs/schema/`).
+`pipelines/<team>/<name>.toml`; transforms name their SQL files. `sluice check` finds every mistake in them, without
+network and without data; `sluice check --json-schema project`, `--json-schema pipeline` and `--json-schema test` print JSON
+Schemas for editors (also in `docs/schema/`).
 
 - The kind of a thing is the name of its table: `[source.event_hubs]`, `[registry.azure]`.
 - Relative paths start at the project's folder, wherever a command is run.
@@ -31,10 +31,15 @@ for editors (also in `docs/schema/`).
 /// Markdown: a section for each table of both files.
 pub fn markdown() -> String {
     let mut text = INTRODUCTION.to_owned();
-    for (title, schema) in [("sluice.toml", &*PROJECT), ("pipelines/\\<team\\>/\\<name\\>.toml", &*PIPELINE)] {
+    let files = [
+        ("sluice.toml", &*PROJECT),
+        ("pipelines/\\<team\\>/\\<name\\>.toml", &*PIPELINE),
+        ("tests/\\<name\\>.toml", &*TEST),
+    ];
+    for (title, schema) in files {
         let _ = write!(text, "\n## {title}\n\n{}\n", description(schema));
         let mut unsupported = Vec::new();
-        section(schema, &mut Vec::new(), true, &mut text, &mut unsupported);
+        section(schema, &mut Vec::new(), Within::Table, true, &mut text, &mut unsupported);
         if !unsupported.is_empty() {
             text.push_str("\n### Not in this version\n\nThese are refused by their name:\n\n");
             text.extend(unsupported);
@@ -43,8 +48,30 @@ pub fn markdown() -> String {
     text
 }
 
+/// Whether a table is one, or one of many.
+#[derive(Clone, Copy)]
+enum Within {
+    Table,
+    ArrayOfTables,
+}
+
+/// The table that a value of this schema is, or is an array of.
+fn table_of(schema: &Value) -> Option<(Within, &Value)> {
+    if schema::is_table(schema) {
+        return Some((Within::Table, schema));
+    }
+    schema::table_in_array(schema).map(|table| (Within::ArrayOfTables, table))
+}
+
 /// A table of keys, then the tables within, each with a section of its own.
-fn section(schema: &Value, path: &mut Vec<String>, required: bool, text: &mut String, unsupported: &mut Vec<String>) {
+fn section(
+    schema: &Value,
+    path: &mut Vec<String>,
+    within: Within,
+    required: bool,
+    text: &mut String,
+    unsupported: &mut Vec<String>,
+) {
     let Some(properties) = schema["properties"].as_object() else { return };
     let needed: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let (mut keys, mut tables): (Vec<_>, Vec<_>) = properties
@@ -57,13 +84,17 @@ fn section(schema: &Value, path: &mut Vec<String>, required: bool, text: &mut St
             }
             !refused
         })
-        .partition(|(_, known)| schema::members(known).into_iter().any(|member| !schema::is_table(member)));
+        .partition(|(_, known)| schema::members(known).into_iter().any(|member| table_of(member).is_none()));
     keys.sort_by_key(|(key, _)| !needed.contains(&key.as_str()));
     tables.sort_by_key(|(key, _)| !needed.contains(&key.as_str()));
 
     if !path.is_empty() && (!keys.is_empty() || !description(schema).is_empty()) {
         let presence = if required { "" } else { " (optional)" };
-        let _ = write!(text, "\n### `[{}]`{presence}\n\n", path.join("."));
+        let header = match within {
+            Within::Table => format!("[{}]", path.join(".")),
+            Within::ArrayOfTables => format!("[[{}]]", path.join(".")),
+        };
+        let _ = write!(text, "\n### `{header}`{presence}\n\n");
         if !description(schema).is_empty() {
             let _ = writeln!(text, "{}", description(schema));
         }
@@ -86,8 +117,8 @@ fn section(schema: &Value, path: &mut Vec<String>, required: bool, text: &mut St
     let unions = keys.iter().map(|(key, known)| (*key, *known));
     for (key, known) in unions.chain(tables) {
         path.push(key.clone());
-        for member in schema::members(known).into_iter().filter(|member| schema::is_table(member)) {
-            section(member, path, needed.contains(&key.as_str()), text, unsupported);
+        for (within, member) in schema::members(known).into_iter().filter_map(table_of) {
+            section(member, path, within, needed.contains(&key.as_str()), text, unsupported);
         }
         path.pop();
     }

@@ -11,13 +11,25 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::declared::{PipelineFile, ProjectFile};
+use super::declared::{PipelineFile, ProjectFile, TestFile};
 
 /// `sluice.toml`, with our own marks.
 pub(super) static PROJECT: LazyLock<Value> = LazyLock::new(schema_of::<ProjectFile>);
 
 /// `pipelines/**/*.toml`, with our own marks.
 pub(super) static PIPELINE: LazyLock<Value> = LazyLock::new(schema_of::<PipelineFile>);
+
+/// `tests/**/*.toml`, with our own marks.
+pub(super) static TEST: LazyLock<Value> = LazyLock::new(schema_of::<TestFile>);
+
+/// A file of transforms alone: as [`PIPELINE`], but nothing of a pipeline is missed.
+pub(super) static TRANSFORMS: LazyLock<Value> = LazyLock::new(|| {
+    let mut schema = PIPELINE.clone();
+    if let Value::Object(map) = &mut schema {
+        map.remove("required");
+    }
+    schema
+});
 
 /// The JSON Schema of `sluice.toml`, for editors.
 pub fn project_json() -> String {
@@ -26,7 +38,21 @@ pub fn project_json() -> String {
 
 /// The JSON Schema of `pipelines/**/*.toml`, for editors.
 pub fn pipeline_json() -> String {
-    published(&PIPELINE, "a sluice pipeline")
+    let mut schema = PIPELINE.clone();
+    if let Value::Object(map) = &mut schema
+        && let Some(needed) = map.remove("required")
+    {
+        let tables = needed.as_array().into_iter().flatten();
+        let any: Vec<Value> = tables.map(|table| serde_json::json!({ "required": [table] })).collect();
+        let alone = serde_json::json!({ "required": ["transform"], "not": { "anyOf": any } });
+        map.insert("anyOf".to_owned(), serde_json::json!([{ "required": needed }, alone]));
+    }
+    published(&schema, "a sluice pipeline")
+}
+
+/// The JSON Schema of `tests/**/*.toml`, for editors.
+pub fn test_json() -> String {
+    published(&TEST, "tests of a sluice project")
 }
 
 fn schema_of<T: JsonSchema>() -> Value {
@@ -141,6 +167,24 @@ pub(super) fn is_table(schema: &Value) -> bool {
     schema["properties"].is_object()
 }
 
+/// The tables that a value of this schema is an array of: `[[name]]` in TOML.
+pub(super) fn table_in_array(schema: &Value) -> Option<&Value> {
+    Some(&schema["items"]).filter(|items| is_table(items))
+}
+
+/// A path of keys as the header of its table: `[a.b]`, `[[a.b]]`.
+pub(super) fn header(schema: &Value, path: &[&str]) -> String {
+    let joined = path.join(".");
+    let last = path.iter().try_fold(schema, |schema, key| {
+        let known = members(schema).into_iter().find(|member| is_table(table_in_array(member).unwrap_or(member)))?;
+        Some(&table_in_array(known).unwrap_or(known)["properties"][*key])
+    });
+    match last.and_then(table_in_array) {
+        Some(_) => format!("[[{joined}]]"),
+        None => format!("[{joined}]"),
+    }
+}
+
 /// Completes "must be …".
 pub(super) fn what(schema: &Value) -> String {
     if let Some(what) = schema["x-what"].as_str() {
@@ -156,7 +200,9 @@ pub(super) fn what(schema: &Value) -> String {
     }
     match schema["type"].as_str() {
         Some("integer") => "an integer",
+        Some("number") => "a number",
         Some("boolean") => "true or false",
+        Some("array") if table_in_array(schema).is_some() => "an array of tables",
         Some("array") => {
             let known = self::words(&schema["items"]);
             if known.is_empty() {

@@ -66,13 +66,48 @@ impl Shape<'_> {
     }
 
     fn value(&mut self, entry: &Entry, schema: &Json, path: &[&str]) -> Option<Json> {
+        // What it means is not for a schema to say.
+        if schema["x-free"] == true {
+            return Some(Json::Null);
+        }
         if let Value::Table(table) = &entry.node.value
             && let Some(member) = schema::members(schema).into_iter().find(|member| schema::is_table(member))
         {
             return Some(Json::Object(self.table(table, member, path, &entry.key)));
         }
+        if let Some(items) = schema::members(schema).into_iter().find_map(schema::table_in_array) {
+            return self.array_of_tables(entry, items, path);
+        }
         let scalar = schema::members(schema).into_iter().find(|member| !schema::is_table(member));
         self.scalar(&entry.node, scalar, schema, path)
+    }
+
+    /// What isn't a table is reported, and empty among those that are: each keeps its number.
+    fn array_of_tables(&mut self, entry: &Entry, items: &Json, path: &[&str]) -> Option<Json> {
+        let hint = format!("write `[[{}]]`, once for each", path.join("."));
+        let wrong = |place: Place, found: &Value| {
+            let message = format!("{} must be an array of tables, found {}", name(path), found.what());
+            Problem::new(place, message).with_hint(hint.clone())
+        };
+        let Value::Array(nodes) = &entry.node.value else {
+            if !matches!(entry.node.value, Value::Broken) {
+                self.problems.push(wrong(entry.key.clone(), &entry.node.value));
+            }
+            return None;
+        };
+        let mut tables = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let fits = match &node.value {
+                Value::Table(table) => self.table(table, items, path, &node.place),
+                Value::Broken => Map::new(),
+                found => {
+                    self.problems.push(wrong(node.place.clone(), found));
+                    Map::new()
+                }
+            };
+            tables.push(Json::Object(fits));
+        }
+        Some(tables.into())
     }
 
     /// `scalar` is what of the whole `schema` isn't a table.
@@ -81,11 +116,15 @@ impl Shape<'_> {
         match (&node.value, scalar, kind) {
             (Value::Broken, ..) => None,
             (Value::Text(text), Some(scalar), Some("string")) => self.text(node, text, scalar, path),
-            (Value::Text(text), Some(scalar), Some(kind @ ("integer" | "boolean"))) if text.has_variables => {
+            (Value::Text(text), Some(scalar), Some(kind @ ("integer" | "number" | "boolean")))
+                if text.has_variables =>
+            {
                 self.variable(node, text, scalar, kind, path)
             }
             (Value::Integer(number), Some(scalar), Some("integer")) => self.integer(node, *number, scalar, path),
-            (Value::HugeInteger, Some(_), Some("integer")) => {
+            (Value::Float(number), Some(scalar), Some("number")) => self.number(node, *number, scalar, path),
+            (Value::Integer(number), Some(scalar), Some("number")) => self.number(node, *number as f64, scalar, path),
+            (Value::HugeInteger, Some(_), Some("integer" | "number")) => {
                 self.explained(&node.place, format!("{} is too large a number", name(path)), schema);
                 None
             }
@@ -137,6 +176,9 @@ impl Shape<'_> {
     /// A variable is always text: where a number or a truth is wanted, it is read as one.
     fn variable(&mut self, node: &Node, text: &Text, schema: &Json, kind: &str, path: &[&str]) -> Option<Json> {
         match (kind, text.value.parse::<i64>(), text.value.parse::<bool>()) {
+            ("number", ..) if text.value.parse::<f64>().is_ok() => {
+                self.number(node, text.value.parse().unwrap_or(f64::NAN), schema, path)
+            }
             ("integer", Ok(number), _) => self.integer(node, number, schema, path),
             ("boolean", _, Ok(boolean)) => Some(boolean.into()),
             _ => {
@@ -166,6 +208,17 @@ impl Shape<'_> {
         None
     }
 
+    fn number(&mut self, node: &Node, number: f64, schema: &Json, path: &[&str]) -> Option<Json> {
+        let least = schema["exclusiveMinimum"].as_f64().unwrap_or(f64::NEG_INFINITY);
+        let most = schema["maximum"].as_f64().unwrap_or(f64::INFINITY);
+        if number > least && number <= most {
+            return Some(number.into());
+        }
+        let message = format!("{} must be above {least} and at most {most}", name(path));
+        self.explained(&node.place, message, schema);
+        None
+    }
+
     fn unsupported(&mut self, place: &Place, what: &str) {
         let problem = Problem::new(place.clone(), format!("{what} isn't supported by this version"));
         self.problems.push(problem.with_hint("`docs/configuration.md` has what is"));
@@ -175,15 +228,18 @@ impl Shape<'_> {
         let Some((key, parents)) = path.split_last() else { return };
         let message = match parents {
             [] => format!("unknown {} {}", kind_of(&entry.node.value), label(path, &entry.node.value)),
-            _ => format!("unknown key {} in `[{}]`", quoted(key), parents.join(".")),
+            _ => format!("unknown key {} in `{}`", quoted(key), schema::header(self.schema, parents)),
         };
         let known: Vec<&str> = supported(schema).collect();
         let hint = nearest(key, known.iter().copied())
-            .map(|near| match (parents, schema::is_table(&schema["properties"][near])) {
-                ([], true) => format!("did you mean `[{near}]`?"),
+            .map(|near| match (parents, is_headed(&schema["properties"][near])) {
+                ([], true) => format!("did you mean `{}`?", schema::header(self.schema, &[near])),
                 _ => format!("did you mean `{near}`?"),
             })
-            .or_else(|| home_of(self.schema, key, &mut Vec::new()).map(|home| format!("`{key}` belongs in `[{home}]`")))
+            .or_else(|| {
+                let home = home_of(self.schema, key, &mut Vec::new())?;
+                Some(format!("`{key}` belongs in `{}`", schema::header(self.schema, &home)))
+            })
             .unwrap_or_else(|| format!("known here: {}", listed(known, "and")));
         self.problems.push(Problem::new(entry.key.clone(), message).with_hint(hint));
     }
@@ -192,7 +248,7 @@ impl Shape<'_> {
         let message = match (schema::is_table(schema), path) {
             (true, _) => format!("`[{}]` is missing", [path, &[key]].concat().join(".")),
             (false, []) => format!("`{key}` is missing"),
-            (false, _) => format!("`{key}` is missing in `[{}]`", path.join(".")),
+            (false, _) => format!("`{key}` is missing in `{}`", schema::header(self.schema, path)),
         };
         self.explained(header, message, schema);
     }
@@ -204,14 +260,14 @@ fn supported(schema: &Json) -> impl Iterator<Item = &str> {
 }
 
 /// The table that has a key of this name: it is often only in the wrong place.
-fn home_of<'a>(schema: &'a Json, key: &str, path: &mut Vec<&'a str>) -> Option<String> {
+fn home_of<'a>(schema: &'a Json, key: &str, path: &mut Vec<&'a str>) -> Option<Vec<&'a str>> {
     for (name, known) in schema["properties"].as_object()? {
         for member in schema::members(known) {
             if name == key && !path.is_empty() {
-                return Some(path.join("."));
+                return Some(path.clone());
             }
             path.push(name);
-            let home = home_of(member, key, path);
+            let home = home_of(schema::table_in_array(member).unwrap_or(member), key, path);
             path.pop();
             if home.is_some() {
                 return home;
@@ -219,6 +275,11 @@ fn home_of<'a>(schema: &'a Json, key: &str, path: &mut Vec<&'a str>) -> Option<S
         }
     }
     None
+}
+
+/// Whether a key of this schema stands as a header: `[name]`, `[[name]]`.
+fn is_headed(schema: &Json) -> bool {
+    schema::is_table(schema) || schema::table_in_array(schema).is_some()
 }
 
 fn name(path: &[&str]) -> String {

@@ -8,8 +8,13 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
 
+pub use super::transform_spec::{
+    Declaration, Dedupe, Expectation, Mode, OnViolation, SkippedVersion, TransformSpec, Trigger,
+};
+
 use super::capture_name::NameTemplate;
 use super::cron::Cron;
+use super::problem::Place;
 
 /// A value that is never printed: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,8 +52,12 @@ pub struct ProjectSpec {
     pub serve: ServeSpec,
     pub webhook: Option<WebhookSpec>,
     pub shutdown: ShutdownSpec,
+    /// What holds for tables that say nothing else.
+    pub maintenance: MaintenanceSpec,
     /// In the order of their files.
     pub pipelines: Vec<PipelineSpec>,
+    /// In the order of their files, and as they stand in them.
+    pub transforms: Vec<TransformSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,11 +177,78 @@ pub struct PipelineSpec {
     /// Where Event Hubs Capture keeps the same events.
     pub capture: Option<CaptureSpec>,
     pub decode: DecodeSpec,
+    pub evolution: EvolutionSpec,
+    /// Takes what no route takes.
     pub sink: SinkSpec,
+    /// Tried in this order.
+    pub routes: Vec<RouteSpec>,
+    /// The further tables that routes name, each once.
+    pub routed_sinks: Vec<SinkSpec>,
     /// When its captures are backfilled.
     pub schedule: Option<ScheduleSpec>,
     /// Hex SHA-256 over what decides the rows: source, decode and sink, without secrets.
     pub config_hash: String,
+}
+
+impl PipelineSpec {
+    /// Every table that it writes; that of `[sink]` comes first.
+    pub fn sinks(&self) -> impl Iterator<Item = &SinkSpec> {
+        std::iter::once(&self.sink).chain(&self.routed_sinks)
+    }
+
+    pub fn writes(&self, table: &TableName) -> bool {
+        self.sinks().any(|sink| sink.table == *table)
+    }
+}
+
+/// Some of the events, and where they go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteSpec {
+    pub when: RouteCondition,
+    pub to: RouteTo,
+}
+
+/// What must hold of an event, all of it; nothing said holds for each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouteCondition {
+    /// The full name of the Avro record.
+    pub schema: Option<String>,
+    /// The type of the CloudEvent; `*` stands for any characters.
+    pub event_type: Option<String>,
+    /// Name and value of a property.
+    pub property: Option<(String, String)>,
+    pub predicate: Option<Predicate>,
+}
+
+/// SQL over the columns of the envelope.
+#[derive(Clone)]
+pub struct Predicate {
+    pub text: String,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+impl PartialEq for Predicate {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Predicate {}
+
+impl fmt::Debug for Predicate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {}", self.text, self.place)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteTo {
+    Table(TableName),
+    /// Nowhere, as a rule says.
+    Filter,
+    /// To the dead letters of `[sink]`.
+    Reject,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -238,9 +314,30 @@ pub struct DecodeSpec {
     pub format: Format,
     /// The pinned reader schema: an `.avsc` file, absolute.
     pub schema: Option<PathBuf>,
+    /// Schemas whose fields the table has from the start: `.avsc` files, absolute.
+    pub columns_from: Vec<PathBuf>,
     pub framing: Framing,
     /// Attributes of CloudEvents without which an event is rejected.
     pub require: Vec<Attribute>,
+}
+
+/// How a table meets schemas that it doesn't know yet. Declared in `[decode]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EvolutionSpec {
+    pub on_schema_change: OnSchemaChange,
+    /// Whether a field that a writer lacks takes its default; null otherwise.
+    pub defaults: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnSchemaChange {
+    /// A new field becomes a column.
+    #[default]
+    Evolve,
+    /// The columns stay; what they can't hold goes to `_rescued`.
+    Pin,
+    /// The partition stops.
+    Fail,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -315,7 +412,7 @@ pub enum Framing {
     Json,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SinkSpec {
     pub table: TableName,
     /// Default 10 s.
@@ -326,10 +423,60 @@ pub struct SinkSpec {
     pub max_in_flight_bytes: ByteSize,
     /// Default 5 min: how often coverage without rows is committed.
     pub coverage_every: Duration,
+    pub maintenance: MaintenanceSpec,
+    /// How long the bytes of dead letters are kept; none means for good.
+    pub dead_letters_retention: Option<Duration>,
+    /// Which share of rejects stops a partition; none means that none does.
+    pub reject_limit: Option<RejectLimit>,
+}
+
+/// How a table is kept quick to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaintenanceSpec {
+    /// Default true: `sluice run` does it by itself.
+    pub enabled: bool,
+    /// Default 1 h.
+    pub every: Duration,
+    /// Default true.
+    pub compact: bool,
+    /// Default 128 MiB.
+    pub target_file_bytes: ByteSize,
+    /// Default 8: so many small files of a partition are rewritten.
+    pub min_files: usize,
+    /// Default 256 MiB: what a compaction holds.
+    pub memory: ByteSize,
+    /// Default 100 versions.
+    pub checkpoint_every: u64,
+    /// Default true.
+    pub clean_log: bool,
+    /// Default 30 days, at least 7.
+    pub log_retention: Duration,
+    /// Default true.
+    pub vacuum: bool,
+    /// Default 7 days; at most `log_retention`, and shorter than 7 days only where that was asked for as unsafe.
+    pub vacuum_after: Duration,
+}
+
+/// More rejects than this and a partition stops: something is wrong with more than single events.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RejectLimit {
+    /// Of the events within the window: above 0, at most 1.
+    pub share: f64,
+    /// Default 5 min.
+    pub window: Duration,
+    /// Default 100: of fewer events no share is told.
+    pub min_events: u64,
 }
 
 /// The schema of sluice's own tables, which no pipeline writes.
 pub const OWN_SCHEMA: &str = "sluice";
+
+/// What the name of a table may not end in: such tables stand beside the one that they belong to.
+pub const SIDE_TABLES: [(&str, &str); 3] = [
+    ("__dead_letters", "what could not become a row"),
+    ("__quarantine", "rows that violate an expectation"),
+    ("__deleted", "the keys that a transform has deleted"),
+];
 
 /// `<schema>.<table>`, as in `bronze.leads`: lower case letters, digits, underscores.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

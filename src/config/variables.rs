@@ -47,7 +47,12 @@ pub(super) fn resolve(node: &mut Node, dir: &Path, lookup: Lookup<'_>, problems:
                 node.value = Value::Broken;
             }
         },
-        Value::Integer(_) | Value::HugeInteger | Value::Float | Value::Boolean(_) | Value::Time(_) | Value::Broken => {}
+        Value::Integer(_)
+        | Value::HugeInteger
+        | Value::Float(_)
+        | Value::Boolean(_)
+        | Value::Time(_)
+        | Value::Broken => {}
     }
 }
 

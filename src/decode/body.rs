@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::cloud_events::{self, Attributes, CloudEvent, Data, check_required};
 use super::framing::{Frame, Known, Unframed, tell};
-use crate::batch::{Event, EventBatch, RejectClass};
+use crate::batch::{Event, EventBatch, Reject, RejectClass};
 use crate::config::spec::{Attribute, Format, Framing};
 
 /// What the rows of a body may repeat of their event: its properties, above all.
@@ -75,6 +75,18 @@ pub(super) fn open(event: &Event, known: Known, required: &[Attribute]) -> Resul
         enclosed.push(Enclosed { event: held, frame, data });
     }
     Ok(Body::Enclosed(enclosed))
+}
+
+/// The CloudEvent that a rejected event holds, the first of several; none where it is of another mode, or can't be read.
+pub(super) fn first_enclosed(event: &Event, reject: &Reject) -> Option<CloudEvent> {
+    if reject.framing != CLOUD_EVENTS {
+        return None;
+    }
+    let format = match cloud_events::format_of(event) {
+        Some(by_type) => by_type.ok()?,
+        None => cloud_events::format_by_body(&event.body),
+    };
+    cloud_events::read(format, &event.body).ok()?.into_iter().next().map(|(held, _)| held)
 }
 
 fn lacking(framing: &'static str, text: String) -> Unframed {

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use futures::StreamExt as _;
 use futures::stream;
 
@@ -110,9 +110,7 @@ impl Decoder {
         match self.known.format {
             Format::Raw => Some(raw_schema()),
             Format::Json if self.pinned.is_none() => Some(text_schema()),
-            Format::Avro | Format::Json => {
-                self.pinned.as_ref().map(|schema| with_bronze(schema.columns().iter().cloned()))
-            }
+            Format::Avro | Format::Json => self.pinned.as_ref().map(|schema| Arc::clone(schema.rows())),
         }
     }
 
@@ -255,7 +253,7 @@ pub(super) fn note(schema: &WriterSchema, name: &dyn std::fmt::Display) {
 /// Names what in the schema can't be used.
 pub fn arrow_schema_of(avsc: &str) -> Result<SchemaRef, DecodeError> {
     let schema = WriterSchema::parse(avsc).map_err(|reason| DecodeError::Schema { reason })?;
-    Ok(with_bronze(schema.columns().iter().cloned()))
+    Ok(Arc::clone(schema.rows()))
 }
 
 /// What a user should know of a schema's columns: those that are called otherwise than their
@@ -270,14 +268,10 @@ pub fn schema_notes(avsc: &str) -> Result<Vec<String>, DecodeError> {
 
 /// The schema of rows whose body stays bytes.
 pub fn raw_schema() -> SchemaRef {
-    with_bronze([Arc::new(Field::new("body", DataType::Binary, true))])
+    bronze::with_envelope([Arc::new(Field::new("body", DataType::Binary, true))])
 }
 
 /// The schema of rows whose body is JSON that nothing is known of.
 pub fn text_schema() -> SchemaRef {
-    with_bronze([Arc::new(Field::new("body", DataType::Utf8, true))])
-}
-
-pub(super) fn with_bronze(payload: impl IntoIterator<Item = FieldRef>) -> SchemaRef {
-    Arc::new(Schema::new(payload.into_iter().chain(bronze::fields().iter().cloned()).collect::<Vec<_>>()))
+    bronze::with_envelope([Arc::new(Field::new("body", DataType::Utf8, true))])
 }

@@ -13,15 +13,16 @@
 use std::iter::repeat_n;
 use std::sync::Arc;
 
+use super::body;
 use super::cloud_events::{Attributes, CloudEvent, Faults};
-use crate::batch::{EventBatch, bronze};
+use crate::batch::{EventBatch, Reject, bronze};
 use crate::config::spec::Attribute;
 use arrow::array::{
-    ArrayBuilder as _, ArrayRef, Date32Array, Int32Array, Int64Array, MapArray, StringArray, StringBuilder,
-    StructArray, TimestampMicrosecondArray, new_null_array,
+    ArrayBuilder as _, ArrayRef, Date32Array, Int32Array, Int64Array, MapArray, RecordBatch, StringArray,
+    StringBuilder, StructArray, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
@@ -83,6 +84,29 @@ pub(super) fn columns(
         Arc::new(rows.iter().map(|row| row.rescued).collect::<StringArray>()),
         same(batch.origin.as_str()),
     ])
+}
+
+/// What is known of rejected events of a batch beside their payload, a row for each: of a structured CloudEvent its
+/// attributes, of several in one event those of the first, as far as its body can be read.
+///
+/// # Errors
+/// Only for a defect of ours.
+pub fn rows_of_rejects(batch: &EventBatch, rejects: &[Reject]) -> Result<RecordBatch, ArrowError> {
+    let mut places: Vec<(usize, &Reject)> = Vec::with_capacity(rejects.len());
+    for reject in rejects {
+        let number = reject.event.sequence_number;
+        places.extend(batch.events.binary_search_by_key(&number, |event| event.sequence_number).ok().zip(Some(reject)));
+    }
+    let enclosing: Vec<_> =
+        places.iter().map(|(at, reject)| body::first_enclosed(&batch.events[*at], reject)).collect();
+    let row = |(place, enclosing): (&(usize, &Reject), _)| Row { event: place.0, index: 0, enclosing, rescued: None };
+    let rows: Vec<_> = places.iter().zip(enclosing.iter().map(Option::as_ref)).map(row).collect();
+    // They are no rows of a table: their faults aren't counted.
+    let mut columns = columns(batch, &rows, None, &mut Faults::new())?;
+    if let Some(at) = bronze::fields().iter().position(|field| field.name() == bronze::SCHEMA_ID) {
+        columns[at] = Arc::new(rejects.iter().map(|reject| reject.schema_id.as_deref()).collect::<StringArray>());
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(bronze::fields().to_vec())), columns)
 }
 
 /// Days since 1970-01-01; what lies outside of a date's range goes to its end.

@@ -16,7 +16,7 @@ use super::avro::WriterSchema;
 use super::body::{Body, CLOUD_EVENTS};
 use super::cloud_events::{CloudEvent, Faults};
 use super::container::{self, EmbeddedSchemas};
-use super::decoder::{Schemas, raw_schema, text_schema, with_bronze};
+use super::decoder::{Schemas, raw_schema, text_schema};
 use super::envelope::{self, Row};
 use super::error::DecodeError;
 use super::framing::{Frame, Unframed};
@@ -63,6 +63,8 @@ type Rejects = BTreeMap<usize, Reject>;
 #[derive(Default)]
 struct Outcome {
     batches: Vec<RecordBatch>,
+    /// Of each batch.
+    schema_names: Vec<Option<Arc<str>>>,
     rejects: Rejects,
     faults: Faults,
 }
@@ -83,15 +85,27 @@ impl Job {
                 for records in self.portions(&group.records) {
                     self.decode(group, records, &mut out)?;
                 }
+                out.schema_names.resize(out.batches.len(), self.schema_name(group));
             }
             // An event goes as a whole: its other records have become rows, and are taken back.
             let may_have_rows = |event: &usize| with_several.contains(event) && !rejected_before.contains(event);
             if !out.rejects.keys().any(may_have_rows) {
                 break;
             }
-            (out.batches, out.faults) = Default::default();
+            (out.batches, out.schema_names, out.faults) = Default::default();
         }
-        Ok((Decoded { batches: out.batches, rejects: out.rejects.into_values().collect() }, out.faults))
+        let Outcome { batches, schema_names, rejects, faults } = out;
+        Ok((Decoded { batches, schema_names, rejects: rejects.into_values().collect() }, faults))
+    }
+
+    fn schema_name(&self, group: &Group<'_>) -> Option<Arc<str>> {
+        let schema = match group.frame {
+            Frame::Raw => None,
+            Frame::Bare | Frame::Json => self.pinned.as_ref(),
+            Frame::Container => group.embedded,
+            Frame::Registered(_, id) => self.schemas.get(&id).and_then(|schema| schema.as_ref().ok()),
+        };
+        schema.and_then(|schema| schema.name().cloned())
     }
 
     fn open_containers(&self, rejects: &mut Rejects) -> HashMap<usize, Opened> {
@@ -199,13 +213,13 @@ impl Job {
         for (datum, text) in rows.rejected {
             self.refuse(&records[datum], frame, RejectClass::Datum, text, out);
         }
-        let schema = with_bronze(schema.columns().iter().cloned());
+        let schema = schema.rows();
         for set in rows.sets {
             let rescued = |at: usize| json.get(at).and_then(|(_, left)| left.as_deref());
             let places: Vec<_> = set.datums.iter().map(|at| row(&records[*at], rescued(*at))).collect();
             let mut columns = set.columns;
             columns.extend(envelope::columns(&self.batch, &places, schema_id.as_deref(), &mut out.faults)?);
-            out.batches.push(RecordBatch::try_new(schema.clone(), columns)?);
+            out.batches.push(RecordBatch::try_new(Arc::clone(schema), columns)?);
         }
         Ok(())
     }
@@ -289,14 +303,15 @@ impl Job {
             Ok(Body::Enclosed(_)) => CLOUD_EVENTS,
             _ => frame.name(),
         };
-        let reject =
-            Reject { event: self.batch.events[event].clone(), record_index: 0, schema_id, framing, class, text };
+        let (event_of, origin) = (self.batch.events[event].clone(), self.batch.origin.clone());
+        let reject = Reject { event: event_of, origin, record_index: 0, schema_id, framing, class, text };
         rejects.insert(event, reject);
     }
 
     fn unframed(&self, event: usize, unframed: &Unframed) -> Reject {
         Reject {
             event: self.batch.events[event].clone(),
+            origin: self.batch.origin.clone(),
             record_index: 0,
             schema_id: None,
             framing: unframed.framing,

@@ -18,6 +18,7 @@
 mod avro;
 mod body;
 mod cloud_events;
+mod compatibility;
 mod container;
 mod decoder;
 mod envelope;
@@ -25,14 +26,15 @@ mod error;
 mod framing;
 mod job;
 mod json;
-mod names;
 mod registry;
 
+pub use crate::columns::{column_name, field_name};
 pub use avro::{Rows, SCHEMA_NODES_MAX, Set, WriterSchema};
+pub use compatibility::{ComparedSchema, Direction, Incompatibility, Why};
 pub use decoder::{Decoder, arrow_schema_of, raw_schema, schema_notes, text_schema};
+pub use envelope::rows_of_rejects;
 pub use error::DecodeError;
-pub use names::{column_name, field_name};
 pub use registry::{
-    AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, RegisteredSchema, RegistryError, SchemaId,
-    SchemaRegistry, TokenError, TokenSource,
+    AzureRegistry, ConfluentRegistry, FolderRegistry, IdKind, Listed, RegisteredSchema, RegistryError, SchemaId,
+    SchemaRegistry, SubjectVersion, Subjects, TokenError, TokenSource, folder_texts,
 };

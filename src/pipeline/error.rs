@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::reject_share::TooMany;
 use super::spool::SpoolError;
+use crate::catalog::CatalogError;
+use crate::config::Problem;
 use crate::decode::{DecodeError, RegistryError};
 use crate::error::{Classify, Kind, Retry};
 use crate::sink::delta::SinkError;
@@ -11,6 +14,7 @@ use crate::source::capture::QueueError;
 use crate::source::event_hubs::CheckpointBlobError;
 use crate::storage::StorageError;
 use crate::storage::credential::CredentialError;
+use crate::transform::run::TransformError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -30,10 +34,28 @@ pub enum PipelineError {
     NotScheduled { pipelines: Vec<String> },
     #[error("another process runs the scheduled backfill of pipeline `{pipeline}`")]
     ScheduledElsewhere { pipeline: String, path: PathBuf },
+    #[error("who maintains table `{table}`, and when, can't be read or written in the state")]
+    MaintenanceState { table: String, source: object_store::Error },
     #[error("file `{}` can't be used", path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("partition `{partition}` handed on {events} events for {numbers} numbers")]
     Sparse { partition: String, events: usize, numbers: u64 },
+    #[error("a route of pipeline `{pipeline}` has the condition `{condition}`, which can't be used: {reason}")]
+    Route { pipeline: String, condition: String, reason: String },
+    #[error("the events of partition `{partition}` can't be routed")]
+    Routing { partition: String, source: arrow::error::ArrowError },
+    #[error("there is no transform of `{name}`")]
+    UnknownTransform { name: String, known: Vec<String> },
+    #[error("the SQL of transforms can't be read: {}", .0.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; "))]
+    Sql(Vec<Problem>),
+    #[error("transform `{table}` failed")]
+    Transform { table: String, source: Box<TransformError> },
+    #[error(
+        "partition `{partition}` stopped: {} of {} events within {} were rejected, more than a share of {}, and most of them \
+         as `{}`",
+        of.rejected, of.events, humantime::format_duration(of.within), of.share, of.class.as_str()
+    )]
+    TooManyRejects { partition: String, of: TooMany },
     #[error("the shutdown was cut off; what was not committed is read again by the next start")]
     CutOff,
     #[error("task `{task}` of the pipeline failed")]
@@ -53,6 +75,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
     Credential(#[from] CredentialError),
@@ -67,6 +91,7 @@ impl PipelineError {
     fn classified(&self) -> Option<&dyn Classify> {
         match self {
             Self::Stopped { source, .. } => Some(source.as_ref()),
+            Self::Transform { source, .. } => Some(source.as_ref()),
             Self::Source(error) => Some(error),
             Self::Queue(error) => Some(error),
             Self::Spool(error) => Some(error),
@@ -74,6 +99,7 @@ impl PipelineError {
             Self::Decode(error) => Some(error),
             Self::Registry(error) => Some(error),
             Self::Sink(error) => Some(error),
+            Self::Catalog(error) => Some(error),
             Self::Storage(error) => Some(error),
             Self::Credential(error) => Some(error),
             _ => None,
@@ -84,10 +110,19 @@ impl PipelineError {
 impl Classify for PipelineError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown { .. } | Self::Owned { .. } | Self::NotScheduled { .. } => Kind::User,
-            Self::NoEventHubs { .. } | Self::NoCapture { .. } | Self::GenerationBefore { .. } => Kind::Config,
-            Self::File { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => Kind::External,
-            Self::Sparse { .. } | Self::Task { .. } => Kind::Internal,
+            Self::Unknown { .. } | Self::UnknownTransform { .. } | Self::Owned { .. } | Self::NotScheduled { .. } => {
+                Kind::User
+            }
+            Self::Sql(_)
+            | Self::NoEventHubs { .. }
+            | Self::NoCapture { .. }
+            | Self::GenerationBefore { .. }
+            | Self::Route { .. } => Kind::Config,
+            Self::File { .. } | Self::MaintenanceState { .. } | Self::ScheduledElsewhere { .. } | Self::CutOff => {
+                Kind::External
+            }
+            Self::TooManyRejects { .. } => Kind::Data,
+            Self::Sparse { .. } | Self::Routing { .. } | Self::Task { .. } => Kind::Internal,
             other => other.classified().map_or(Kind::Internal, Classify::kind),
         }
     }
@@ -98,10 +133,18 @@ impl Classify for PipelineError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown { known, .. } => Some(format!("the project has {}", known.join(", "))),
+            Self::Sql(_) => Some("`sluice check` shows where".to_owned()),
+            Self::Unknown { known, .. } | Self::UnknownTransform { known, .. } => {
+                Some(format!("the project has {}", known.join(", ")))
+            }
             Self::NoCapture { .. } => {
                 Some("add `[source.capture]` with the `url` that Event Hubs Capture writes to".to_owned())
             }
+            Self::TooManyRejects { .. } => Some(
+                "`sluice dead-letters list` shows those that were taken in; mend the schema or the declaration and start \
+                 again, or raise `max_reject_share`"
+                    .to_owned(),
+            ),
             Self::GenerationBefore { .. } => Some(
                 "name generations by numbers, from `2` on; or give `--from` the time of `since`, to take in this \
                  generation alone"

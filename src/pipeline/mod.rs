@@ -12,20 +12,31 @@
 
 pub mod announcements;
 pub mod audit;
+pub mod check;
 pub mod checkpoints;
+pub mod columns;
+pub mod dead_letters;
 pub mod demo;
 pub mod error;
 pub mod gaps;
 pub mod generations;
 pub mod lock;
+pub mod maintenance;
 pub mod partition;
+pub mod plan;
+pub mod reject_share;
+pub mod roles;
+pub mod routes;
 pub mod run;
 pub mod schedule;
+pub mod schemas;
 pub mod setup;
 pub mod spool;
 pub mod standing;
 pub mod status;
 pub mod supervise;
+pub mod transforms;
+pub mod unit_tests;
 pub mod webhook;
 
 pub use error::PipelineError;

@@ -2,25 +2,34 @@
 
 use std::borrow::{Borrow, BorrowMut};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
+use super::reject_share::RejectShare;
+use super::routes::{Routed, Router, Share};
 use crate::batch::{Decoded, EventBatch};
 use crate::checkpoint::{PartitionKey, Range};
+use crate::compute;
 use crate::decode::Decoder;
 use crate::error::{Classify as _, Retry};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::retry::Backoff;
+use crate::sink::delta::SinkError;
+use crate::sink::delta::evolve;
+use crate::sink::delta::schema::TableColumns;
 use crate::sink::delta::staged::Staged;
 use crate::source::capture::{CaptureRead, CaptureSource};
 use crate::source::event_hubs::EventHubsSource;
 use crate::source::{HoleCause, LastSeen, ReadPartition, SourceError, SourceEvent};
+
+/// Events above which routing leaves the reactor, as decoding does.
+const ROUTED_INLINE_MAX: usize = 200;
 
 /// Batches read ahead of decode. One is decoded while the next is read; more would only hold memory.
 const READ_AHEAD: usize = 2;
@@ -35,7 +44,7 @@ const PAUSE_AFTER_THEFT: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE_AFTER_THEFT: Duration = Duration::from_secs(600);
 
 /// By which path a partition is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReadPath {
     Live,
     Capture,
@@ -83,9 +92,11 @@ impl EventsFrom {
     }
 }
 
-/// Decoded events of a partition, and the memory that they hold.
+/// Decoded events of a partition on their way to a table, and the memory that they hold.
 #[derive(Debug)]
 pub struct Part {
+    /// Which of the pipeline's tables.
+    pub target: usize,
     pub path: ReadPath,
     pub staged: Staged,
     pub reservation: Reservation,
@@ -108,7 +119,12 @@ impl BorrowMut<Staged> for Part {
 /// What a partition tells its pipeline's loop; one partition's events keep their order.
 #[derive(Debug)]
 pub enum PartitionEvent {
-    Part(Part),
+    /// A batch, as a part for each of the pipeline's tables.
+    Parts {
+        parts: Vec<Part>,
+        /// Events of it that are no table's.
+        filtered: u64,
+    },
     Hole {
         partition: PartitionKey,
         missing: Range,
@@ -133,6 +149,12 @@ pub enum PartitionEvent {
         partition: PartitionKey,
         path: ReadPath,
     },
+    /// Its next events aren't to be taken in as they are: it is read no more, and others go on.
+    Stopped {
+        partition: PartitionKey,
+        path: ReadPath,
+        error: PipelineError,
+    },
     /// Waiting won't mend it.
     Fatal {
         error: PipelineError,
@@ -142,8 +164,13 @@ pub enum PartitionEvent {
 pub struct PartitionTask {
     pub from: EventsFrom,
     pub decoder: Arc<Decoder>,
+    pub router: Arc<Router>,
+    /// Each table, for words, and its columns, as its writer last saw them.
+    pub tables: Vec<(String, watch::Receiver<TableColumns>)>,
     pub budget: MemoryBudget,
     pub dense: bool,
+    /// Where too many rejects stop it.
+    pub rejects: Option<RejectShare>,
     pub events: mpsc::Sender<PartitionEvent>,
     pub stop: CancellationToken,
 }
@@ -161,6 +188,12 @@ impl PartitionTask {
                     if self.pause(&error.to_string(), &mut yielding).await.is_err() {
                         break PartitionEvent::Ended { partition, path };
                     }
+                }
+                Err(
+                    error
+                    @ (PipelineError::Sink(SinkError::SchemaChange { .. }) | PipelineError::TooManyRejects { .. }),
+                ) => {
+                    break PartitionEvent::Stopped { partition, path, error };
                 }
                 Err(error) => break PartitionEvent::Fatal { error },
             }
@@ -193,8 +226,8 @@ impl PartitionTask {
     async fn take(&mut self, event: SourceEvent, backoff: &mut Backoff) -> Result<Option<()>, PipelineError> {
         let event = match event {
             SourceEvent::Events { batch, reservation } => {
-                let Some(part) = self.decode(batch, reservation, backoff).await? else { return Ok(None) };
-                PartitionEvent::Part(part)
+                let Some(parts) = self.decode(batch, reservation, backoff).await? else { return Ok(None) };
+                parts
             }
             SourceEvent::Hole { partition, missing, cause } => {
                 if cause != HoleCause::Compaction {
@@ -219,10 +252,12 @@ impl PartitionTask {
     async fn decode(
         &mut self,
         batch: EventBatch,
-        mut reservation: Reservation,
+        reservation: Reservation,
         backoff: &mut Backoff,
-    ) -> Result<Option<Part>, PipelineError> {
-        let Some(range) = self.account_for(&batch)? else { return Ok(Some(self.nothing(batch, reservation))) };
+    ) -> Result<Option<PartitionEvent>, PipelineError> {
+        let Some(range) = self.account_for(&batch)? else {
+            return Ok(Some(PartitionEvent::Parts { parts: Vec::new(), filtered: 0 }));
+        };
         let batch = Arc::new(batch);
         let decoded = loop {
             match self.decoder.decode(Arc::clone(&batch)).await {
@@ -236,30 +271,62 @@ impl PartitionTask {
             }
         };
         backoff.reset();
-        let Decoded { batches, rejects } = decoded;
-        let events: Vec<_> = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
-        if let Some(&(sequence_number, enqueued_at_ms)) = events.last() {
+        if let Some(share) = &mut self.rejects {
+            let counted = share.count(Instant::now(), batch.events.len(), &decoded.rejects);
+            let partition = || batch.partition.to_string();
+            counted.map_err(|of| PipelineError::TooManyRejects { partition: partition(), of })?;
+        }
+        let routed = self.route(&batch, decoded).await?;
+        self.refuse_misfits(&routed).await?;
+        if let Some(last) = batch.events.last() {
+            let (sequence_number, enqueued_at_ms) = (last.sequence_number, last.enqueued_at);
             self.from.move_to(range.to, Some(LastSeen { sequence_number, enqueued_at_ms }));
         }
-        let partition = batch.partition.clone();
-        let last_offset = batch.events.last().map(|event| event.offset.clone()).unwrap_or_default();
-        let staged = Staged { partition, range, events, batches, encoded: None, rejects };
-        // From here on the rows are what is held, and the events are gone.
-        reservation.hold(staged.memory_bytes(), &self.budget);
-        Ok(Some(Part { path: self.from.path(), staged, reservation, last_offset }))
+        Ok(Some(self.parts(&batch, range, routed, reservation)))
     }
 
-    fn nothing(&self, batch: EventBatch, reservation: Reservation) -> Part {
-        let range = Range::new(0, 0);
-        let staged = Staged {
-            partition: batch.partition,
-            range,
-            events: Vec::new(),
-            batches: Vec::new(),
-            encoded: None,
-            rejects: Vec::new(),
-        };
-        Part { path: self.from.path(), staged, reservation, last_offset: String::new() }
+    async fn route(&self, batch: &Arc<EventBatch>, decoded: Decoded) -> Result<Routed, PipelineError> {
+        let failed = |source| PipelineError::Routing { partition: batch.partition.to_string(), source };
+        if batch.events.len() <= ROUTED_INLINE_MAX || self.router.is_trivial() {
+            return self.router.split(batch, decoded).map_err(failed);
+        }
+        let (router, of) = (Arc::clone(&self.router), Arc::clone(batch));
+        let routed = compute::spawn(move || router.split(&of, decoded)).await;
+        routed.map_err(|source| PipelineError::Task { task: "routing", source })?.map_err(failed)
+    }
+
+    /// Where a table isn't to meet new schemas, their rows go no further.
+    async fn refuse_misfits(&self, routed: &Routed) -> Result<(), PipelineError> {
+        for ((table, columns), share) in self.tables.iter().zip(&routed.shares) {
+            let columns = columns.borrow().clone();
+            if !columns.refuses() || share.batches.is_empty() {
+                continue;
+            }
+            let (table, batches) = (table.clone(), share.batches.clone());
+            let look = compute::spawn(move || evolve::refuse_misfits(&table, &columns, &batches));
+            look.await.map_err(|source| PipelineError::Task { task: "looking at columns", source })??;
+        }
+        Ok(())
+    }
+
+    /// A part for each table; the reservation is theirs from here on, since the rows are what is held, and the
+    /// events are gone.
+    fn parts(&self, batch: &EventBatch, range: Range, routed: Routed, mut reservation: Reservation) -> PartitionEvent {
+        let Routed { shares, filtered } = routed;
+        let last_offset = batch.events.last().map(|event| event.offset.as_str()).unwrap_or_default();
+        let staged: Vec<Staged> = shares
+            .into_iter()
+            .map(|Share { events, batches, rejects, elsewhere }| {
+                let partition = batch.partition.clone();
+                Staged { partition, range, events, elsewhere, batches, encoded: None, rejects }
+            })
+            .collect();
+        reservation.hold(staged.iter().map(Staged::memory_bytes).sum(), &self.budget);
+        let parts = staged.into_iter().enumerate().map(|(target, staged)| {
+            let reservation = reservation.split(staged.memory_bytes());
+            Part { target, path: self.from.path(), staged, reservation, last_offset: last_offset.to_owned() }
+        });
+        PartitionEvent::Parts { parts: parts.collect(), filtered }
     }
 
     /// What the events of a batch account for: exactly their own numbers; on a live source with holes all

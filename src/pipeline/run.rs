@@ -1,6 +1,6 @@
 //! The event loop of one pipeline: takes in decoded events, commits them in groups.
 //!
-//! A flush runs beside the loop and owns the table's writer meanwhile; the loop goes on
+//! A flush runs beside the loop and owns its table's writer meanwhile; the loop goes on
 //! taking in. A flush that fails keeps its events and is tried again with backoff, before
 //! anything that came later.
 
@@ -8,7 +8,10 @@ mod ahead;
 mod capture;
 mod flush;
 mod gaps;
+mod opening;
 mod summary;
+mod taking;
+mod target;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,33 +22,37 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::ahead::{Ahead, Encoded};
+use self::ahead::Encoded;
 use self::capture::{Captures, Looked};
 use self::flush::FlushEnded;
 use self::gaps::{Gaps, LookedAtTable};
+use self::opening::{Opened, Parts, open};
 pub use self::summary::{PipelineSummary, peak_rss_bytes};
+use self::target::{Target, encoded};
 use super::PipelineError;
 use super::announcements::Announcement;
-use super::checkpoints::Checkpoints;
+use super::checkpoints::{Checkpoints, Committed};
 use super::generations::generations;
 use super::lock::PipelineLock;
-use super::partition::{EventsFrom, Part, PartitionEvent, PartitionTask, ReadPath, report};
-use super::setup::{self, PartitionStart, Places};
+use super::partition::{EventsFrom, PartitionEvent, PartitionTask, ReadPath, report};
+use super::reject_share::RejectShare;
+use super::routes::Router;
+use super::setup::{self, PartitionStart};
 use super::status::{PipelineStatus, State};
 use crate::checkpoint::PartitionKey;
-use crate::config::spec::{PipelineSpec, ProjectSpec, Start};
+use crate::config::spec::{PipelineSpec, ProjectSpec};
 use crate::decode::Decoder;
 use crate::error::{Classify as _, Retry};
+use crate::fault_points::FaultPoints;
 use crate::memory::MemoryBudget;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::SinkError;
-use crate::sink::delta::fault_points::FaultPoints;
 use crate::sink::delta::files::FileError;
 use crate::sink::delta::writer::TableWriter;
-use crate::source::capture::{CaptureSource, EnqueuedBetween, Listing};
+use crate::source::HoleCause;
+use crate::source::capture::{EnqueuedBetween, Listing};
 use crate::source::event_hubs::EventHubsSource;
-use crate::source::{HoleCause, SourceError};
 use crate::telemetry::metrics;
 
 /// Decoded batches that wait for the loop. It never does more than put them aside, so a few
@@ -75,39 +82,39 @@ pub struct PipelineOptions {
 
 pub struct Pipeline {
     spec: PipelineSpec,
-    /// The table's name, for words and labels.
+    /// The first table's name, for words and labels of the pipeline as a whole.
     table: String,
     options: PipelineOptions,
     /// None in a backfill, which asks no hub.
     source: Option<Arc<EventHubsSource>>,
     captures: Captures,
-    gaps: Gaps,
+    /// Every table that it writes; that of `[sink]` comes first.
+    targets: Vec<Target>,
     decoder: Arc<Decoder>,
+    router: Arc<Router>,
     checkpoints: Arc<Checkpoints>,
     budget: MemoryBudget,
     status: PipelineStatus,
     shutdown: Shutdown,
     _lock: Option<PipelineLock>,
-    /// Here between flushes, with the flush while one runs; gone for good after an error that can't pass.
-    writer: Option<TableWriter>,
     partitions: JoinSet<()>,
     /// Cancelled to end every partition's reading.
     stop_reading: CancellationToken,
     sender: mpsc::Sender<PartitionEvent>,
     receiver: mpsc::Receiver<PartitionEvent>,
-    /// Events taken in and not yet settled by a commit.
-    in_flight: BTreeMap<PartitionKey, u64>,
     /// When the newest event taken in was enqueued, epoch ms.
     taken_at_ms: BTreeMap<PartitionKey, i64>,
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
-    /// What waits for a flush.
-    pending: Ahead,
-    pending_since: Option<Instant>,
+    /// Partitions that are read no more until the next start, and why.
+    stopped: BTreeMap<PartitionKey, PipelineError>,
     flush: JoinSet<FlushEnded>,
-    /// Not before this is a failed flush tried again.
-    retry_at: Option<Instant>,
-    backoff: Backoff,
+    looking_at_tables: JoinSet<(usize, LookedAtTable)>,
+    /// Checkpoints that every table has passed by now.
+    to_publish: BTreeMap<PartitionKey, Committed>,
+    /// A flush has ended since the last publishing began.
+    is_publishing_due: bool,
+    publishing: JoinSet<()>,
     /// When readers that haven't ended after a stop are dropped.
     drop_readers_at: Option<Instant>,
     added: JoinSet<Result<Vec<String>, PipelineError>>,
@@ -121,10 +128,10 @@ enum Event {
     Partition(Option<PartitionEvent>),
     FlushEnded(Box<FlushEnded>),
     FlushLost(tokio::task::JoinError),
-    Encoded(Result<Result<Encoded, FileError>, tokio::task::JoinError>),
+    Encoded(usize, Result<Result<Encoded, FileError>, tokio::task::JoinError>),
     Added(Result<Vec<String>, PipelineError>),
     Looked(Looked),
-    LookedAtTable(LookedAtTable),
+    LookedAtTable(usize, LookedAtTable),
     /// A blob was announced; nothing, when no more announcements come.
     Announced(Option<Announcement>),
     /// It may be time to flush or to look for partitions.
@@ -147,11 +154,11 @@ impl Pipeline {
         status: PipelineStatus,
         shutdown: Shutdown,
     ) -> Result<Option<Self>, PipelineError> {
-        let parts = Parts::of(project, spec)?;
+        let mut parts = Parts::of(project, spec)?;
         let group = if spec.is_live { &*spec.source.consumer_group } else { "captures" };
         let lock = PipelineLock::take(&parts.places.state, &spec.name, group)?;
         let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
-        let (source, writer, starts) = loop {
+        let Opened { source, writers, starts, router } = loop {
             let opened = open(project, spec, &parts, &options);
             let opened = tokio::select! {
                 opened = opened => opened,
@@ -179,7 +186,8 @@ impl Pipeline {
                 }
             }
         };
-        let mut pipeline = Self::new(spec, parts, source, writer, options, status, shutdown);
+        parts.router = router;
+        let mut pipeline = Self::new(spec, parts, source, writers, options, status, shutdown);
         pipeline._lock = Some(lock);
         if !spec.is_live || announcements.is_some() {
             pipeline.captures.generations = generations(project, spec, EnqueuedBetween::default())?;
@@ -199,14 +207,16 @@ impl Pipeline {
         spec: &PipelineSpec,
         parts: Parts,
         source: Option<Arc<EventHubsSource>>,
-        writer: TableWriter,
+        writers: Vec<TableWriter>,
         options: PipelineOptions,
         status: PipelineStatus,
         shutdown: Shutdown,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let budget = MemoryBudget::new(usize::try_from(spec.sink.max_in_flight_bytes.as_u64()).unwrap_or(usize::MAX));
-        let pending = Ahead::new(writer.encoder(), budget.clone());
+        let targets = spec.sinks().zip(writers);
+        let target = |(sink, writer)| Target::new(sink, writer, &budget, Gaps::new(spec, sink, &parts.places));
+        let targets = targets.map(target).collect();
         status.change(|snapshot| {
             snapshot.state = State::Running;
             snapshot.error = None;
@@ -216,9 +226,10 @@ impl Pipeline {
             table: spec.sink.table.to_string(),
             options,
             source,
-            gaps: Gaps::new(spec, &parts.places),
+            targets,
             captures: Captures::new(parts.captures),
             decoder: parts.decoder,
+            router: parts.router,
             checkpoints: parts.checkpoints,
             budget,
             status,
@@ -228,15 +239,14 @@ impl Pipeline {
             partitions: JoinSet::new(),
             sender,
             receiver,
-            in_flight: BTreeMap::new(),
             taken_at_ms: BTreeMap::new(),
             reading: BTreeMap::new(),
-            pending,
-            pending_since: None,
-            writer: Some(writer),
+            stopped: BTreeMap::new(),
             flush: JoinSet::new(),
-            retry_at: None,
-            backoff: Backoff::new(PAUSE, LONGEST_PAUSE),
+            looking_at_tables: JoinSet::new(),
+            to_publish: BTreeMap::new(),
+            is_publishing_due: false,
+            publishing: JoinSet::new(),
             drop_readers_at: None,
             added: JoinSet::new(),
             look_at: Instant::now() + LOOK_FOR_PARTITIONS_EVERY,
@@ -255,6 +265,7 @@ impl Pipeline {
         loop {
             self.drop_readers_if_due();
             self.flush_if_due();
+            self.publish_if_due();
             self.look_for_partitions();
             self.heal_if_due().await;
             self.look_at_gaps_if_due();
@@ -270,19 +281,19 @@ impl Pipeline {
                     self.fail(PipelineError::Task { task: "flush", source });
                     break;
                 }
-                Event::Encoded(Ok(Ok(encoded))) => self.pending.take_encoded(encoded),
-                Event::Encoded(Ok(Err(source))) => {
+                Event::Encoded(at, Ok(Ok(encoded))) => self.targets[at].pending.take_encoded(encoded),
+                Event::Encoded(at, Ok(Err(source))) => {
                     // Its events are gone, and nothing may be committed over them.
-                    self.fail(SinkError::File { table: self.table.clone(), source }.into());
+                    self.fail(SinkError::File { table: self.targets[at].table.clone(), source }.into());
                     break;
                 }
-                Event::Encoded(Err(source)) => {
+                Event::Encoded(_, Err(source)) => {
                     self.fail(PipelineError::Task { task: "encoding", source });
                     break;
                 }
                 Event::Added(found) => self.take_added(found).await,
                 Event::Looked(looked) => self.take_looked(looked),
-                Event::LookedAtTable(looked) => self.take_looked_at_table(looked),
+                Event::LookedAtTable(at, looked) => self.take_looked_at_table(at, looked),
                 Event::Announced(announced) => self.captures.take_announced(announced),
                 Event::Stop => self.drain(),
                 Event::Abort => {
@@ -295,8 +306,10 @@ impl Pipeline {
         }
         self.stop_reading.cancel();
         self.partitions.abort_all();
-        for partition in self.in_flight.keys().cloned().collect::<Vec<_>>() {
-            self.move_in_flight(&partition, |_| 0);
+        for at in 0..self.targets.len() {
+            for partition in self.targets[at].in_flight.keys().cloned().collect::<Vec<_>>() {
+                self.move_in_flight(at, &partition, |_| 0);
+            }
         }
         // Beside the end, not in its way: what isn't kept is looked into again.
         tokio::select! {
@@ -310,7 +323,8 @@ impl Pipeline {
         }
         self.summary.seconds = began.elapsed().as_secs_f64();
         self.summary.peak_rss_bytes = peak_rss_bytes();
-        match self.failure.take() {
+        let stopped = std::mem::take(&mut self.stopped).into_values().next();
+        match self.failure.take().or(stopped) {
             Some(error) => {
                 self.status.change(|snapshot| {
                     snapshot.state = State::Failed;
@@ -329,8 +343,7 @@ impl Pipeline {
         let tick = self.next_tick();
         let is_draining = self.stop_reading.is_cancelled();
         let is_flushing = !self.flush.is_empty();
-        let may_make_room = self.pending.may_make_room()
-            || (self.writer.is_some() && self.pending.may_flush_early() && self.retry_at.is_none());
+        let may_make_room = self.may_make_room();
         // Each branch is cancel-safe: receiving and joining lose nothing when dropped.
         tokio::select! {
             biased;
@@ -340,7 +353,11 @@ impl Pipeline {
                 Ok(ended) => Event::FlushEnded(Box::new(ended)),
                 Err(error) => Event::FlushLost(error),
             },
-            Some(encoded) = self.pending.encoded() => Event::Encoded(encoded),
+            (at, encoded) = encoded(&mut self.targets) => Event::Encoded(at, encoded),
+            Some(published) = self.publishing.join_next() => {
+                told_if_lost(published, "publishing");
+                Event::Tick
+            }
             Some(found) = self.added.join_next() => match found {
                 Ok(found) => Event::Added(found),
                 Err(source) => Event::Added(Err(PipelineError::Task { task: "looking for partitions", source })),
@@ -348,15 +365,15 @@ impl Pipeline {
             Some(looked) = self.captures.looking.join_next() => Event::Looked(looked.unwrap_or_else(|source| {
                 Looked::All(Err(PipelineError::Task { task: "looking at captures", source }))
             })),
-            Some(looked) = self.gaps.looking.join_next() => Event::LookedAtTable(looked.unwrap_or_else(|source| {
-                Err(PipelineError::Task { task: "looking at the table", source })
-            })),
+            Some(looked) = self.looking_at_tables.join_next() => {
+                told_if_lost(looked, "looking at a table").map_or(Event::Tick, |(at, looked)| {
+                    Event::LookedAtTable(at, looked)
+                })
+            }
             announced = capture::announced(&mut self.captures.announcements) => Event::Announced(announced),
             event = self.receiver.recv() => Event::Partition(event),
             () = self.budget.contended(), if may_make_room => {
-                if !self.pending.make_room() {
-                    self.pending_since = Some(Instant::now() - self.patience());
-                }
+                self.make_room();
                 Event::Tick
             }
             () = tokio::time::sleep_until(tick.into()) => Event::Tick,
@@ -364,12 +381,10 @@ impl Pipeline {
     }
 
     fn next_tick(&self) -> Instant {
-        let due = match (self.retry_at, self.pending_since) {
-            (Some(retry_at), _) => Some(retry_at),
-            (None, Some(since)) => Some(since + self.patience()),
-            (None, None) => None,
-        };
-        let flush_at = if self.writer.is_some() && !self.pending.is_closing() { due } else { None };
+        // Where as many flush as may, or somebody waits for all of them to end, the end of one wakes.
+        let waits = self.targets.len() > 1 && self.waits_for_ledgers() && !self.flush.is_empty();
+        let may_begin = self.flush.len() < flush::FLUSHES_AT_ONCE && !waits;
+        let flush_at = self.targets.iter().filter_map(Target::flush_at).min().filter(|_| may_begin);
         let soonest = [flush_at, self.drop_readers_at, self.captures.due_at(), self.gaps_due_at()]
             .into_iter()
             .flatten()
@@ -377,24 +392,25 @@ impl Pipeline {
         soonest.max(Instant::now())
     }
 
-    /// How long events may wait. Coverage without rows is committed more rarely: it makes
-    /// versions and nobody reads anything new from them.
-    fn patience(&self) -> Duration {
-        if self.pending.has_rows() { self.spec.sink.commit_every } else { self.spec.sink.coverage_every }
-    }
-
     fn is_done(&self) -> bool {
         self.reading.is_empty()
             && !self.captures.is_at_work()
             && self.receiver.is_empty()
             && self.flush.is_empty()
-            && (self.pending.is_empty() || self.failure.is_some())
+            && !self.is_publishing_due
+            && self.publishing.is_empty()
+            && (self.targets.iter().all(|target| target.pending.is_empty()) || self.failure.is_some())
             && (self.stop_reading.is_cancelled() || self.options.until_caught_up)
+    }
+
+    /// Whether every table's ledger is at hand. During a flush it isn't.
+    fn has_ledgers(&self) -> bool {
+        self.targets.iter().all(|target| target.writer.is_some())
     }
 
     fn take(&mut self, event: PartitionEvent) {
         match event {
-            PartitionEvent::Part(part) => self.take_part(part),
+            PartitionEvent::Parts { parts, filtered } => self.take_parts(parts, filtered),
             PartitionEvent::Hole { partition, missing, cause } => self.take_hole(partition, missing, cause),
             PartitionEvent::BlobRead { path, numbers } => {
                 self.summary.blobs += 1;
@@ -428,6 +444,7 @@ impl Pipeline {
             PartitionEvent::Ended { partition, path: ReadPath::Live } => {
                 self.reading.remove(&partition);
             }
+            PartitionEvent::Stopped { partition, path, error } => self.take_stopped(partition, path, error),
             PartitionEvent::Fatal { error } => {
                 self.reading.clear();
                 self.captures.clear();
@@ -436,54 +453,38 @@ impl Pipeline {
         }
     }
 
-    fn take_part(&mut self, part: Part) {
-        let received = part.staged.events.len() as u64;
-        if received == 0 {
-            return;
+    /// The others go on; the run ends with the error when it ends. With nothing left to read that is now.
+    fn take_stopped(&mut self, partition: PartitionKey, path: ReadPath, error: PipelineError) {
+        let text = report(&error);
+        tracing::error!(
+            pipeline = self.spec.name,
+            partition = &*partition.partition,
+            error = text,
+            "a partition stops"
+        );
+        let (pipeline, table, name) = self.labels(&partition);
+        metrics::partition_failure(pipeline, table, name);
+        metrics::partition_stopped(pipeline, table, name, true);
+        self.status.change(|snapshot| snapshot.error = Some(text.clone()));
+        self.status.partition(&partition.partition, |held| {
+            held.stopped = true;
+            held.last_error = Some(text);
+        });
+        match path {
+            ReadPath::Capture => self.captures.ended(),
+            ReadPath::Live => drop(self.reading.remove(&partition)),
         }
-        self.summary.received += received;
-        let (pipeline, table, partition) = self.labels(&part.staged.partition);
-        metrics::received(pipeline, table, partition, received, part.reservation.bytes() as u64);
-        self.status.change(|snapshot| snapshot.received += received);
-        if part.path == ReadPath::Live {
-            self.status.partition(&part.staged.partition.partition, |held| {
-                held.position = Some(part.staged.range.to);
-                held.last_error = None;
-            });
-            if let Some((_, enqueued_at_ms)) = part.staged.events.last() {
-                self.taken_at_ms.insert(part.staged.partition.clone(), *enqueued_at_ms);
-            }
+        self.stopped.insert(partition, error);
+        if self.reading.is_empty() && !self.captures.is_at_work() {
+            self.end_reading();
         }
-        self.move_in_flight(&part.staged.partition, |held| held + received);
-        self.pending_since.get_or_insert_with(Instant::now);
-        self.pending.push(part);
-    }
-
-    fn move_in_flight(&mut self, partition: &PartitionKey, change: impl FnOnce(u64) -> u64) {
-        let held = self.in_flight.entry(partition.clone()).or_default();
-        let before = std::mem::replace(held, change(*held));
-        let moved = *held as f64 - before as f64;
-        let (pipeline, table, partition) = self.labels(partition);
-        metrics::in_flight(pipeline, table, partition, moved);
-    }
-
-    /// Until retention takes the oldest event that waits, at least: it is not older than the
-    /// newest one taken in.
-    fn tell_time_left(&self, partition: &PartitionKey, lag: u64) {
-        let now_ms = chrono::Utc::now().timestamp_millis();
-        let oldest_ms = if lag == 0 { Some(now_ms) } else { self.taken_at_ms.get(partition).copied() };
-        let (Some(retention), Some(oldest_ms)) = (self.spec.source.retention, oldest_ms) else { return };
-        let left = retention.as_secs_f64() - (now_ms - oldest_ms) as f64 / 1000.0;
-        let (pipeline, table, partition) = self.labels(partition);
-        metrics::seconds_to_data_loss(pipeline, table, partition, left);
-    }
-
-    fn labels<'a>(&'a self, partition: &'a PartitionKey) -> (&'a str, &'a str, &'a str) {
-        (&self.spec.name, &self.table, &partition.partition)
     }
 
     fn read(&mut self, start: PartitionStart) {
         let partition = start.read.partition.clone();
+        for (target, begins) in self.targets.iter_mut().zip(start.begins) {
+            target.begins.extend(begins.map(|begins| (partition.clone(), begins)));
+        }
         for lost in start.lost {
             self.take_hole(partition.clone(), lost, HoleCause::Retention);
         }
@@ -493,6 +494,8 @@ impl Pipeline {
             held.until = start.read.until;
             held.position = Some(start.read.position);
         });
+        let (pipeline, table, name) = self.labels(&partition);
+        metrics::partition_stopped(pipeline, table, name, false);
         self.reading.insert(partition, ());
         let Some(source) = self.source.clone() else { return };
         self.spawn(EventsFrom::Live { source, read: start.read });
@@ -502,8 +505,11 @@ impl Pipeline {
         let task = PartitionTask {
             from,
             decoder: Arc::clone(&self.decoder),
+            router: Arc::clone(&self.router),
+            tables: self.targets.iter().map(|target| (target.table.clone(), target.columns.subscribe())).collect(),
             budget: self.budget.clone(),
             dense: self.spec.source.dense,
+            rejects: self.spec.sink.reject_limit.map(RejectShare::new),
             events: self.sender.clone(),
             stop: self.stop_reading.child_token(),
         };
@@ -539,6 +545,7 @@ impl Pipeline {
         }
     }
 
+    /// One partition is read no more; the others go on.
     fn fail(&mut self, error: PipelineError) {
         tracing::error!(pipeline = self.spec.name, error = report(&error), "the pipeline stops");
         self.end_reading();
@@ -547,8 +554,8 @@ impl Pipeline {
 }
 
 impl Pipeline {
-    /// Starts partitions that the hub has and nobody reads yet. Needs the writer, so it waits
-    /// for the next look when a flush has it.
+    /// Starts partitions that the hub has and nobody reads yet. Needs the writers, so it waits
+    /// for the next look when a flush has one.
     async fn take_added(&mut self, found: Result<Vec<String>, PipelineError>) {
         let found = match found {
             Ok(found) => found,
@@ -557,14 +564,20 @@ impl Pipeline {
                 return;
             }
         };
-        let known: Vec<String> = self.reading.keys().map(|key| key.partition.to_string()).collect();
+        let known = self.reading.keys().chain(self.stopped.keys());
+        let known: Vec<String> = known.map(|key| key.partition.to_string()).collect();
         let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
         let Some(source) = self.source.clone() else { return };
-        let Some(mut writer) = self.writer.take_if(|_| !new.is_empty()) else { return };
+        if new.is_empty() || !self.has_ledgers() {
+            return;
+        }
+        let mut writers: Vec<TableWriter> = self.targets.iter_mut().filter_map(|target| target.writer.take()).collect();
         // A partition that was just added has no history but what the hub still holds.
         let captured = Listing::default();
-        let started = setup::starts(&source, &self.checkpoints, &mut writer, &self.spec, &new, &captured, false).await;
-        self.writer = Some(writer);
+        let started = setup::starts(&source, &self.checkpoints, &mut writers, &self.spec, &new, &captured, false).await;
+        for (target, writer) in self.targets.iter_mut().zip(writers) {
+            target.writer = Some(writer);
+        }
         match started {
             Ok(starts) => starts.into_iter().for_each(|start| self.read(start)),
             Err(error) => {
@@ -591,48 +604,7 @@ impl Pipeline {
     }
 }
 
-/// What a pipeline is made of, before hub and table are asked.
-struct Parts {
-    places: Places,
-    captures: Option<Arc<CaptureSource>>,
-    decoder: Arc<Decoder>,
-    checkpoints: Arc<Checkpoints>,
-}
-
-impl Parts {
-    fn of(project: &ProjectSpec, spec: &PipelineSpec) -> Result<Self, PipelineError> {
-        let places = Places::of(project)?;
-        let decoder = Arc::new(setup::decoder(project, spec, &places)?);
-        let checkpoints = Arc::new(Checkpoints::open(project, spec)?);
-        Ok(Self { captures: setup::captures(project, spec)?, places, decoder, checkpoints })
-    }
-}
-
-async fn open(
-    project: &ProjectSpec,
-    spec: &PipelineSpec,
-    parts: &Parts,
-    options: &PipelineOptions,
-) -> Result<(Option<Arc<EventHubsSource>>, TableWriter, Vec<PartitionStart>), PipelineError> {
-    if !spec.is_live {
-        let table = setup::table_spec(spec, &parts.places, options.fault_points.clone())?;
-        return Ok((None, TableWriter::open(table).await?, Vec::new()));
-    }
-    let source = setup::connect(project, spec).await?;
-    let partitions = source.hub().await?.partitions;
-    let mut writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
-    let is_new = |partition: &String| {
-        let partition = PartitionKey::new(source.id().clone(), partition.as_str());
-        writer.ledger().partition(&partition).and_then(|held| held.start()).is_none()
-    };
-    let captured = match &parts.captures {
-        Some(captures) if spec.source.start == Start::Capture && partitions.iter().any(is_new) => {
-            captures.list(None).await.map_err(SourceError::from)?
-        }
-        _ => Listing::default(),
-    };
-    let checkpoints = &parts.checkpoints;
-    let catch_up = options.until_caught_up;
-    let starts = setup::starts(&source, checkpoints, &mut writer, spec, &partitions, &captured, catch_up).await?;
-    Ok((Some(source), writer, starts))
+/// Nothing rests on such a task; that it was lost is told.
+fn told_if_lost<T>(ended: Result<T, tokio::task::JoinError>, task: &'static str) -> Option<T> {
+    ended.inspect_err(|error| tracing::error!(task, %error, "a task was lost")).ok()
 }

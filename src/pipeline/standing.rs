@@ -5,15 +5,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use super::gaps::{Lacking, accepted_of, lacking};
+use super::maintenance::{self, LastMaintenance};
 use super::schedule::{self, ScheduleStatus};
 use super::{PipelineError, partition, setup};
 use crate::catalog::table_location;
 use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
-use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::config::spec::{PipelineSpec, ProjectSpec, SinkSpec};
 use crate::sink::delta::gaps::AcceptedGaps;
 use crate::sink::delta::ledger::{ReadLedger, read_ledger};
 use crate::source::PartitionProperties;
@@ -21,6 +22,9 @@ use crate::source::PartitionProperties;
 /// How long a hub may take to say what it holds: longer than a slow answer, shorter than the
 /// patience of who asked.
 const HUB_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
+
+/// How many tables of a pipeline are read at once.
+const TABLES_AT_ONCE: usize = 8;
 
 /// How many pipelines are looked at at once; each opens a connection.
 const PIPELINES_AT_ONCE: usize = 8;
@@ -59,8 +63,11 @@ pub struct PipelineStanding {
     pub name: String,
     pub owner: String,
     pub state: StandingState,
+    /// The table of `[sink]`, and its newest commit.
     pub table: String,
     pub last_commit: Option<LastCommitAt>,
+    /// The tables that routes name, where there are any.
+    pub routed_tables: Vec<TableStanding>,
     /// Why the hub can't be asked.
     pub error: Option<String>,
     /// Numbers that the table lacks, of every source that it knows, and nobody has accepted.
@@ -69,6 +76,17 @@ pub struct PipelineStanding {
     pub accepted_gap_events: u64,
     pub partitions: Vec<PartitionStanding>,
     pub schedule: Option<ScheduleStatus>,
+    /// Null before the table was maintained for the first time, and where that isn't known any more.
+    pub maintenance: Option<LastMaintenance>,
+}
+
+/// Where one of several tables stands. Of the partitions the pipeline shows the one that is farthest behind.
+#[derive(Debug, Clone, Serialize)]
+pub struct TableStanding {
+    pub table: String,
+    pub last_commit: Option<LastCommitAt>,
+    pub gap_events: u64,
+    pub accepted_gap_events: u64,
 }
 
 /// Our newest commit. Its time is gone once its entry of the log is.
@@ -111,9 +129,8 @@ pub async fn standings(project: &ProjectSpec) -> Result<Vec<PipelineStanding>, P
 
 async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<PipelineStanding, PipelineError> {
     let places = setup::Places::of(project)?;
-    let table = pipeline.sink.table.to_string();
-    let location = table_location(&places.lake, &pipeline.sink.table);
-    let (read, hub) = tokio::join!(read_ledger(&location, &table), async {
+    let reading = futures::stream::iter(pipeline.sinks().map(|sink| read_table(&places, sink)));
+    let (read, hub) = tokio::join!(reading.buffered(TABLES_AT_ONCE).try_collect::<Vec<_>>(), async {
         match pipeline.is_live {
             true => ask(project, pipeline).await.map(Some),
             false => Ok(None),
@@ -125,36 +142,93 @@ async fn standing(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<Pipe
         Err(error) => (None, Some(error)),
     };
     let source = setup::source_of(project, pipeline)?;
-    let accepted = match &read {
-        Some(read) => accepted_of(&places.lake, &table, &read.table_id).await,
-        None => AcceptedGaps::default(),
-    };
-    let partitions = partitions(pipeline, read.as_ref(), &accepted, &source, hub.as_deref(), Utc::now());
-    let elsewhere = gaps_elsewhere(read.as_ref(), &accepted, &source, &partitions);
-    let state = match (&read, &error) {
+    let now = Utc::now();
+    let (mut stands, mut tables) = (Vec::new(), Vec::new());
+    for ReadTable { table, read, accepted } in &read {
+        let partitions = partitions(pipeline, read.as_ref(), accepted, &source, hub.as_deref(), now);
+        let elsewhere = gaps_elsewhere(read.as_ref(), accepted, &source, &partitions);
+        tables.push(TableStanding {
+            table: table.clone(),
+            last_commit: match read {
+                Some(read) => last_commit(read).await?,
+                None => None,
+            },
+            gap_events: elsewhere.open + partitions.iter().map(|partition| partition.gap_events).sum::<u64>(),
+            accepted_gap_events: elsewhere.accepted
+                + partitions.iter().map(|partition| partition.accepted_gap_events).sum::<u64>(),
+        });
+        // A table that isn't there yet begins where the others are.
+        if read.is_some() || stands.is_empty() {
+            stands.push(partitions);
+        }
+    }
+    let partitions = farthest_behind(stands);
+    let state = match (read.iter().any(|table| table.read.is_some()), &error) {
         (_, Some(_)) => StandingState::Unreachable,
-        (None, None) => StandingState::New,
+        (false, None) => StandingState::New,
         _ if !pipeline.is_live => StandingState::Captured,
         _ if partitions.iter().all(|partition| partition.lag_events == Some(0)) => StandingState::Idle,
         _ => StandingState::Behind,
     };
-    let last_commit = match &read {
-        Some(read) => last_commit(read).await?,
-        None => None,
-    };
+    let (gap_events, accepted_gap_events) = tables
+        .iter()
+        .fold((0, 0), |(open, accepted), table| (open + table.gap_events, accepted + table.accepted_gap_events));
+    let first = tables.remove(0);
     Ok(PipelineStanding {
         name: pipeline.name.clone(),
         owner: pipeline.owner.clone(),
         state,
-        table,
-        last_commit,
+        table: first.table,
+        last_commit: first.last_commit,
+        routed_tables: tables,
         error,
-        gap_events: elsewhere.open + partitions.iter().map(|partition| partition.gap_events).sum::<u64>(),
-        accepted_gap_events: elsewhere.accepted
-            + partitions.iter().map(|partition| partition.accepted_gap_events).sum::<u64>(),
+        gap_events,
+        accepted_gap_events,
         partitions,
         schedule: schedule::standing(&places, pipeline).await?,
+        maintenance: maintenance::standing(&places, &pipeline.sink.table).await,
     })
+}
+
+/// A table's ledger, where there is one, and what was accepted of it.
+struct ReadTable {
+    table: String,
+    read: Option<ReadLedger>,
+    accepted: AcceptedGaps,
+}
+
+async fn read_table(places: &setup::Places, sink: &SinkSpec) -> Result<ReadTable, PipelineError> {
+    let table = sink.table.to_string();
+    let read = read_ledger(&table_location(&places.lake, &sink.table), &table).await?;
+    let accepted = match &read {
+        Some(read) => accepted_of(&places.lake, &table, &read.table_id).await,
+        None => AcceptedGaps::default(),
+    };
+    Ok(ReadTable { table, read, accepted })
+}
+
+/// Of each partition what the table says that is farthest behind, with the gaps of all tables.
+fn farthest_behind(stands: Vec<Vec<PartitionStanding>>) -> Vec<PartitionStanding> {
+    let mut farthest: Vec<PartitionStanding> = Vec::new();
+    for mut stood in stands.into_iter().flatten() {
+        match farthest.iter_mut().find(|held| held.partition == stood.partition) {
+            Some(held) => {
+                let gaps = (held.gap_events + stood.gap_events, held.accepted_gap_events + stood.accepted_gap_events);
+                let left = [held.seconds_to_data_loss, stood.seconds_to_data_loss].into_iter().flatten();
+                let left = left.min_by(f64::total_cmp);
+                // A partition that one of them doesn't know yet begins where the others are.
+                if stood.position.is_some() && (held.position.is_none() || stood.position < held.position) {
+                    std::mem::swap(held, &mut stood);
+                }
+                held.seconds_to_data_loss = left;
+                (held.gap_events, held.accepted_gap_events) = gaps;
+            }
+            None => farthest.push(stood),
+        }
+    }
+    // Partitions are numbers written as text: "10" after "9".
+    farthest.sort_by_key(|partition| (partition.partition.len(), partition.partition.clone()));
+    farthest
 }
 
 async fn last_commit(read: &ReadLedger) -> Result<Option<LastCommitAt>, PipelineError> {

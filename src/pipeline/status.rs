@@ -45,6 +45,8 @@ pub struct PartitionStatus {
     /// Numbers that the table lacks and that nobody has accepted as missing.
     pub gap_events: u64,
     pub last_error: Option<String>,
+    /// Too many of its events were rejected: it is read no more, until the next start.
+    pub stopped: bool,
 }
 
 /// A snapshot of one pipeline.

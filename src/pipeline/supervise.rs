@@ -7,14 +7,18 @@ use tokio::task::JoinSet;
 
 use super::PipelineError;
 use super::announcements::{self, Announcement};
+use super::dead_letters;
+use super::maintenance;
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
 use super::schedule::Scheduled;
 use super::spool::Spool;
 use super::status::{PipelineStatus, State};
+use super::transforms::{TransformOptions, TransformSummary, Transforms, first_failure};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::fault_points::FaultPoints;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 use crate::source::capture::EnqueuedBetween;
+use crate::transform::run::engine::Refresh;
 
 /// How a project runs.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +36,8 @@ pub struct RunOptions {
 #[derive(Debug, Default, serde::Serialize)]
 pub struct RunSummary {
     pub pipelines: Vec<PipelineSummary>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub transforms: Vec<TransformSummary>,
 }
 
 /// The pipelines that `options` name, with a status of each.
@@ -81,6 +87,13 @@ pub async fn run_selected(
     let listens = |pipeline: &&PipelineSpec| !options.until_caught_up && pipeline.capture.is_some();
     let specs = selected.iter().map(|(spec, _)| *spec).filter(listens);
     let (listening, mut announcements) = announcements::listen(project, specs, options.spool.clone(), &shutdown)?;
+    let transforms = transforms_of(project, &options, &shutdown)?;
+    let transforming = async {
+        match &transforms {
+            Some(transforms) if !options.until_caught_up => transforms.run().await,
+            _ => Ok(()),
+        }
+    };
     let mut running = JoinSet::new();
     for (spec, status) in selected {
         let announcements = announcements.remove(&spec.name);
@@ -88,7 +101,15 @@ pub async fn run_selected(
         let (options, shutdown) = (options.clone(), shutdown.clone());
         running.spawn(async move {
             let name = spec.name.clone();
+            // What is done to dead letters in time goes with what belongs to it.
+            let mut beside = JoinSet::new();
+            if !options.until_caught_up && spec.sink.dead_letters_retention.is_some() {
+                let (project, spec, shutdown) = (project.clone(), spec.clone(), shutdown.clone());
+                let fault_points = options.fault_points.clone();
+                beside.spawn(async move { dead_letters::keep(&project, &spec, fault_points, shutdown).await });
+            }
             let ended = run_one(&project, &spec, options, announcements, status.clone(), shutdown).await;
+            beside.shutdown().await;
             if let Err(error) = &ended {
                 status.change(|snapshot| {
                     snapshot.state = State::Failed;
@@ -98,9 +119,68 @@ pub async fn run_selected(
             ended.map_err(|source| PipelineError::Stopped { pipeline: name, source: Box::new(source) })
         });
     }
-    let ended = all_of(running).await;
+    let maintaining = maintain_beside(project, &options, &shutdown);
+    let reads = !running.is_empty();
+    let pipelines = async {
+        let ended = all_of(running).await;
+        // Where all have failed nobody has said that it is to stop.
+        if reads && !options.until_caught_up {
+            shutdown.stop();
+        }
+        ended
+    };
+    let (ended, transformed) = tokio::join!(pipelines, transforming);
+    end(maintaining, &shutdown).await;
     listening.end().await;
-    ended
+    let mut summary = ended?;
+    transformed?;
+    if let Some(transforms) = transforms.filter(|_| options.until_caught_up) {
+        transform_once(&transforms, &mut summary).await?;
+    }
+    Ok(summary)
+}
+
+/// Looks after the tables meanwhile. A run that is to end by itself leaves them to who comes next.
+fn maintain_beside(project: &ProjectSpec, options: &RunOptions, shutdown: &Shutdown) -> JoinSet<()> {
+    let mut beside = JoinSet::new();
+    if !options.until_caught_up {
+        let mut project = project.clone();
+        if !options.pipelines.is_empty() {
+            project.pipelines.retain(|pipeline| options.pipelines.contains(&pipeline.name));
+            project.transforms.clear();
+        }
+        let shutdown = shutdown.clone();
+        beside.spawn(async move { maintenance::background::run(&project, &shutdown).await });
+    }
+    beside
+}
+
+/// Lets it come to its end, which it does once it is told to stop.
+async fn end(mut beside: JoinSet<()>, shutdown: &Shutdown) {
+    tokio::select! {
+        _ = beside.join_next() => {}
+        () = shutdown.aborting() => beside.shutdown().await,
+    }
+}
+
+/// The project's transforms, where not only some pipelines are to run.
+fn transforms_of(
+    project: &ProjectSpec,
+    options: &RunOptions,
+    shutdown: &Shutdown,
+) -> Result<Option<Transforms>, PipelineError> {
+    if !options.pipelines.is_empty() || project.transforms.is_empty() {
+        return Ok(None);
+    }
+    let transform_options =
+        TransformOptions { fault_points: options.fault_points.clone(), ..TransformOptions::default() };
+    Transforms::open(project, &transform_options, shutdown.clone()).map(Some)
+}
+
+/// Runs all transforms over what has come.
+async fn transform_once(transforms: &Transforms, summary: &mut RunSummary) -> Result<(), PipelineError> {
+    summary.transforms = transforms.run_once(&transforms.select(&[])?, Refresh::No).await;
+    first_failure(&mut summary.transforms).map_or(Ok(()), Err)
 }
 
 /// Takes in what the captures of one pipeline have of the events enqueued in `between`, to its end.
@@ -118,7 +198,7 @@ pub async fn run_backfill(
     let options = PipelineOptions { until_caught_up: true, fault_points };
     let ended = async { Pipeline::backfill(project, spec, between, options, status, shutdown).await?.run().await };
     match ended.await {
-        Ok(summary) => Ok(RunSummary { pipelines: vec![summary] }),
+        Ok(summary) => Ok(RunSummary { pipelines: vec![summary], transforms: Vec::new() }),
         Err(source) => Err(PipelineError::Stopped { pipeline: spec.name.clone(), source: Box::new(source) }),
     }
 }
@@ -136,7 +216,8 @@ pub async fn run_scheduled_once(
     let unscheduled = selected.iter().filter(|(spec, _)| spec.schedule.is_none());
     let unscheduled: Vec<String> = unscheduled.map(|(spec, _)| spec.name.clone()).collect();
     let is_asked_for = !options.pipelines.is_empty() && !unscheduled.is_empty();
-    if is_asked_for || unscheduled.len() == selected.len() {
+    let transforms = transforms_of(project, &options, &shutdown)?;
+    if is_asked_for || (unscheduled.len() == selected.len() && transforms.is_none()) {
         let pipelines = if is_asked_for { unscheduled } else { Vec::new() };
         return Err(PipelineError::NotScheduled { pipelines });
     }
@@ -150,7 +231,11 @@ pub async fn run_scheduled_once(
             run.await.map_err(|source| PipelineError::Stopped { pipeline: spec.name, source: Box::new(source) })
         });
     }
-    all_of(running).await
+    let mut summary = all_of(running).await?;
+    if let Some(transforms) = transforms {
+        transform_once(&transforms, &mut summary).await?;
+    }
+    Ok(summary)
 }
 
 /// What they did, once all have ended.

@@ -69,6 +69,8 @@ metrics_of_the_program! {
         "CloudEvents attributes that are null in their rows, since they were `missing` or `malformed`";
     IN_FLIGHT = "sluice_pipeline_in_flight_events", Gauge, ["pipeline", "table", "partition"],
         "Events received and not settled yet";
+    STOPPED = "sluice_pipeline_stopped_partitions", Gauge, ["pipeline", "table", "partition"],
+        "1 while a partition isn't read because too many of its events were rejected (`max_reject_share`)";
     SCHEDULED_RUNS = "sluice_pipeline_scheduled_runs_total", Counter, ["pipeline", "table", "outcome"],
         "Scheduled backfills that ended: complete, incomplete, failed, stopped";
     SCHEDULED_COMPLETE = "sluice_pipeline_scheduled_complete_timestamp_seconds", Gauge, ["pipeline", "table"],
@@ -78,24 +80,51 @@ metrics_of_the_program! {
     REJECTED = "sluice_sink_rejected_events_total", Counter, ["pipeline", "table", "partition"],
         "Events that became dead letters";
     FILTERED = "sluice_sink_filtered_events_total", Counter, ["pipeline", "table", "partition"],
-        "Events that a declared rule left out";
+        "Events that a declared rule left out, or that went to another table of their pipeline";
     DUPLICATE = "sluice_sink_duplicate_events_total", Counter, ["pipeline", "table", "partition"],
         "Events that the table accounted for already";
     GAPS = "sluice_sink_gap_events", Gauge, ["pipeline", "table", "partition"],
         "Numbers that the table lacks and that nobody has accepted as missing";
     WRITTEN_BYTES = "sluice_sink_written_bytes_total", Counter, ["pipeline", "table"],
         "Bytes of the data files committed";
+    RESCUED = "sluice_sink_rescued_values_total", Counter, ["pipeline", "table"],
+        "Values that their columns can't hold, kept in `_rescued`";
+    SCHEMA_CHANGES = "sluice_sink_schema_changes_total", Counter, ["pipeline", "table"],
+        "Commits that added columns to the table, or names and defaults to columns";
     COMMITS = "sluice_sink_commits_total", Counter, ["pipeline", "table"],
         "Commits landed in the table";
     COMMIT_RETRIES = "sluice_sink_commit_retries_total", Counter, ["pipeline", "table"],
         "Tries of a commit beyond its first";
+    MAINTENANCE_RUNS = "sluice_maintenance_runs_total", Counter, ["table", "outcome"],
+        "Times that a table was maintained: `done`, `failed`, `stopped`, `elsewhere` (another process took over)";
+    MAINTENANCE_COMPLETE = "sluice_maintenance_complete_timestamp_seconds", Gauge, ["table"],
+        "When a table was last maintained in full by this process, in seconds since 1970";
+    COMPACTED_FILES = "sluice_maintenance_compacted_files_total", Counter, ["table"],
+        "Small files that were rewritten as fewer, larger ones";
+    COMPACTED_BYTES = "sluice_maintenance_compacted_bytes_total", Counter, ["table"],
+        "Bytes of the files that were rewritten";
+    VACUUMED_FILES = "sluice_maintenance_vacuumed_files_total", Counter, ["table"],
+        "Files deleted that no version named any more";
+    CLEANED_ENTRIES = "sluice_maintenance_cleaned_log_entries_total", Counter, ["table"],
+        "Entries of the log that were deleted";
     COMMIT_DURATION = "sluice_sink_commit_duration_seconds", Histogram, ["pipeline", "table"],
         "How long a flush took, from the first file to the commit";
+    TRANSFORM_RUNS = "sluice_transform_runs_total", Counter, ["table", "outcome"],
+        "Runs of a transform that ended: committed, unchanged, waits (for an input that isn't there yet), failed";
+    TRANSFORM_ROWS = "sluice_transform_written_rows_total", Counter, ["table"],
+        "Rows that a transform's query gave and its table took";
+    TRANSFORM_DURATION = "sluice_transform_run_duration_seconds", Histogram, ["table"],
+        "How long a run of a transform took that committed something or failed";
+    VIOLATIONS = "sluice_transform_violating_rows_total", Counter, ["table", "expectation", "on_violation"],
+        "Rows that violated an expectation, whatever became of them";
 }
 
 /// A folder commits in a few ms and blob storage in some 100 ms; what takes longer than a
 /// minute is an outage, however long.
 const COMMIT_BUCKETS_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// A run over little takes some 100 ms; a first run over much takes hours.
+const RUN_BUCKETS_SECONDS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
 /// The metrics were installed before.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +163,8 @@ pub fn install() -> Result<MetricsHandle, AlreadyInstalled> {
 fn recorder() -> PrometheusRecorder {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(COMMIT_DURATION.to_owned()), &COMMIT_BUCKETS_SECONDS)
+        .expect("the list of buckets is not empty")
+        .set_buckets_for_metric(Matcher::Full(TRANSFORM_DURATION.to_owned()), &RUN_BUCKETS_SECONDS)
         .expect("the list of buckets is not empty")
         .build_recorder()
 }
@@ -215,6 +246,11 @@ pub fn in_flight(pipeline: &str, table: &str, partition: &str, events: f64) {
     .increment(events);
 }
 
+/// Whether a partition is read no more because too many of its events were rejected.
+pub fn partition_stopped(pipeline: &str, table: &str, partition: &str, is_stopped: bool) {
+    set(STOPPED, pipeline, table, partition, if is_stopped { 1.0 } else { 0.0 });
+}
+
 /// A scheduled backfill ended.
 pub fn scheduled_run(pipeline: &str, table: &str, outcome: &'static str) {
     metrics::counter!(SCHEDULED_RUNS, "pipeline" => pipeline.to_owned(), "table" => table.to_owned(),
@@ -249,6 +285,37 @@ pub fn gaps(pipeline: &str, table: &str, partition: &str, events: u64) {
     set(GAPS, pipeline, table, partition, events as f64);
 }
 
+fn count_maintained(name: &'static str, table: &str, n: u64) {
+    metrics::counter!(name, "table" => table.to_owned()).increment(n);
+}
+
+/// A table was maintained, by how it ended: the files that were rewritten, and their bytes.
+pub fn maintained(table: &str, outcome: &'static str, files: u64, bytes: u64) {
+    metrics::counter!(MAINTENANCE_RUNS, "table" => table.to_owned(), "outcome" => outcome).increment(1);
+    count_maintained(COMPACTED_FILES, table, files);
+    count_maintained(COMPACTED_BYTES, table, bytes);
+}
+
+/// What was deleted of a table's past.
+pub fn cleaned(table: &str, files: u64, log_entries: u64) {
+    count_maintained(VACUUMED_FILES, table, files);
+    count_maintained(CLEANED_ENTRIES, table, log_entries);
+}
+
+pub fn maintenance_complete(table: &str, at: chrono::DateTime<chrono::Utc>) {
+    metrics::gauge!(MAINTENANCE_COMPLETE, "table" => table.to_owned()).set(at.timestamp_millis() as f64 / 1000.0);
+}
+
+/// Values that no column could hold.
+pub fn rescued(pipeline: &str, table: &str, values: u64) {
+    count_of_table(RESCUED, pipeline, table, values);
+}
+
+/// Commits of a flush that changed the table's columns.
+pub fn schema_changes(pipeline: &str, table: &str, commits: u32) {
+    count_of_table(SCHEMA_CHANGES, pipeline, table, u64::from(commits));
+}
+
 /// A commit that landed: the bytes of its files, its tries (the first one too), how long the
 /// flush took.
 pub fn commit(pipeline: &str, table: &str, bytes: u64, tries: u32, took: std::time::Duration) {
@@ -257,6 +324,22 @@ pub fn commit(pipeline: &str, table: &str, bytes: u64, tries: u32, took: std::ti
     count_of_table(COMMIT_RETRIES, pipeline, table, u64::from(tries.saturating_sub(1)));
     metrics::histogram!(COMMIT_DURATION, "pipeline" => pipeline.to_owned(), "table" => table.to_owned())
         .record(took.as_secs_f64());
+}
+
+/// A run of a transform that ended.
+pub fn transform_run(table: &str, outcome: &'static str, rows: u64, took: std::time::Duration) {
+    metrics::counter!(TRANSFORM_RUNS, "table" => table.to_owned(), "outcome" => outcome).increment(1);
+    metrics::counter!(TRANSFORM_ROWS, "table" => table.to_owned()).increment(rows);
+    if matches!(outcome, "committed" | "failed") {
+        metrics::histogram!(TRANSFORM_DURATION, "table" => table.to_owned()).record(took.as_secs_f64());
+    }
+}
+
+/// Rows that violated an expectation.
+pub fn violations(table: &str, expectation: &str, on_violation: &'static str, rows: u64) {
+    metrics::counter!(VIOLATIONS, "table" => table.to_owned(), "expectation" => expectation.to_owned(),
+        "on_violation" => on_violation)
+    .increment(rows);
 }
 
 /// The list of all metrics, as `docs/operations.md` has it.
@@ -291,6 +374,7 @@ mod tests {
             seconds_to_data_loss("leads", "bronze.leads", "0", 60.5);
             in_flight("leads", "bronze.leads", "0", 3.0);
             in_flight("leads", "bronze.leads", "0", -2.0);
+            partition_stopped("leads", "bronze.leads", "0", true);
             scheduled_run("leads", "bronze.leads", "complete");
             scheduled_complete("leads", "bronze.leads", chrono::DateTime::UNIX_EPOCH);
             committed("leads", "bronze.leads", "0", 2);
@@ -298,7 +382,11 @@ mod tests {
             filtered("leads", "bronze.leads", "0", 0);
             duplicate("leads", "bronze.leads", "0", 1);
             gaps("leads", "bronze.leads", "0", 3);
+            rescued("leads", "bronze.leads", 4);
+            schema_changes("leads", "bronze.leads", 1);
             commit("leads", "bronze.leads", 900, 2, Duration::from_millis(30));
+            transform_run("silver.leads", "committed", 5, Duration::from_millis(30));
+            violations("silver.leads", "score_in_range", "warn", 2);
         });
         handle.render()
     }
@@ -327,7 +415,8 @@ mod tests {
         assert_eq!(names.len(), METRICS.len());
         for metric in METRICS {
             let stage = metric.name.strip_prefix("sluice_").and_then(|rest| rest.split('_').next());
-            assert!(matches!(stage, Some("source" | "decode" | "pipeline" | "sink")), "{}", metric.name);
+            let is_stage = matches!(stage, Some("source" | "decode" | "pipeline" | "sink" | "transform"));
+            assert!(is_stage, "{}", metric.name);
             assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
         }
     }

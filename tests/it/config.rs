@@ -214,6 +214,11 @@ fn the_pipeline_schema_is_made_from_the_code() {
     is_current("docs/schema/pipeline.json", &schema::pipeline_json());
 }
 
+#[test]
+fn the_schema_of_tests_is_made_from_the_code() {
+    is_current("docs/schema/test.json", &schema::test_json());
+}
+
 fn sluice(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sluice")).current_dir(dir).args(args).output().expect("sluice runs")
 }
@@ -266,12 +271,13 @@ fn check_writes_the_shape_that_scripts_read() {
                 "message": "neither `connection_string` nor `namespace` is set",
                 "hint": "set exactly one: `connection_string`, or `namespace` with an Entra sign-in",
             }],
+            "notes": [],
         })
     );
     let good =
         sluice(root(), &["check", "--format", "json", "--project", "tests/data/config/good/overlay", "--env", "prod"]);
     assert_eq!(good.status.code(), Some(0));
-    assert_eq!(text(&good.stdout), "{\"ok\":true,\"problems\":[]}\n");
+    assert_eq!(text(&good.stdout), "{\"ok\":true,\"problems\":[],\"notes\":[]}\n");
 }
 
 #[test]

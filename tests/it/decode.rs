@@ -4,10 +4,13 @@ mod cloud_events;
 mod confluent;
 mod container;
 mod differential;
+mod evolution;
 mod folder;
+mod hostile;
 mod json;
 mod outage;
 mod registry;
+mod resolution;
 mod types;
 
 use std::collections::HashMap;

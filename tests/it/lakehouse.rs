@@ -12,12 +12,13 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use bytes::Bytes;
 use deltalake::{DeltaTable, DeltaTableBuilder};
-use sluicebox::batch::{Event, Reject, RejectClass, bronze};
+use sluicebox::batch::{Event, Origin, Reject, RejectClass, bronze};
 use sluicebox::catalog::{dead_letters_of, table_location};
 use sluicebox::checkpoint::{PartitionKey, Range, SourceId};
 use sluicebox::config::spec::TableName;
+use sluicebox::fault_points::FaultPoints;
 use sluicebox::sink::delta::dead_letters::Writer;
-use sluicebox::sink::delta::fault_points::FaultPoints;
+use sluicebox::sink::delta::schema::Policy;
 use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
@@ -127,6 +128,7 @@ impl Lakehouse {
                 config_hash: "0".repeat(64),
             },
             schema: first_schema(&payload),
+            policy: Policy::default(),
             fault_points: FaultPoints::default(),
         };
         TableWriter::open(spec).await.expect("the table opens")
@@ -177,6 +179,7 @@ pub fn staged(name: &str, numbers: std::ops::Range<i64>, rejected: &[i64]) -> St
         range: Range::new(numbers.start, numbers.end),
         events: numbers.map(|number| (number, enqueued_ms(number))).collect(),
         batches: if rows.is_empty() { Vec::new() } else { vec![batch(name, &rows)] },
+        elsewhere: Vec::new(),
         encoded: None,
         rejects: rejected.iter().map(|number| reject(*number)).collect(),
     }
@@ -192,6 +195,7 @@ pub fn reject(number: i64) -> Reject {
             content_type: None,
             properties: Vec::new(),
         },
+        origin: Origin::Live,
         record_index: 0,
         schema_id: None,
         framing: "content-type",

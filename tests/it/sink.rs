@@ -12,13 +12,14 @@ use arrow::compute::take_arrays;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use sluicebox::batch::{Event, Reject, RejectClass, bronze};
+use sluicebox::batch::{Event, Origin, Reject, RejectClass, bronze};
 use sluicebox::catalog::log::log_store;
 use sluicebox::catalog::scan::scan;
 use sluicebox::checkpoint::{Counter, PartitionKey, Range, SourceId};
+use sluicebox::fault_points::FaultPoints;
 use sluicebox::sink::delta::SinkError;
 use sluicebox::sink::delta::dead_letters::Writer;
-use sluicebox::sink::delta::fault_points::FaultPoints;
+use sluicebox::sink::delta::schema::Policy;
 use sluicebox::sink::delta::staged::Staged;
 use sluicebox::sink::delta::writer::{TableSpec, TableWriter, first_schema};
 use sluicebox::storage::Location;
@@ -44,12 +45,17 @@ fn spec(dir: &Path) -> TableSpec {
         dead_letters: location(dir, "leads__dead_letters"),
         writer: Writer { pipeline: "leads".to_owned(), owner: "team".to_owned(), config_hash: "hash".to_owned() },
         schema: first_schema(&[]),
+        policy: Policy::default(),
         fault_points: FaultPoints::default(),
     }
 }
 
 pub async fn open(dir: &Path) -> TableWriter {
-    TableWriter::open(spec(dir)).await.expect("the table can be opened")
+    open_with(dir, Policy::default()).await
+}
+
+pub async fn open_with(dir: &Path, policy: Policy) -> TableWriter {
+    TableWriter::open(TableSpec { policy, ..spec(dir) }).await.expect("the table can be opened")
 }
 
 fn text(value: &str, rows: usize) -> ArrayRef {
@@ -88,6 +94,7 @@ pub fn staged_with(partition: &str, from: i64, to: i64, more: &[&str]) -> Staged
         range: Range::new(from, to),
         events: numbers.iter().map(|number| (*number, NEW_YEAR + number)).collect(),
         batches: vec![batch],
+        elsewhere: Vec::new(),
         encoded: None,
         rejects: Vec::new(),
     }
@@ -109,6 +116,7 @@ pub fn rejected(partition: &str, number: i64) -> Staged {
     };
     let reject = Reject {
         event,
+        origin: Origin::Live,
         record_index: 0,
         schema_id: None,
         framing: "bare",
@@ -120,6 +128,7 @@ pub fn rejected(partition: &str, number: i64) -> Staged {
         range: Range::new(number, number + 1),
         events: vec![(number, NEW_YEAR + number)],
         batches: Vec::new(),
+        elsewhere: Vec::new(),
         encoded: None,
         rejects: vec![reject],
     }
@@ -212,7 +221,7 @@ async fn a_zombie_below_a_cleaned_log_lands_nothing_unseen() {
     assert_eq!(numbers(dir.path(), "leads", "0").await, once(0, 215));
 }
 
-async fn checkpoint_and_clean(store: &deltalake::logstore::LogStoreRef, version: u64) {
+pub async fn checkpoint_and_clean(store: &deltalake::logstore::LogStoreRef, version: u64) {
     let mut table = deltalake::DeltaTable::new(Arc::clone(store));
     table.load().await.expect("the table can be loaded");
     deltalake::checkpoints::create_checkpoint(&table, None).await.expect("a checkpoint can be written");
@@ -283,6 +292,27 @@ async fn the_records_of_an_event_are_trimmed_and_stay_rejected_together() {
     let mut whole = thrice(0, 8);
     whole.remove(&5);
     assert_eq!(numbers(dir.path(), "leads", "0").await, whole);
+}
+
+#[tokio::test]
+async fn declared_columns_are_there_before_their_first_event() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let declared = |columns: &[&str]| {
+        let columns: Vec<_> = columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+        TableSpec { schema: first_schema(&columns), ..spec(dir.path()) }
+    };
+    let store = log_store(&location(dir.path(), "leads")).expect("a log");
+    let writer = TableWriter::open(declared(&["reason"])).await.expect("made");
+    assert_eq!(writer.version(), 0);
+    assert!(scan(&store, "SELECT reason FROM t").await.is_ok() && scan(&store, "SELECT city FROM t").await.is_err());
+    // Declared later, when the table is there.
+    let mut writer = TableWriter::open(declared(&["reason", "city"])).await.expect("opened");
+    assert_eq!(writer.version(), 1);
+    assert!(scan(&store, "SELECT reason, city FROM t").await.is_ok());
+    writer.flush(&[staged("0", 0, 10)]).await.expect("committed");
+    assert_eq!(numbers(dir.path(), "leads", "0").await, once(0, 10));
+    let opened_again = TableWriter::open(declared(&["reason", "city"])).await.expect("opened again");
+    assert_eq!(opened_again.version(), writer.version(), "nothing was to be added");
 }
 
 #[tokio::test]

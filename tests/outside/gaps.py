@@ -336,7 +336,7 @@ def turned_up(made, emulator, captures, blob, gap):
         crashed = Process([binary(), "--project", made, "gaps", "heal", HUB, "--crash-at", "data-staged"])
         check(crashed.ended(60) != 0, "the fault point kills")
         healed = ask(made, "gaps", "heal", HUB)
-        same((healed["healed"], healed["gaps"], healed["committed"]), ([{"source": SOURCE, "partition": "1", "from": start, "to": end, "count": end - start}], [], end - start), "healing with the blob back")
+        same((healed["healed"], healed["gaps"], healed["committed"]), ([{"table": TABLE, "source": SOURCE, "partition": "1", "from": start, "to": end, "count": end - start}], [], end - start), "healing with the blob back")
         live.until("1", 0)
         live.stop()
     finally:

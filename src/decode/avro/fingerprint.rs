@@ -151,6 +151,33 @@ mod tests {
         }
     }
 
+    /// The Avro project's own vectors: each schema, its canonical form, its fingerprint as a signed number.
+    #[test]
+    fn canonical_forms_and_fingerprints_are_those_of_the_avro_project() {
+        let text = include_str!("../../../tests/data/avro/schema-tests.txt");
+        // `<<INPUT` alone begins lines of it, which a line of that word ends.
+        let (mut held, mut vectors) = (String::new(), 0);
+        let mut lines = text.lines().filter(|line| !line.starts_with("//"));
+        while let Some(line) = lines.next() {
+            if let Some(input) = line.strip_prefix("<<INPUT") {
+                held = input.trim().to_owned();
+                if held.is_empty() {
+                    held = lines.by_ref().take_while(|line| *line != "INPUT").collect();
+                }
+            } else if let Some(expected) = line.strip_prefix("<<canonical ") {
+                let mut form = String::new();
+                canonical(&serde_json::from_str(&held).expect("JSON"), "", &mut form).expect("a schema");
+                assert_eq!(form, expected.trim(), "{held}");
+                vectors += 1;
+            } else if let Some(expected) = line.strip_prefix("<<fingerprint ") {
+                let [found, _] = fingerprints(&held).expect("a schema");
+                assert_eq!(i64::from_le_bytes(found), expected.trim().parse::<i64>().expect("a number"), "{held}");
+            }
+        }
+        assert_eq!(vectors, text.matches("<<canonical").count());
+        assert!(vectors > 20, "{vectors}");
+    }
+
     #[test]
     fn a_size_that_no_number_holds_is_refused() {
         for size in ["18446744073709551615", "\"x\"", "1e3"] {

@@ -9,6 +9,7 @@
 //! the start: nothing is converted afterwards.
 
 mod columns;
+mod default;
 mod fingerprint;
 mod json;
 mod plan;

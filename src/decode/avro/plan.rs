@@ -10,12 +10,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use apache_avro::Schema;
-use apache_avro::schema::{InnerDecimalSchema, Name, NamespaceRef, RecordSchema, UnionSchema, UuidSchema};
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef, Fields};
+use apache_avro::schema::{
+    Alias, InnerDecimalSchema, Name, NamespaceRef, RecordField, RecordSchema, UnionSchema, UuidSchema,
+};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Fields};
+use serde_json::Value as Json;
 
-use super::json;
+use super::{default, json};
 use crate::batch::bronze;
-use crate::decode::names::{Columns, Level};
+use crate::columns::{self, ColumnNames, Level};
 
 /// Nodes that a schema may unfold to. Smaller would refuse wide real schemas, larger would let a
 /// few hostile lines take the memory of the process.
@@ -90,6 +93,7 @@ pub(super) struct FieldNode {
     pub(super) node: Node,
     /// The datum that stands for it in JSON that lacks it; none where it has to be there.
     pub(super) absent: Option<Vec<u8>>,
+    pub(super) default: Option<Json>,
 }
 
 #[derive(Debug, Clone)]
@@ -112,6 +116,8 @@ impl Node {
 /// A writer schema, understood.
 #[derive(Debug)]
 pub(super) struct Plan {
+    /// The full name of the root, where it has one.
+    pub(super) name: Option<Arc<str>>,
     /// Always a record; a schema whose root isn't one is its field `value`.
     pub(super) root: Node,
     /// The payload's columns.
@@ -132,10 +138,15 @@ impl Plan {
             other => {
                 let columns = other.data_type.clone().map(|data_type| column("value", data_type));
                 Node {
-                    data_type: columns.clone().map(|field| DataType::Struct(Fields::from(vec![field]))),
+                    data_type: columns.map(|field| DataType::Struct(Fields::from(vec![field]))),
                     bytes_min: other.bytes_min,
                     null_bytes: other.null_bytes,
-                    kind: Kind::Record(vec![FieldNode { name: "value".to_owned(), node: other, absent: None }]),
+                    kind: Kind::Record(vec![FieldNode {
+                        name: "value".to_owned(),
+                        node: other,
+                        absent: None,
+                        default: None,
+                    }]),
                 }
             }
         };
@@ -143,18 +154,19 @@ impl Plan {
             Some(DataType::Struct(fields)) => fields.clone(),
             _ => Fields::empty(),
         };
-        Ok(Self { root, columns, notes: builder.notes })
+        let name = schema.name().map(|name| name.fullname(None).into());
+        Ok(Self { name, root, columns, notes: builder.notes })
     }
 }
 
 /// Every column of a payload is nullable, at every level: a later schema may lack it.
-fn column(name: &str, data_type: DataType) -> FieldRef {
-    Arc::new(Field::new(name, data_type, true))
+fn column(name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, true)
 }
 
 /// The names that Delta's Arrow schemas use.
 fn list_of(element: DataType) -> DataType {
-    DataType::List(column("element", element))
+    DataType::List(Arc::new(column("element", element)))
 }
 
 fn map_of(value: DataType) -> DataType {
@@ -163,7 +175,9 @@ fn map_of(value: DataType) -> DataType {
 }
 
 fn duration() -> DataType {
-    DataType::Struct(["months", "days", "millis"].into_iter().map(|name| column(name, DataType::Int64)).collect())
+    DataType::Struct(
+        ["months", "days", "millis"].into_iter().map(|name| column(name, DataType::Int64)).collect::<Vec<_>>().into(),
+    )
 }
 
 #[derive(Default)]
@@ -279,19 +293,19 @@ impl<'s> Builder<'s> {
     fn record(&mut self, record: &'s RecordSchema, namespace: NamespaceRef, level: Level) -> Result<Node, String> {
         let name = record.name.fully_qualified_name(namespace).into_owned();
         self.open.push(name.fullname(None));
-        let mut columns = Columns::new(level);
-        let (mut fields, mut data_types) = (Vec::with_capacity(record.fields.len()), Vec::new());
+        let mut names = ColumnNames::new(level);
+        let (mut fields, mut columns) = (Vec::with_capacity(record.fields.len()), Vec::<Field>::new());
         let (mut bytes_min, mut null_bytes) = (0_usize, 0_usize);
         for field in &record.fields {
             self.path.push(field.name.clone());
             let node = self.node(&field.schema, name.namespace(), Level::Nested)?;
             match &node.data_type {
                 Some(data_type) => {
-                    let renamed = columns.name(&field.name);
+                    let renamed = names.name(&field.name);
                     if renamed != field.name {
                         self.notes.push(format!("{} is the column `{renamed}`", self.place()));
                     }
-                    data_types.push(column(&renamed, data_type.clone()));
+                    columns.push(self.remembered(column(&renamed, data_type.clone()), field, &node));
                 }
                 None => self.notes.push(format!("{} holds only nulls and has no column", self.place())),
             }
@@ -299,11 +313,24 @@ impl<'s> Builder<'s> {
             bytes_min = bytes_min.saturating_add(node.bytes_min);
             null_bytes = null_bytes.saturating_add(node.null_bytes);
             let absent = json::absent(&node, field.default.as_ref());
-            fields.push(FieldNode { name: field.name.clone(), node, absent });
+            fields.push(FieldNode { name: field.name.clone(), node, absent, default: field.default.clone() });
         }
         self.open.pop();
-        let data_type = (!data_types.is_empty()).then(|| DataType::Struct(data_types.into()));
+        let data_type = (!columns.is_empty()).then(|| DataType::Struct(columns.into()));
         Ok(Node { kind: Kind::Record(fields), data_type, bytes_min, null_bytes })
+    }
+
+    /// The column with what it is to remember of its field.
+    fn remembered(&mut self, column: Field, field: &RecordField, node: &Node) -> Field {
+        let column = columns::with_aliases(column, &field.aliases);
+        match field.default.as_ref().map(|default| default::json_of(node, default)) {
+            None | Some(Ok(None)) => column,
+            Some(Ok(Some(json))) => columns::with(column, columns::DEFAULT, json),
+            Some(Err(problem)) => {
+                self.notes.push(format!("the default of {} can't be used: {problem}", self.place()));
+                column
+            }
+        }
     }
 
     fn union(&mut self, union: &'s UnionSchema, namespace: NamespaceRef) -> Result<Node, String> {
@@ -322,8 +349,8 @@ impl<'s> Builder<'s> {
             return Err(format!("{} is a union of {} branches", self.place(), variants.len()));
         }
         let mut branches = Vec::with_capacity(variants.len());
-        let mut columns = Columns::new(Level::Nested);
-        let mut data_types = Vec::new();
+        let mut names = ColumnNames::new(Level::Nested);
+        let mut columns = Vec::<Field>::new();
         for variant in variants {
             let name = branch_name(variant);
             self.path.push(name.clone());
@@ -333,17 +360,31 @@ impl<'s> Builder<'s> {
             }
             self.path.pop();
             if let Some(data_type) = &node.data_type {
-                data_types.push(column(&columns.name(&name), data_type.clone()));
+                let column = column(&names.name(&name), data_type.clone());
+                let column = columns::with_aliases(column, &self.branch_aliases(variant, namespace));
+                columns.push(columns::with(column, columns::BRANCH, name.clone()));
             }
             branches.push(BranchNode { name, node });
         }
         let null_bytes = branches.iter().map(|branch| branch.node.null_bytes).fold(8_usize, usize::saturating_add);
-        let data_type = match data_types.as_slice() {
+        let data_type = match columns.as_slice() {
             [] => None,
             [one] => Some(one.data_type().clone()),
-            _ => Some(DataType::Struct(data_types.into())),
+            _ => Some(DataType::Struct(columns.into())),
         };
         Ok(Node { kind: Kind::Union(branches), data_type, bytes_min: 1, null_bytes })
+    }
+
+    /// Other names of the named type that a branch is, without their namespaces, as its column is called.
+    fn branch_aliases(&self, branch: &'s Schema, namespace: NamespaceRef) -> Vec<String> {
+        let defined = match branch {
+            Schema::Ref { name } => {
+                let full = name.fully_qualified_name(namespace).fullname(None);
+                self.named.get(&full).map_or(branch, |(schema, _)| *schema)
+            }
+            other => other,
+        };
+        defined.aliases().into_iter().flatten().map(|alias: &Alias| alias.name().to_owned()).collect()
     }
 
     fn container(

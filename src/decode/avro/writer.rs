@@ -1,7 +1,9 @@
 //! One writer schema, ready to decode with.
 
+use std::sync::Arc;
+
 use arrow::array::ArrayRef;
-use arrow::datatypes::Fields;
+use arrow::datatypes::{Fields, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 
@@ -9,6 +11,7 @@ use super::columns::Columns;
 use super::json;
 use super::plan::Plan;
 use super::walk::{DatumError, Texts};
+use crate::batch::bronze;
 
 /// Bytes that one set of columns is made of, datums and what they take beyond. Arrow's offsets have 31
 /// bits; smaller only makes more batches.
@@ -18,6 +21,8 @@ const COLUMN_BYTES_MAX: usize = 512 << 20;
 #[derive(Debug)]
 pub struct WriterSchema {
     plan: Plan,
+    /// Of all batches of its rows, so that what is worked out for one holds for the next.
+    rows: SchemaRef,
 }
 
 /// What datums became.
@@ -42,7 +47,19 @@ impl WriterSchema {
     /// # Errors
     /// Words that name what in the schema can't be used.
     pub fn parse(avsc: &str) -> Result<Self, String> {
-        Ok(Self { plan: Plan::parse(avsc)? })
+        let plan = Plan::parse(avsc)?;
+        let rows = bronze::with_envelope(plan.columns.iter().cloned());
+        Ok(Self { plan, rows })
+    }
+
+    /// The schema of its rows: the payload's columns, then the envelope's.
+    pub fn rows(&self) -> &SchemaRef {
+        &self.rows
+    }
+
+    /// The full name of what it describes, where it has one.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        self.plan.name.as_ref()
     }
 
     /// The payload's columns.

@@ -69,6 +69,11 @@ impl<W: Wire> Cached<W> {
         Self { source: Arc::new(Source { wire, disk }), state: Mutex::default() }
     }
 
+    /// What is asked beside schemas by id.
+    pub(super) fn wire(&self) -> &W {
+        &self.source.wire
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

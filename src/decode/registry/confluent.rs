@@ -3,13 +3,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use reqwest::header::ACCEPT;
-use reqwest::{StatusCode, Url};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::cache::{Cached, Wire};
 use super::http::{Http, SCHEMA_BYTES_MAX};
 use super::references::Definitions;
+use super::subjects::{Listed, SubjectVersion, Subjects, words_of};
 use super::{IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
 use crate::config::spec::Secret;
 
@@ -90,7 +92,7 @@ impl Wire for ConfluentWire {
         let name = id.to_string();
         let unusable = |reason: String| RegistryError::Unusable { id: id.to_string(), reason };
         let not_found = || RegistryError::NotFound { id: id.to_string() };
-        let root = self.ask(self.http.url(&["schemas", "ids", &name]), &name, not_found).await?;
+        let root: Held = self.ask(self.http.url(&["schemas", "ids", &name]), &name, not_found).await?;
         let mut definitions = Definitions::default();
         let mut wanted = referred_to(&root).map_err(unusable)?;
         let mut seen = HashSet::new();
@@ -107,7 +109,7 @@ impl Wire for ConfluentWire {
             url.query_pairs_mut().append_pair("deleted", "true");
             let what = format!("{name}` by way of `{subject}");
             let missing = || RegistryError::Reference { id: id.to_string(), subject: subject.clone(), version };
-            let part = self.ask(url, &what, missing).await?;
+            let part: Held = self.ask(url, &what, missing).await?;
             bytes += part.schema.len();
             if bytes > SCHEMA_BYTES_MAX {
                 return Err(RegistryError::TooLarge { id: what, limit: SCHEMA_BYTES_MAX });
@@ -123,12 +125,21 @@ impl Wire for ConfluentWire {
 }
 
 impl ConfluentWire {
-    async fn ask(&self, url: Url, what: &str, missing: impl FnOnce() -> RegistryError) -> Result<Held, RegistryError> {
-        let mut request = self.http.get(url).header(ACCEPT, "application/vnd.schemaregistry.v1+json, application/json");
+    async fn send(&self, request: RequestBuilder) -> Result<Response, RegistryError> {
+        let mut request = request.header(ACCEPT, "application/vnd.schemaregistry.v1+json, application/json");
         if let Some((username, password)) = &self.credential {
             request = request.basic_auth(username, Some(password.reveal()));
         }
-        let response = self.http.send(request).await?;
+        self.http.send(request).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        url: Url,
+        what: &str,
+        missing: impl FnOnce() -> RegistryError,
+    ) -> Result<T, RegistryError> {
+        let response = self.send(self.http.get(url)).await?;
         let endpoint = || self.http.endpoint.clone();
         match response.status() {
             StatusCode::OK => {
@@ -160,4 +171,77 @@ fn referred_to(held: &Held) -> Result<Vec<Reference>, String> {
     Ok(references
         .map(|Reference { subject, version }| Reference { subject: subject.clone(), version: *version })
         .collect())
+}
+
+/// A version, as a registry tells it.
+#[derive(Deserialize)]
+struct Told {
+    id: u32,
+    version: u32,
+}
+
+impl ConfluentRegistry {
+    async fn told(&self, request: RequestBuilder, subject: &str) -> Result<Vec<u8>, RegistryError> {
+        let wire = self.0.wire();
+        let response = wire.send(request).await?;
+        let status = response.status();
+        let refused =
+            [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::UNPROCESSABLE_ENTITY];
+        if status != StatusCode::OK && !refused.contains(&status) {
+            return Err(RegistryError::of_status(wire.http.endpoint.clone(), status));
+        }
+        let body = wire.http.body(response, subject).await?;
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let (endpoint, why) = (wire.http.endpoint.clone(), words_of(&body));
+        Err(RegistryError::Refused { endpoint, status: status.as_u16(), why })
+    }
+}
+
+#[async_trait]
+impl Subjects for ConfluentRegistry {
+    async fn list(&self) -> Result<Listed, RegistryError> {
+        let wire = self.0.wire();
+        let missing = || RegistryError::NoSubject { subject: "list of subjects".to_owned() };
+        let mut subjects: Vec<String> = wire.ask(wire.http.url(&["subjects"]), "list of subjects", missing).await?;
+        subjects.sort();
+        Ok(Listed::Subjects(subjects))
+    }
+
+    async fn versions(&self, subject: &str) -> Result<Vec<u32>, RegistryError> {
+        let wire = self.0.wire();
+        let missing = || RegistryError::NoSubject { subject: subject.to_owned() };
+        let url = wire.http.url(&["subjects", subject, "versions"]);
+        let mut versions: Vec<u32> = wire.ask(url, subject, missing).await?;
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    async fn version(&self, subject: &str, version: u32) -> Result<SubjectVersion, RegistryError> {
+        let wire = self.0.wire();
+        let missing = || RegistryError::NoSubject { subject: format!("{subject}@{version}") };
+        let url = wire.http.url(&["subjects", subject, "versions", &version.to_string()]);
+        let told: Told = wire.ask(url, subject, missing).await?;
+        let id = told.id.to_string();
+        // With all that it refers to.
+        let text = self.schema(&id).await?.text.clone();
+        Ok(SubjectVersion { subject: subject.to_owned(), version: told.version, id, text })
+    }
+
+    async fn register(&self, subject: &str, text: &str) -> Result<SubjectVersion, RegistryError> {
+        let wire = self.0.wire();
+        let body = serde_json::json!({ "schema": text }).to_string();
+        let post = |segments: &[&str]| {
+            let request = wire.http.post(wire.http.url(segments)).body(body.clone());
+            request.header(CONTENT_TYPE, "application/vnd.schemaregistry.v1+json")
+        };
+        self.told(post(&["subjects", subject, "versions"]), subject).await?;
+        // The answer names the id alone; which version it is, only a second question tells.
+        let told = self.told(post(&["subjects", subject]), subject).await?;
+        let endpoint = || wire.http.endpoint.clone();
+        let Told { id, version } =
+            serde_json::from_slice(&told).map_err(|_| RegistryError::NotASchema { endpoint: endpoint() })?;
+        Ok(SubjectVersion { subject: subject.to_owned(), version, id: id.to_string(), text: text.to_owned() })
+    }
 }

@@ -10,6 +10,7 @@ use futures::future::{BoxFuture, Shared};
 
 use super::http::SCHEMA_BYTES_MAX;
 use super::references::Definitions;
+use super::subjects::{Listed, SubjectVersion, Subjects};
 use super::{IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
 use crate::compute;
 use crate::decode::avro::fingerprints;
@@ -125,21 +126,9 @@ fn read_again(path: PathBuf) -> Reading {
 
 /// All schemas of a folder, by every id that they have.
 fn read(folder: &Path) -> Result<Schemas, RegistryError> {
-    let mut paths = Vec::new();
-    find(folder, 0, &mut paths)?;
-    paths.sort();
-    let mut texts = Vec::with_capacity(paths.len());
-    let mut definitions = Definitions::default();
-    for path in paths {
-        let text = read_file(&path)?;
-        let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
-        definitions.add(&shown, &text).map_err(|reason| RegistryError::File { path: path.clone(), reason })?;
-        texts.push((path, text));
-    }
     let mut schemas = Schemas::new();
-    for (path, text) in texts {
+    for (path, text) in texts(folder)? {
         let wrong = |reason| RegistryError::File { path: path.clone(), reason };
-        let text = definitions.complete(&text).map_err(wrong)?;
         let by_content = fingerprints(&text).map_err(wrong)?.map(SchemaId::Fingerprint);
         let by_name = path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
         let by_name = by_name.filter(|id| id.kind() != IdKind::Fingerprint);
@@ -152,6 +141,30 @@ fn read(folder: &Path) -> Result<Schemas, RegistryError> {
         }
     }
     Ok(schemas)
+}
+
+/// The schemas of a folder's `.avsc` files and where each stands, in the order of their paths, with the named types that
+/// other files define put in.
+///
+/// # Errors
+/// A folder or a file that can't be read, a file that is no schema.
+pub fn texts(folder: &Path) -> Result<Vec<(PathBuf, String)>, RegistryError> {
+    let mut paths = Vec::new();
+    find(folder, 0, &mut paths)?;
+    paths.sort();
+    let mut texts = Vec::with_capacity(paths.len());
+    let mut definitions = Definitions::default();
+    for path in paths {
+        let text = read_file(&path)?;
+        let shown = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        definitions.add(&shown, &text).map_err(|reason| RegistryError::File { path: path.clone(), reason })?;
+        texts.push((path, text));
+    }
+    let complete = texts.into_iter().map(|(path, text)| {
+        let text = definitions.complete(&text).map_err(|reason| RegistryError::File { path: path.clone(), reason })?;
+        Ok((path, text))
+    });
+    complete.collect()
 }
 
 fn find(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), RegistryError> {
@@ -186,4 +199,106 @@ fn read_file(path: &Path) -> Result<String, RegistryError> {
         return Err(RegistryError::File { path: path.to_owned(), reason });
     }
     std::fs::read_to_string(path).map_err(failed)
+}
+
+/// A file of the folder, by the record that it defines.
+struct Versioned {
+    path: PathBuf,
+    subject: String,
+    text: String,
+}
+
+impl FolderRegistry {
+    /// The files, in the order of their paths, each put together with what it refers to.
+    async fn versioned(&self) -> Result<Vec<Versioned>, RegistryError> {
+        let folder = self.path.clone();
+        let lost = |lost| RegistryError::Folder { path: self.path.clone(), source: Arc::new(io::Error::other(lost)) };
+        compute::spawn(move || versioned(&folder)).await.map_err(lost)?
+    }
+}
+
+fn versioned(folder: &Path) -> Result<Vec<Versioned>, RegistryError> {
+    let mut files = Vec::new();
+    for (path, text) in texts(folder)? {
+        let named = crate::decode::ComparedSchema::parse(&text).ok();
+        // What has no name of its own goes by that of its file.
+        let subject = named.and_then(|schema| schema.full_name().map(str::to_owned));
+        let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        files.push(Versioned { subject: subject.unwrap_or_else(stem), path, text });
+    }
+    Ok(files)
+}
+
+fn id_of(file: &Versioned) -> Result<String, RegistryError> {
+    let wrong = |reason| RegistryError::File { path: file.path.clone(), reason };
+    let by_name = file.path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
+    let [fingerprint, _] = fingerprints(&file.text).map_err(wrong)?.map(SchemaId::Fingerprint);
+    Ok(by_name.unwrap_or(fingerprint).to_string())
+}
+
+#[async_trait]
+impl Subjects for FolderRegistry {
+    async fn list(&self) -> Result<Listed, RegistryError> {
+        let mut subjects: Vec<String> = self.versioned().await?.into_iter().map(|file| file.subject).collect();
+        subjects.sort();
+        subjects.dedup();
+        Ok(Listed::Subjects(subjects))
+    }
+
+    async fn versions(&self, subject: &str) -> Result<Vec<u32>, RegistryError> {
+        let files = self.versioned().await?;
+        let count = files.iter().filter(|file| file.subject == subject).count();
+        match u32::try_from(count) {
+            Ok(0) | Err(_) => Err(RegistryError::NoSubject { subject: subject.to_owned() }),
+            Ok(count) => Ok((1..=count).collect()),
+        }
+    }
+
+    async fn version(&self, subject: &str, version: u32) -> Result<SubjectVersion, RegistryError> {
+        let files = self.versioned().await?;
+        let at = usize::try_from(version).ok().and_then(|version| version.checked_sub(1));
+        let found = at.and_then(|at| files.iter().filter(|file| file.subject == subject).nth(at));
+        let file = found.ok_or_else(|| RegistryError::NoSubject { subject: format!("{subject}@{version}") })?;
+        Ok(SubjectVersion { subject: subject.to_owned(), version, id: id_of(file)?, text: file.text.clone() })
+    }
+
+    /// Writes a file, named by the subject and the version: `lead.v002.avsc`.
+    async fn register(&self, subject: &str, text: &str) -> Result<SubjectVersion, RegistryError> {
+        let wrong = |reason| RegistryError::Subject { subject: subject.to_owned(), reason };
+        let schema = crate::decode::ComparedSchema::parse(text);
+        if !schema.is_ok_and(|schema| schema.full_name() == Some(subject)) {
+            return Err(wrong("in a folder it is the full name of the record"));
+        }
+        let files = self.versioned().await?;
+        let held: Vec<&Versioned> = files.iter().filter(|file| file.subject == subject).collect();
+        let count = |at: usize| u32::try_from(at + 1).unwrap_or(u32::MAX);
+        let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+        if let Some(at) = held.iter().position(|file| same(&file.text) == same(text)) {
+            let (version, id) = (count(at), id_of(held[at])?);
+            return Ok(SubjectVersion { subject: subject.to_owned(), version, id, text: text.to_owned() });
+        }
+        let version = count(held.len());
+        let path = self.path.join(format!("{subject}.v{version:03}.avsc"));
+        if held.last().is_some_and(|last| last.path >= path) {
+            return Err(wrong("its files sort behind what would be the new one: put the file there yourself"));
+        }
+        let file = Versioned { path, subject: subject.to_owned(), text: text.to_owned() };
+        write_new(&file.path, text)?;
+        Ok(SubjectVersion { subject: subject.to_owned(), version, id: id_of(&file)?, text: text.to_owned() })
+    }
+}
+
+/// A file that wasn't there; whole, or not at all.
+fn write_new(path: &Path, text: &str) -> Result<(), RegistryError> {
+    use std::io::Write as _;
+    let failed = |source: io::Error| RegistryError::Folder { path: path.to_owned(), source: Arc::new(source) };
+    // Names that begin with a point are passed over by who reads the folder.
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let unfinished = path.with_file_name(format!(".{name}.new"));
+    let mut file = std::fs::File::create(&unfinished).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    // A link fails where there is a file already, a rename would replace it.
+    let linked = std::fs::hard_link(&unfinished, path);
+    std::fs::remove_file(&unfinished).map_err(failed)?;
+    linked.map_err(failed)
 }

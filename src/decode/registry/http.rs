@@ -73,6 +73,19 @@ impl Http {
         self.client.get(url)
     }
 
+    pub(super) fn put(&self, url: Url) -> RequestBuilder {
+        self.client.put(url)
+    }
+
+    pub(super) fn post(&self, url: Url) -> RequestBuilder {
+        self.client.post(url)
+    }
+
+    /// The address of the next page, which must be one of this registry's: a sign-in goes along with it.
+    pub(super) fn next_page(&self, link: &str) -> Option<Url> {
+        self.base.join(link).ok().filter(|url| url.origin() == self.base.origin())
+    }
+
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, RegistryError> {
         request.send().await.map_err(|error| self.failed(error))
     }

@@ -7,6 +7,7 @@ mod disk;
 mod folder;
 mod http;
 mod references;
+mod subjects;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ use reqwest::StatusCode;
 
 pub use azure::AzureRegistry;
 pub use confluent::ConfluentRegistry;
-pub use folder::FolderRegistry;
+pub use folder::{FolderRegistry, texts as folder_texts};
+pub use subjects::{Listed, SubjectVersion, Subjects};
 
 use crate::config::spec::Secret;
 use crate::error::{Classify, Kind, Retry};
@@ -200,6 +202,12 @@ pub enum RegistryError {
         #[source]
         source: Arc<reqwest::Error>,
     },
+    #[error("the registry has no `{subject}`")]
+    NoSubject { subject: String },
+    #[error("`{subject}` can't be a subject here: {reason}")]
+    Subject { subject: String, reason: &'static str },
+    #[error("the registry `{endpoint}` refused the schema (HTTP {status}): {why}")]
+    Refused { endpoint: String, status: u16, why: String },
     #[error("the schema `{id}` has more than {limit} bytes")]
     TooLarge { id: String, limit: usize },
     #[error("the registry `{endpoint}` answered with something that is no schema")]
@@ -227,6 +235,7 @@ impl Classify for RegistryError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::Id { .. } | Self::Reference { .. } | Self::Unusable { .. } => Kind::Data,
+            Self::NoSubject { .. } | Self::Subject { .. } | Self::Refused { .. } => Kind::User,
             Self::Endpoint { .. } | Self::Client { .. } | Self::File { .. } => Kind::Config,
             _ => Kind::External,
         }
@@ -242,6 +251,10 @@ impl Classify for RegistryError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { .. } | Self::Id { .. } | Self::Reference { .. } | Self::Unusable { .. } => return None,
+            Self::NoSubject { .. } => {
+                "`sluice schema list` names those there are; of Azure's registry a subject is `group/name`"
+            }
+            Self::Subject { .. } | Self::Refused { .. } => return None,
             Self::Folder { .. } | Self::ReadAgain { .. } | Self::File { .. } => {
                 "`[registry.folder] path` is a folder of `.avsc` files; it is read at the start, and again for a schema \
                  that isn't known"

@@ -11,11 +11,13 @@ use futures::TryStreamExt as _;
 use super::AuditError;
 use super::numbers::NumberSet;
 use crate::batch::bronze;
+use crate::catalog::commit_log::CommitLog;
 use crate::catalog::query::QueryError;
 use crate::catalog::scan::scan_at;
 use crate::checkpoint::{Ledger, PartitionKey, RangeSet, SourceId};
 use crate::pipeline::status::Headway;
-use crate::sink::delta::log::CommitLog;
+use crate::sink::delta::dead_letters::rows::EXPIRED_AT;
+use crate::sink::delta::ledger::ReadLedger;
 
 /// How many numbers a list in a report holds; the count beside it is whole.
 pub const MOST_LISTED: usize = 1_000;
@@ -74,6 +76,8 @@ pub struct Tally {
     pub more_rows: u64,
     /// Covered numbers that have a dead letter and no row.
     pub letters: NumberSet,
+    /// Those of them whose bytes expired.
+    pub expired: NumberSet,
     /// Keys of rows, each as often as it is there beyond once.
     pub doubled_rows: Listed,
     pub doubled_letters: Listed,
@@ -124,8 +128,15 @@ impl Tallies {
     ///
     /// # Errors
     /// As [`Tallies::count_rows`]
-    pub async fn count_letters(&mut self, log: &CommitLog, version: u64, counted: &Counted) -> Result<(), AuditError> {
-        self.count(log, version, &keys_sql(), counted, Tallies::count_letter_keys).await
+    pub async fn count_letters(&mut self, letters: &ReadLedger, counted: &Counted) -> Result<(), AuditError> {
+        let (log, version) = (&letters.log, letters.version);
+        self.count(log, version, &keys_sql(), counted, Tallies::count_letter_keys).await?;
+        // Tables of earlier versions lack the column.
+        if letters.schema.column_with_name(EXPIRED_AT).is_some() {
+            let sql = format!("{} WHERE {EXPIRED_AT} IS NOT NULL", keys_sql());
+            self.count(log, version, &sql, &Counted::default(), Tallies::count_expired_keys).await?;
+        }
+        Ok(())
     }
 
     async fn count(
@@ -196,6 +207,17 @@ impl Tallies {
                 }
                 if !tally.letters.insert(number) && index == 0 {
                     tally.doubled_letters.add(number);
+                }
+            }
+        }
+    }
+
+    fn count_expired_keys(&mut self, keys: &Keys) {
+        for run in keys.runs() {
+            let Some(tally) = run.partition.and_then(|partition| self.partitions.get_mut(&partition)) else { continue };
+            for (number, _) in run.rows.filter_map(|row| keys.number(row)) {
+                if tally.letters.contains(number) {
+                    tally.expired.insert(number);
                 }
             }
         }

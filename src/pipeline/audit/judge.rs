@@ -33,15 +33,20 @@ enum Expected {
     },
 }
 
-/// Audits the table of a pipeline against its hub.
+/// Audits a table of a pipeline against its hub.
 ///
 /// # Errors
 /// [`AuditError`]; that the table isn't complete is an answer, not an error.
-pub async fn audit(project: &ProjectSpec, pipeline: &PipelineSpec, counted: &Counted) -> Result<Audit, AuditError> {
+pub async fn audit(
+    project: &ProjectSpec,
+    pipeline: &PipelineSpec,
+    table: &TableName,
+    counted: &Counted,
+) -> Result<Audit, AuditError> {
     let lake = lake(project)?;
     // Before the ledger is read: a partition that the hub gains meanwhile isn't held against it.
     let expected = ask_hub(project, pipeline).await?;
-    audit_at(&lake, &pipeline.sink.table, pipeline.source.dense, expected, counted).await
+    audit_at(&lake, table, pipeline.source.dense, expected, counted).await
 }
 
 /// Audits a table against its ledger alone. `dense` says whether numbers have no holes.
@@ -102,7 +107,7 @@ async fn audit_at(
     tallies.count_rows(&read.log, read.version, counted).await?;
     let letters = dead_letters_of(name);
     if let Some(letters) = read_ledger(&table_location(lake, &letters), &letters.to_string()).await? {
-        tallies.count_letters(&letters.log, letters.version, counted).await?;
+        tallies.count_letters(&letters, counted).await?;
     }
     let accepted = AcceptedGaps::read(lake, &read.table_id).await?;
     Ok(judge(name, &read, &accepted, &tallies, dense, &expected))
@@ -135,6 +140,7 @@ fn judge(
         offline: matches!(expected, Expected::Ledger),
         rows: sum(|partition| partition.rows),
         rejected: sum(|partition| partition.rejected),
+        expired: sum(|partition| partition.expired),
         filtered: sum(|partition| partition.filtered),
         duplicates: sum(|partition| partition.duplicates),
         missing: sum(|partition| partition.missing_count),
@@ -233,7 +239,7 @@ fn judge_partition(
         tally.rows.missing_in_both(&tally.letters, covered, |run| missing.add(run));
     }
     let unexplained = missing.count;
-    let taken_out = count(Counter::Filtered) + count(Counter::Erased) + count(Counter::Expired);
+    let taken_out = count(Counter::Filtered) + count(Counter::Erased);
     if unexplained <= taken_out {
         // Which numbers were taken out isn't known, only how many.
         missing = Missing::default();
@@ -259,16 +265,20 @@ fn judge_partition(
         problems.push(format!("{} missing: {}", missing.count, name_ranges(&missing.ranges)));
     }
     if dense && unexplained > taken_out && taken_out > 0 {
-        problems.push(format!("{taken_out} of the numbers named missing were filtered, erased or expired"));
+        problems.push(format!("{taken_out} of the numbers named missing were filtered or erased"));
     }
     if dense && unexplained < taken_out {
-        problems.push(format!(
-            "the ledger counts {taken_out} filtered, erased or expired, and {unexplained} numbers have no row"
-        ));
+        problems
+            .push(format!("the ledger counts {taken_out} filtered or erased, and {unexplained} numbers have no row"));
     }
-    let (rejected, letters) = (count(Counter::Rejected).saturating_sub(count(Counter::Expired)), tally.letters.len());
+    let (rejected, letters) = (count(Counter::Rejected), tally.letters.len());
     if rejected != letters {
         problems.push(format!("the ledger counts {rejected} rejected, and the dead letters are {letters}"));
+    }
+    // Letters are marked before they are counted, so the count may be behind, and the next that counts makes up for it.
+    let (counted_expired, expired) = (count(Counter::Expired), tally.expired.len());
+    if counted_expired > expired {
+        problems.push(format!("the ledger counts {counted_expired} expired, and of the dead letters {expired} are"));
     }
     let (events, found) = (count(Counter::Events), tally.rows.len() + letters + taken_out);
     if !dense && events > 0 && events != found {
@@ -302,6 +312,7 @@ fn counted(key: &PartitionKey, tally: &Tally) -> PartitionAudit {
         ranges: tally.coverage.iter().map(|range| (range.from, range.to)).collect(),
         rows: tally.rows.len() + tally.more_rows,
         rejected: tally.letters.len(),
+        expired: tally.expired.len(),
         duplicates: tally.doubled_rows.count + tally.doubled_letters.count,
         duplicate_numbers: duplicate_numbers.copied().take(MOST_LISTED).collect(),
         uncovered_numbers: tally.uncovered.numbers.iter().copied().collect(),

@@ -17,8 +17,8 @@
 //! **Memory** is bounded by what is covered, not by the rows: sets of numbers that cost next to
 //! nothing where numbers are dense (`numbers`), and lists that are cut off and say so.
 //!
-//! **What it can't see.** Where the ledger counts filtered, erased or expired events, it knows
-//! how many and not which: so many numbers without a row are taken for them. On a source whose
+//! **What it can't see.** Where the ledger counts filtered or erased events, it knows
+//! how many and not which: so many numbers without a row are taken for them. Expired dead letters keep their keys. On a source whose
 //! numbers have holes (`dense = false`) absence can't be proved. Of an event that became
 //! several rows, the loss of all but the first row isn't seen.
 

@@ -19,6 +19,8 @@ pub struct Audit {
     pub rows: u64,
     /// Events that are dead letters instead of rows, each once.
     pub rejected: u64,
+    /// Those of them whose bytes are gone, by retention or because somebody dropped them.
+    pub expired: u64,
     pub filtered: u64,
     /// Rows and dead letters that are there beyond once.
     pub duplicates: u64,
@@ -42,6 +44,7 @@ pub struct PartitionAudit {
     pub ranges: Vec<(i64, i64)>,
     pub rows: u64,
     pub rejected: u64,
+    pub expired: u64,
     pub filtered: u64,
     pub duplicates: u64,
     /// `[from, to)`, ascending; the first ones where there are very many.

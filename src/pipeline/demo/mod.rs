@@ -1,12 +1,16 @@
 //! The demo: an insurer on this machine, from its producers to its tables.
 //!
 //! ```text
-//! story ─▶ Avro, CloudEvents ─▶ real client ─▶ AMQP ─▶ hubs ─▶ the repository's own pipelines ─▶ tables
+//! story ─▶ Avro, CloudEvents ─▶ real client ─▶ AMQP ─▶ hubs ─▶ the repository's own pipelines ─▶ bronze
+//!                                                                  the repository's own SQL ─▶ silver ─▶ gold
 //! ```
 //!
 //! | file | |
 //! |---|---|
-//! | `insurer.rs` | what happened at the insurer: the same seed, the same story |
+//! | `facts.rs` | the twelve kinds of events, and their hubs |
+//! | `chapters.rs` | the plot: which event comes when, and what belongs to what |
+//! | `insurer.rs`, `payloads.rs` | what the events say |
+//! | `story.rs` | the events themselves: the same seed, the same story |
 //! | `send.rs` | the producers |
 //! | `project.rs` | the folder that stays |
 //! | `tables.rs` | what lies in the tables afterwards |
@@ -14,9 +18,13 @@
 //! `sluice demo` starts the emulator, has the story sent, runs the pipelines until they caught up
 //! and prints tables and audit. Everything on the way is what a project on Azure uses.
 
-pub mod insurer;
+mod chapters;
+pub mod facts;
+mod insurer;
+mod payloads;
 pub mod project;
 pub mod send;
+pub mod story;
 pub mod tables;
 
 use std::io;

@@ -22,14 +22,50 @@ const DEFAULTS: [(&str, &str); 2] = [
 
 const PROJECT: &str = include_str!("../../../sluice.toml");
 
-const FILES: [(&str, &str); 6] = [
-    ("pipelines/conversions/leads.toml", include_str!("../../../pipelines/conversions/leads.toml")),
-    ("pipelines/customer/accounts.toml", include_str!("../../../pipelines/customer/accounts.toml")),
-    ("pipelines/product/products.toml", include_str!("../../../pipelines/product/products.toml")),
-    ("schemas/lead.generated.avsc", include_str!("../../../schemas/lead.generated.avsc")),
-    ("schemas/account.activated.avsc", include_str!("../../../schemas/account.activated.avsc")),
-    ("schemas/product.updated.avsc", include_str!("../../../schemas/product.updated.avsc")),
+macro_rules! files {
+    ($($path:literal),+ $(,)?) => { [$(($path, include_str!(concat!("../../../", $path)))),+] };
+}
+
+/// What the repository has of the demo's project, besides `sluice.toml`.
+const FILES: &[(&str, &str)] = &files![
+    "pipelines/conversions/gold.toml",
+    "pipelines/conversions/leads.toml",
+    "pipelines/conversions/sales.toml",
+    "pipelines/customer/accounts.toml",
+    "pipelines/customer/contacts.toml",
+    "pipelines/product/products.toml",
+    "schemas/account.activated.avsc",
+    "schemas/account.deactivated.avsc",
+    "schemas/contact.abandoned_quote.avsc",
+    "schemas/contact.activated.avsc",
+    "schemas/contact.deactivated.avsc",
+    "schemas/contact.product_expired.avsc",
+    "schemas/contact.purchased.avsc",
+    "schemas/lead.failed.avsc",
+    "schemas/lead.generated.avsc",
+    "schemas/product.updated.avsc",
+    "schemas/sale.confirmed.avsc",
+    "schemas/sales_file.received.avsc",
+    "sql/conversions/gold_abandoned_leads.sql",
+    "sql/conversions/gold_conversion_funnel.sql",
+    "sql/conversions/gold_revenue_by_product.sql",
+    "sql/conversions/silver_leads.sql",
+    "sql/conversions/silver_sales.sql",
+    "sql/conversions/silver_sales_files.sql",
+    "sql/customer/silver_accounts.sql",
+    "sql/customer/silver_contacts.sql",
+    "sql/product/silver_products.sql",
+    "sql/product/silver_products_history.sql",
 ];
+
+macro_rules! tests {
+    ($($name:literal),+ $(,)?) => {
+        [$((concat!("tests/", $name), include_str!(concat!("../../../tests/insurer/", $name)))),+]
+    };
+}
+
+/// The project's own tests of its transforms. In the repository they lie beside those of Sluicebox.
+const TESTS: &[(&str, &str)] = &tests!["accounts.toml", "contacts.toml", "leads.toml", "products.toml", "sales.toml"];
 
 /// A folder that nobody else plays a demo in, until dropped.
 #[derive(Debug)]
@@ -58,7 +94,7 @@ pub fn lay_out(dir: &Path) -> Result<Folder, DemoError> {
     fs::create_dir_all(&mark).map_err(failed(&mark))?;
     let lock = take(&mark.join("demo.lock"), dir)?;
     let project = project_file();
-    let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES);
+    let files = [("sluice.toml", project.as_str())].into_iter().chain(FILES.iter().chain(TESTS).copied());
     for (name, text) in files {
         let path: PathBuf = dir.join(name);
         if path.exists() {
@@ -99,7 +135,25 @@ mod tests {
         let options = LoadOptions { project: Some(folder.path().to_owned()), env: None };
         let project = load_with(&options, &|_| None).expect("a project without problems");
         let tables: Vec<_> = project.pipelines.iter().map(|pipeline| pipeline.sink.table.to_string()).collect();
-        assert_eq!(tables, ["bronze.leads", "bronze.accounts", "bronze.products"]);
+        assert_eq!(tables, ["bronze.leads", "bronze.sales", "bronze.accounts", "bronze.contacts", "bronze.products"]);
+    }
+
+    #[test]
+    fn every_file_of_the_project_is_laid_out() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut open: Vec<_> =
+            ["pipelines", "schemas", "sql", "tests/insurer"].map(|folder| root.join(folder)).to_vec();
+        let mut found = Vec::new();
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                open.extend(fs::read_dir(&path).expect("a folder").map(|entry| entry.expect("an entry").path()));
+            } else {
+                found.push(path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned());
+            }
+        }
+        found.sort();
+        let laid_out = FILES.iter().chain(TESTS).map(|(path, _)| path.replacen("tests/", "tests/insurer/", 1));
+        assert_eq!(found, laid_out.collect::<Vec<_>>());
     }
 
     #[test]

@@ -5,57 +5,75 @@ use arrow::datatypes::Int64Type;
 use futures::TryStreamExt as _;
 
 use super::DemoError;
-use crate::catalog::log::log_store;
+use crate::catalog::log::{log_store, read_head};
 use crate::catalog::{CatalogError, scan, table_location};
 use crate::config::spec::ProjectSpec;
 use crate::pipeline::setup::Places;
-use crate::storage::Location;
 
-/// A few columns of each table, such that they fit a terminal; others show their first ones.
-const SHOWN: [(&str, &str); 3] = [
+/// The tables whose first rows are shown: a few columns, such that they fit a terminal, and their order.
+const SHOWN: [(&str, &str, &str); 5] = [
     (
         "bronze.leads",
-        "line, channel, prospect['town'] AS town, quote, score, generated_at, _partition, _sequence_number",
+        "_event_type, channel, prospect['town'] AS town, quote, score, reason, _partition, _sequence_number",
+        "_partition, _sequence_number",
+    ),
+    ("silver.leads", "product_code, channel, quote, status, generated_at, failure_reason, sold_at", "generated_at"),
+    (
+        "gold.conversion_funnel",
+        "product_code, day, leads, quoted, open, abandoned, failed, converted, round(conversion_rate, 2) AS rate",
+        "leads DESC, day, product_code",
     ),
     (
-        "bronze.accounts",
-        "customer_number, plan, address['town'] AS town, cardinality(policies) AS policies, activated_at, _partition, \
-         _sequence_number",
+        "gold.abandoned_leads",
+        "product_code, status, quote, generated_at, given_name, family_name, email",
+        "score DESC, lead_id",
     ),
-    ("bronze.products", "product_code, version, status, base_premium, valid_from, _partition, _sequence_number"),
+    ("gold.revenue_by_product", "product_code, month, sales, premiums, commissions", "premiums DESC, product_code"),
 ];
 const ROWS_SHOWN: usize = 3;
+
+const LAYERS: [&str; 3] = ["bronze", "silver", "gold"];
 
 /// A table of the demo.
 #[derive(Debug)]
 pub struct Table {
     pub name: String,
     pub rows: u64,
-    /// The first rows by partition and number.
+    /// The first rows, of a table that is shown.
     pub first: Vec<RecordBatch>,
 }
 
-/// Counts each pipeline's table and takes its first rows.
+/// Counts the table of each pipeline and of each transform, and takes the first rows of some.
 ///
 /// # Errors
 /// When a table can't be read.
 pub async fn tables(project: &ProjectSpec) -> Result<Vec<Table>, DemoError> {
     let places = Places::of(project).map_err(|source| DemoError::Pipeline(Box::new(source)))?;
+    let of_pipelines = project.pipelines.iter().map(|pipeline| &pipeline.sink.table);
+    let of_transforms = project.transforms.iter().map(|transform| &transform.table);
+    let mut names: Vec<_> = of_pipelines.chain(of_transforms).collect();
+    names.sort_by_key(|table| LAYERS.iter().position(|layer| *layer == table.schema));
     let mut tables = Vec::new();
-    for pipeline in &project.pipelines {
-        let name = pipeline.sink.table.to_string();
-        let location = table_location(&places.lake, &pipeline.sink.table);
-        let columns = SHOWN.iter().find(|(table, _)| *table == name).map_or("*", |(_, columns)| columns);
-        let first = format!("SELECT {columns} FROM t ORDER BY _partition, _sequence_number LIMIT {ROWS_SHOWN}");
-        let rows = select(&location, "SELECT count(*) AS rows FROM t").await?;
-        tables.push(Table { rows: number(&rows), first: select(&location, &first).await?, name });
+    for table in names {
+        let name = table.to_string();
+        let store = log_store(&table_location(&places.lake, table))?;
+        if read_head(&store).await?.is_none() {
+            continue;
+        }
+        let select = async |sql: &str| {
+            let rows = scan::scan(&store, sql).await?.try_collect::<Vec<RecordBatch>>().await;
+            rows.map_err(|source| CatalogError::Query { table: name.clone(), source: Box::new(source) })
+        };
+        let rows = number(&select("SELECT count(*) AS rows FROM t").await?);
+        let first = match SHOWN.iter().find(|(shown, _, _)| *shown == name) {
+            Some((_, columns, order)) => {
+                select(&format!("SELECT {columns} FROM t ORDER BY {order} LIMIT {ROWS_SHOWN}")).await?
+            }
+            None => Vec::new(),
+        };
+        tables.push(Table { rows, first, name });
     }
     Ok(tables)
-}
-
-async fn select(location: &Location, sql: &str) -> Result<Vec<RecordBatch>, DemoError> {
-    let rows = scan::scan(&log_store(location)?, sql).await?.try_collect().await;
-    Ok(rows.map_err(|source| CatalogError::Query { table: location.to_string(), source: Box::new(source) })?)
 }
 
 fn number(rows: &[RecordBatch]) -> u64 {

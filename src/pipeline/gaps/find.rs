@@ -86,22 +86,38 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Every table that the project writes.
     pub fn all(project: &'a ProjectSpec) -> Vec<Self> {
-        let target = |pipeline: &'a PipelineSpec| Self { table: pipeline.sink.table.clone(), pipeline: Some(pipeline) };
-        project.pipelines.iter().map(target).collect()
+        project.pipelines.iter().flat_map(Self::of).collect()
+    }
+
+    /// Every table that a pipeline writes.
+    pub fn of(pipeline: &'a PipelineSpec) -> Vec<Self> {
+        pipeline.sinks().map(|sink| Self { table: sink.table.clone(), pipeline: Some(pipeline) }).collect()
     }
 
     /// The one that is named, as a table (`bronze.leads`) or as a pipeline.
     ///
     /// # Errors
+    /// As of [`Target::named`]; [`GapError::Name`] for a pipeline of several tables.
+    pub fn only(project: &'a ProjectSpec, name: &str) -> Result<Self, GapError> {
+        let mut named = Self::named(project, name)?;
+        match named.pop() {
+            Some(only) if named.is_empty() => Ok(only),
+            _ => Err(GapError::Name(format!("pipeline `{name}` writes several tables: name one of them"))),
+        }
+    }
+
+    /// Those that are named, by a table (`bronze.leads`) or a pipeline.
+    ///
+    /// # Errors
     /// [`GapError::Name`], [`PipelineError::Unknown`]
-    pub fn named(project: &'a ProjectSpec, name: &str) -> Result<Self, GapError> {
+    pub fn named(project: &'a ProjectSpec, name: &str) -> Result<Vec<Self>, GapError> {
         if name.contains('.') {
             let table: TableName = name.parse().map_err(GapError::Name)?;
-            let pipeline = project.pipelines.iter().find(|pipeline| pipeline.sink.table == table);
-            return Ok(Self { table, pipeline });
+            let pipeline = project.pipelines.iter().find(|pipeline| pipeline.writes(&table));
+            return Ok(vec![Self { table, pipeline }]);
         }
         match project.pipelines.iter().find(|pipeline| pipeline.name == name) {
-            Some(pipeline) => Ok(Self { table: pipeline.sink.table.clone(), pipeline: Some(pipeline) }),
+            Some(pipeline) => Ok(Self::of(pipeline)),
             None => {
                 let known = project.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect();
                 Err(PipelineError::Unknown { name: name.to_owned(), known }.into())
@@ -128,7 +144,7 @@ pub async fn list(project: &ProjectSpec, targets: &[Target<'_>], ask: AskHub) ->
     Ok(gaps)
 }
 
-pub(super) async fn unknown_table(lake: &Location, table: &TableName) -> Result<GapError, CatalogError> {
+pub async fn unknown_table(lake: &Location, table: &TableName) -> Result<GapError, CatalogError> {
     let known = Catalog::new(lake).tables().await?.iter().map(ToString::to_string).collect();
     Ok(CatalogError::Unknown { table: table.to_string(), known }.into())
 }

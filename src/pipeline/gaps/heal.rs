@@ -1,16 +1,18 @@
 //! Reading what a table lacks from the captures, and nothing else.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::GapError;
 use super::find::{AskHub, Gap, GapState, Missing, Target};
 use crate::checkpoint::{PartitionKey, RangeSet};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
+use crate::fault_points::FaultPoints;
 use crate::pipeline::PipelineError;
 use crate::pipeline::run::{Pipeline, PipelineOptions, PipelineSummary};
 use crate::pipeline::status::PipelineStatus;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::fault_points::FaultPoints;
 
 /// What came of healing. The shape that scripts read: fields may be added, never renamed or removed.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +31,7 @@ pub struct Healed {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealedRange {
+    pub table: String,
     pub source: String,
     pub partition: String,
     /// `[from, to)`
@@ -60,27 +63,44 @@ pub async fn heal(
     if spec.capture.is_none() {
         return Err(PipelineError::NoCapture { pipeline: spec.name.clone() }.into());
     }
-    let target = Target { table: spec.sink.table.clone(), pipeline: Some(spec) };
-    let no_table = || GapError::NoTable { table: target.table.to_string() };
-    let before = Missing::find(project, &target, ask).await?.ok_or_else(no_table)?.numbers();
-    if before.is_empty() {
+    let targets = Target::of(spec);
+    let mut before: Vec<BTreeMap<PartitionKey, RangeSet>> = Vec::new();
+    for target in &targets {
+        match Missing::find(project, target, ask).await? {
+            Some(missing) => before.push(missing.numbers()),
+            // One that a route was added for lacks nothing: it has no start yet.
+            None if target.table != spec.sink.table => before.push(BTreeMap::new()),
+            None => return Err(GapError::NoTable { table: target.table.to_string() }),
+        }
+    }
+    let mut wanted: BTreeMap<PartitionKey, RangeSet> = BTreeMap::new();
+    for (partition, missing) in before.iter().flatten() {
+        wanted.entry(partition.clone()).or_default().union(missing);
+    }
+    if wanted.is_empty() {
         return Ok(Healed::of(spec, &PipelineSummary::default(), Vec::new(), Vec::new()));
     }
     let options = PipelineOptions { until_caught_up: true, fault_points };
-    let run = async { Pipeline::heal(project, spec, &before, options, status, shutdown).await?.run().await };
+    let run = async { Pipeline::heal(project, spec, &wanted, options, status, shutdown).await?.run().await };
     let stopped = |source| PipelineError::Stopped { pipeline: spec.name.clone(), source: Box::new(source) };
     let summary = run.await.map_err(stopped)?;
     // Whatever landed meanwhile by any path counts, so the table is asked, not the run.
-    let after = Missing::find(project, &target, ask).await?.ok_or_else(no_table)?;
-    let healed = before.iter().flat_map(|(partition, missing)| healed(&after, partition, missing)).collect();
-    Ok(Healed::of(spec, &summary, healed, after.gaps(&target)))
+    let (mut landed, mut gaps) = (Vec::new(), Vec::new());
+    for (target, before) in targets.iter().zip(&before) {
+        let no_table = || GapError::NoTable { table: target.table.to_string() };
+        let after = Missing::find(project, target, ask).await?.ok_or_else(no_table)?;
+        landed.extend(before.iter().flat_map(|(partition, missing)| healed(target, &after, partition, missing)));
+        gaps.extend(after.gaps(target));
+    }
+    Ok(Healed::of(spec, &summary, landed, gaps))
 }
 
-fn healed(after: &Missing, partition: &PartitionKey, missing: &RangeSet) -> Vec<HealedRange> {
+fn healed(target: &Target<'_>, after: &Missing, partition: &PartitionKey, missing: &RangeSet) -> Vec<HealedRange> {
     let coverage = after.read.ledger.coverage(partition);
     let landed = missing.iter().flat_map(|missing| coverage.held_in(missing));
     landed
         .map(|range| HealedRange {
+            table: target.table.to_string(),
             source: partition.source.to_string(),
             partition: partition.partition.to_string(),
             from: range.from,

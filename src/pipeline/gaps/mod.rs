@@ -20,4 +20,4 @@ pub use error::GapError;
 pub use find::{Accepted, AskHub, Gap, GapState, KnownBy, Target, list};
 pub use heal::{Healed, HealedRange, heal};
 
-pub(super) use find::{Lacking, accepted_of, lacking};
+pub(super) use find::{Lacking, accepted_of, lacking, unknown_table};

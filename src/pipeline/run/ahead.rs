@@ -7,11 +7,15 @@
 //!
 //! A flush that is due closes the chunks first and then takes everything.
 
+use std::collections::BTreeMap;
+use std::task::{Context, Poll};
+
 use tokio::task::{JoinError, JoinSet};
 
+use crate::checkpoint::PartitionKey;
 use crate::compute;
 use crate::memory::MemoryBudget;
-use crate::pipeline::partition::Part;
+use crate::pipeline::partition::{Part, ReadPath};
 use crate::sink::delta::files::FileError;
 use crate::sink::delta::staged::{Encoder, OpenChunk};
 
@@ -50,6 +54,9 @@ pub(super) struct Ahead {
     idle: Vec<OpenChunk<Part>>,
     working: JoinSet<Result<Encoded, FileError>>,
     closed: Vec<Part>,
+    /// Of each partition what came last, while none of it is the table's: it grows in place, since many tables of one
+    /// pipeline have few of its events each.
+    elsewhere: BTreeMap<(PartitionKey, ReadPath), Part>,
     /// What all of it holds of the budget.
     bytes: usize,
     /// A flush is due: what comes now stays as it is, or the flush would wait for ever.
@@ -68,6 +75,7 @@ impl Ahead {
             idle: Vec::new(),
             working: JoinSet::new(),
             closed: Vec::new(),
+            elsewhere: BTreeMap::new(),
             bytes: 0,
             is_closing: false,
         }
@@ -78,11 +86,36 @@ impl Ahead {
     }
 
     pub(super) fn push(&mut self, part: Part) {
+        if part.staged.is_elsewhere() {
+            self.push_elsewhere(part);
+            return;
+        }
         let bytes = part.reservation.bytes();
         self.bytes += bytes;
         self.recent_bytes += bytes;
         self.recent.push(part);
         self.encode_if_enough();
+    }
+
+    fn push_elsewhere(&mut self, mut part: Part) {
+        let of = (part.staged.partition.clone(), part.path);
+        if let Some(mut held) = self.elsewhere.remove(&of) {
+            self.bytes = self.bytes.saturating_sub(held.reservation.bytes());
+            match held.staged.join_elsewhere(part.staged) {
+                Ok(()) => {
+                    held.last_offset = part.last_offset;
+                    held.reservation.hold(held.staged.memory_bytes(), &self.budget);
+                    part = held;
+                }
+                Err(staged) => {
+                    part.staged = staged;
+                    self.bytes += held.reservation.bytes();
+                    self.closed.push(held);
+                }
+            }
+        }
+        self.bytes += part.reservation.bytes();
+        self.elsewhere.insert(of, part);
     }
 
     fn encode_if_enough(&mut self) {
@@ -118,11 +151,16 @@ impl Ahead {
     }
 
     /// What comes back next; none when nothing is encoded.
-    ///
-    /// # Cancel safety
-    /// It loses nothing when dropped.
-    pub(super) async fn encoded(&mut self) -> Option<Result<Result<Encoded, FileError>, JoinError>> {
-        self.working.join_next().await
+    pub(super) fn poll_encoded(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Result<Encoded, FileError>, JoinError>>> {
+        self.working.poll_join_next(context)
+    }
+
+    /// Whether something is being encoded, which frees memory.
+    pub(super) fn is_working(&self) -> bool {
+        !self.working.is_empty()
     }
 
     pub(super) fn take_encoded(&mut self, encoded: Encoded) {
@@ -152,13 +190,11 @@ impl Ahead {
         self.working.is_empty() && !self.is_empty()
     }
 
-    /// Somebody waits for memory: encoding frees more of it than a flush would, and sooner. Says whether
-    /// memory will be freed.
-    pub(super) fn make_room(&mut self) -> bool {
+    /// Somebody waits for memory: encoding frees more of it than a flush would, and sooner.
+    pub(super) fn make_room(&mut self) {
         if self.may_make_room() {
             self.encode_piece();
         }
-        !self.working.is_empty()
     }
 
     /// Closes what is open. Says whether all that came is here; if not, it will be, and nothing more is sent
@@ -189,7 +225,11 @@ impl Ahead {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.recent.is_empty() && self.closed.is_empty() && self.idle.is_empty() && self.working.is_empty()
+        self.recent.is_empty()
+            && self.closed.is_empty()
+            && self.elsewhere.is_empty()
+            && self.idle.is_empty()
+            && self.working.is_empty()
     }
 
     pub(super) fn has_rows(&self) -> bool {
@@ -206,6 +246,7 @@ impl Ahead {
     pub(super) fn take(&mut self) -> Vec<Part> {
         let mut parts = std::mem::take(&mut self.closed);
         parts.append(&mut self.recent);
+        parts.extend(std::mem::take(&mut self.elsewhere).into_values());
         (self.recent_bytes, self.bytes, self.is_closing) = (0, 0, false);
         let order = |part: &Part| (part.staged.partition.clone(), part.staged.range.from);
         parts.sort_by_cached_key(order);

@@ -14,6 +14,7 @@ use chrono::{DateTime, SecondsFormat};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::target::missing_in_any;
 use super::{LONGEST_PAUSE, PAUSE, Parts, Pipeline, PipelineOptions, TRIES_WHEN_CATCHING_UP};
 use crate::checkpoint::{PartitionKey, Range, RangeSet};
 use crate::config::spec::{PipelineSpec, ProjectSpec};
@@ -26,7 +27,6 @@ use crate::pipeline::setup;
 use crate::pipeline::status::PipelineStatus;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::writer::TableWriter;
 use crate::source::capture::{CaptureError, CaptureRead, CaptureSource, EnqueuedBetween, Listing, Missing};
 use crate::source::{HoleCause, SourceError};
 
@@ -208,13 +208,14 @@ impl Pipeline {
         status: PipelineStatus,
         shutdown: Shutdown,
     ) -> Result<Self, PipelineError> {
-        let parts = Parts::of(project, spec)?;
+        let mut parts = Parts::of(project, spec)?;
         let Some(captures) = parts.captures.clone() else {
             return Err(PipelineError::NoCapture { pipeline: spec.name.clone() });
         };
         let listing = Arc::new(captures.list(between.from).await.map_err(SourceError::from)?);
-        let writer = TableWriter::open(setup::table_spec(spec, &parts.places, options.fault_points.clone())?).await?;
-        let mut pipeline = Self::new(spec, parts, None, writer, options, status, shutdown);
+        let writers = setup::open_tables(spec, &parts.places, &options.fault_points).await?;
+        parts.router = setup::router(spec, &parts.places, &writers).await?;
+        let mut pipeline = Self::new(spec, parts, None, writers, options, status, shutdown);
         pipeline.captures.generations = generations(project, spec, between)?;
         pipeline.read_accepted().await;
         pipeline.read_uncovered(&listing, Missing::Between);
@@ -225,8 +226,14 @@ impl Pipeline {
     pub(super) fn take_hole(&mut self, partition: PartitionKey, missing: Range, cause: HoleCause) {
         match cause {
             HoleCause::Retention | HoleCause::Unexplained if self.captures.source.is_some() => {
-                self.gaps.know(&partition, missing);
-                if !self.gaps.accepts(&partition, missing) {
+                let mut is_accepted = true;
+                for target in &mut self.targets {
+                    for missing in target.missing_in(&partition, missing) {
+                        target.gaps.know(&partition, missing);
+                        is_accepted &= target.gaps.accepts(&partition, missing);
+                    }
+                }
+                if !is_accepted {
                     tracing::warn!(
                         pipeline = self.spec.name, %partition, %missing, cause = cause.as_str(),
                         numbers = missing.len(), "the hub lacks events: looking for them in the captures"
@@ -240,33 +247,54 @@ impl Pipeline {
         }
     }
 
-    /// Tells what no blob has and the table doesn't account for by now, whoever filled it.
+    /// Whether something waits for the time between flushes, when the ledgers say what is missing.
+    pub(super) fn waits_for_ledgers(&self) -> bool {
+        !self.captures.missed.is_empty() || self.captures.found.is_some()
+    }
+
+    /// Tells what no blob has and a table doesn't account for by now, whoever filled it.
     async fn judge_missed(&mut self) {
-        let Some(writer) = self.writer.as_mut().filter(|_| !self.captures.missed.is_empty()) else { return };
-        if let Err(error) = writer.catch_up().await {
-            let (pipeline, error) = (&self.spec.name, report(&error));
-            tracing::warn!(pipeline, error, "the log can't be read: what others committed may be told as missing");
+        if self.captures.missed.is_empty() || !self.has_ledgers() {
+            return;
         }
-        let missed: Vec<_> = std::mem::take(&mut self.captures.missed)
-            .into_iter()
-            .flat_map(|(partition, missing)| {
-                let missing = writer.ledger().coverage(&partition).missing_in(missing);
-                missing.into_iter().map(move |missing| (partition.clone(), missing))
-            })
-            .collect();
-        for (partition, missing) in missed {
-            // Between blobs: a late one may have it. The next sweep tells.
-            let may_come = self.source.is_none() && !self.options.until_caught_up;
-            let is_told = self.was_missing(&partition, missing) || self.gaps.accepts(&partition, missing);
-            if may_come && !is_told {
-                tracing::warn!(pipeline = self.spec.name, %partition, %missing, "no blob has these numbers yet");
-            } else {
-                self.report_hole(&partition, missing, HoleCause::NotCaptured);
+        for writer in self.targets.iter_mut().filter_map(|target| target.writer.as_mut()) {
+            if let Err(error) = writer.catch_up().await {
+                let (pipeline, table, error) = (&self.spec.name, writer.name(), report(&error));
+                tracing::warn!(
+                    pipeline,
+                    table,
+                    error,
+                    "the log can't be read: what others committed may be told as missing"
+                );
             }
-            self.captures.unhealed.entry(partition).or_default().insert(missing);
+        }
+        for (partition, missed) in std::mem::take(&mut self.captures.missed) {
+            let missing = missing_in_any(&self.targets, &partition, missed);
+            if missing.is_empty() {
+                continue;
+            }
+            for at in 0..self.targets.len() {
+                for missing in self.targets[at].missing_in(&partition, missed) {
+                    self.tell_missed(at, &partition, missing);
+                }
+            }
             if self.source.is_some() {
                 self.sweep_later();
             }
+            self.captures.unhealed.entry(partition).or_default().union(&missing);
+        }
+    }
+
+    fn tell_missed(&mut self, at: usize, partition: &PartitionKey, missing: Range) {
+        // Between blobs: a late one may have it. The next sweep tells.
+        let may_come = self.source.is_none() && !self.options.until_caught_up;
+        let target = &self.targets[at];
+        let is_told = self.was_missing(partition, missing) || target.gaps.accepts(partition, missing);
+        if may_come && !is_told {
+            let (pipeline, table) = (&self.spec.name, &target.table);
+            tracing::warn!(pipeline, table, %partition, %missing, "no blob has these numbers yet");
+        } else {
+            self.report_hole_of(at, partition, missing, HoleCause::NotCaptured);
         }
     }
 
@@ -311,7 +339,8 @@ impl Pipeline {
             }
         }
         // Wanted is what the ledger lacks, and during a flush nobody can say what that is.
-        if let Some(found) = self.captures.found.take_if(|_| self.writer.is_some()) {
+        let has_ledgers = self.has_ledgers();
+        if let Some(found) = self.captures.found.take_if(|_| has_ledgers) {
             self.read_captures(found);
             self.settle_tickets();
         }
@@ -349,10 +378,12 @@ impl Pipeline {
         });
     }
 
-    /// Whether the table accounts for these numbers, of the generation to which a blob belongs whose first
+    /// Whether every table accounts for these numbers, of the generation to which a blob belongs whose first
     /// event was enqueued then. Where there are several and nobody says when, it doesn't.
     fn covers(&self, partition: &str, first_enqueued_at: Option<i64>, numbers: Range) -> bool {
-        let Some(writer) = &self.writer else { return false };
+        if !self.has_ledgers() {
+            return false;
+        }
         let generation = match (self.captures.generations.as_slice(), first_enqueued_at) {
             ([only], _) => Some(only),
             (several, Some(at)) => several.iter().find(|generation| generation.lasts.has(at)),
@@ -360,13 +391,13 @@ impl Pipeline {
         };
         generation.is_some_and(|generation| {
             let partition = PartitionKey::new(generation.source.clone(), partition);
-            writer.ledger().coverage(&partition).missing_in(numbers).is_empty()
+            missing_in_any(&self.targets, &partition, numbers).is_empty()
         })
     }
 
     /// Lets go of the messages whose blobs are accounted for. Only between flushes does anybody know.
     fn settle_tickets(&mut self) {
-        if self.writer.is_none() || self.captures.tickets.is_empty() {
+        if !self.has_ledgers() || self.captures.tickets.is_empty() {
             return;
         }
         let tickets = std::mem::take(&mut self.captures.tickets);
@@ -425,8 +456,8 @@ impl Pipeline {
         let from = self.spec.source.generation.as_ref().map(|generation| generation.since);
         let lasts = EnqueuedBetween { from, to: None };
         for (partition, gaps) in std::mem::take(&mut self.captures.gaps) {
-            let coverage = self.writer.as_ref().map(|writer| writer.ledger().coverage(&partition)).unwrap_or_default();
-            let wanted: RangeSet = gaps.iter().flat_map(|gap| coverage.missing_in(gap)).collect();
+            let mut wanted = RangeSet::new();
+            gaps.iter().for_each(|gap| wanted.union(&missing_in_any(&self.targets, &partition, gap)));
             let (listing, missing) = (Arc::clone(&listing), Missing::Wanted);
             let read = CaptureRead { partition, listing, wanted, generation: lasts, enqueued: lasts, missing };
             self.read_capture(read);
@@ -462,15 +493,13 @@ impl Pipeline {
         self.summary.torn_blobs += listing.torn.len() as u64;
     }
 
-    /// Begins to read whatever the ledger doesn't cover.
+    /// Begins to read whatever a ledger doesn't cover.
     fn read_uncovered(&mut self, listing: &Arc<Listing>, missing: Missing) {
         self.tell_torn(listing);
         for Generation { source, lasts, wanted: enqueued } in self.captures.generations.clone() {
             for partition in listing.partitions.keys() {
                 let partition = PartitionKey::new(source.clone(), partition.as_str());
-                let covered = self.writer.as_ref().map(|writer| writer.ledger().coverage(&partition));
-                let uncovered = covered.unwrap_or_default().missing_in(Range::new(0, i64::MAX));
-                let wanted = uncovered.into_iter().collect();
+                let wanted = missing_in_any(&self.targets, &partition, Range::new(0, i64::MAX));
                 let listing = Arc::clone(listing);
                 self.read_capture(CaptureRead { partition, listing, wanted, generation: lasts, enqueued, missing });
             }

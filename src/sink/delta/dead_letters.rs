@@ -4,36 +4,41 @@
 //! may answer differently, so they are matched by key: of the numbers that the ledger doesn't
 //! cover, an event that is there already stays a reject, and one that fails now is appended.
 //! The table has a base of its own; after a lost race its keys are read again.
+//!
+//! Here is the way of a flush into it. What is done to dead letters later (they are replayed, marked,
+//! dropped) rewrites the files that hold them: [`held`].
+
+pub mod held;
+pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{
-    AsArray, BinaryBuilder, Int32Builder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch, StringBuilder,
-    TimestampMicrosecondBuilder,
-};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type};
 use deltalake::kernel::Action;
 use deltalake::protocol::{DeltaOperation, OutputMode};
 use futures::TryStreamExt as _;
 use serde_json::Value;
 
+pub use self::rows::{DeadLetter, LetterState, schema};
 use super::SinkError;
-use super::fault_points::{FaultPoint, FaultPoints};
 use super::files;
-use super::log::{CommitLog, Put, ReadAt};
+use super::schema::{Policy, TableColumns};
 use super::table::OpenTable;
 use crate::batch::{Reject, bronze};
+use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
 use crate::catalog::scan::scan;
 use crate::checkpoint::{Ledger, PartitionKey, Range, SourceId};
+use crate::fault_points::{FaultPoint, FaultPoints};
 
 /// How often a commit may lose the race for its version before the flush gives up and backs off.
 const TRIES: u32 = 50;
 
 /// An event. Its dead letter stands for all records that it holds.
-struct EventKey {
-    partition: PartitionKey,
-    sequence_number: i64,
+pub(super) struct EventKey {
+    pub(super) partition: PartitionKey,
+    pub(super) sequence_number: i64,
 }
 
 /// A reject on its way to the table.
@@ -116,7 +121,7 @@ impl DeadLetters {
         ledger: &Ledger,
         fault_points: &FaultPoints,
     ) -> Result<(), SinkError> {
-        for attempt in 1..=TRIES {
+        for _ in 0..TRIES {
             let new: Vec<&Letter<'_>> = letters.iter().filter(|letter| !self.has(&letter.key())).collect();
             if new.is_empty() {
                 return Ok(());
@@ -126,7 +131,7 @@ impl DeadLetters {
                 self.read_keys(ledger).await?;
                 continue;
             }
-            if self.commit(&new, writer, attempt, fault_points).await? {
+            if self.commit(&new, writer, fault_points).await? {
                 new.iter().for_each(|letter| self.remember(letter.key()));
                 return Ok(());
             }
@@ -136,8 +141,8 @@ impl DeadLetters {
     }
 
     async fn create(&mut self, writer: &Writer) -> Result<(), SinkError> {
+        // Not append-only: dead letters are marked, and their bytes expire.
         let properties = vec![
-            ("delta.appendOnly".to_owned(), "true".to_owned()),
             ("sluice.pipeline".to_owned(), writer.pipeline.clone()),
             ("sluice.owner".to_owned(), writer.owner.clone()),
         ];
@@ -150,19 +155,25 @@ impl DeadLetters {
         &mut self,
         letters: &[&Letter<'_>],
         writer: &Writer,
-        attempt: u32,
         fault_points: &FaultPoints,
     ) -> Result<bool, SinkError> {
         let table = self.table.as_mut().expect("a commit follows the opening of its table");
-        let batch = rows(letters, writer, attempt)
-            .map_err(|source| SinkError::Arrow { table: self.log.table.clone(), source })?;
-        let adds = files::write(self.log.store(), &table.schema, &[], None, vec![batch])
+        let now_us = chrono::Utc::now().timestamp_micros();
+        let letters: Vec<_> = letters.iter().map(|letter| DeadLetter::new(letter, writer, now_us)).collect();
+        let batch =
+            rows::to_rows(&letters).map_err(|source| SinkError::Arrow { table: self.log.table.clone(), source })?;
+        // A table of an earlier version gains columns in the same commit.
+        let joined = rows::with_ours(&table.schema);
+        let metadata = joined.as_ref().map(|joined| table.metadata_with(joined)).transpose()?;
+        let schema = joined.map_or_else(|| Arc::clone(&table.schema), Arc::new);
+        let columns = TableColumns::new(schema, Policy::default());
+        let adds = files::write(self.log.store(), &columns, &[], None, vec![batch])
             .await
             .map_err(|source| SinkError::File { table: self.log.table.clone(), source })?;
         fault_points.pass(FaultPoint::DeadLettersStaged);
         let version = table.version + 1;
         let commit = self.log.lay_out(
-            adds.into_iter().map(Action::Add).collect(),
+            metadata.clone().map(Action::Metadata).into_iter().chain(adds.files.into_iter().map(Action::Add)).collect(),
             table.transactions(&[], version),
             DeltaOperation::StreamingUpdate {
                 output_mode: OutputMode::Append,
@@ -175,6 +186,9 @@ impl DeadLetters {
         let landed = match self.log.put(version, &commit).await {
             Put::Landed if !table.is_stale() && self.log.holds(table.version).await? => {
                 table.advance(version, &[], read_at);
+                if metadata.is_some() {
+                    table.reload_schema().await?;
+                }
                 true
             }
             Put::Landed | Put::Unknown(_) | Put::Taken => table.catch_up(&[commit.id]).await?.landed.is_some(),
@@ -206,7 +220,7 @@ impl DeadLetters {
 }
 
 /// The events of rows whose first three columns are source, partition and number.
-fn keys(batch: &RecordBatch) -> impl Iterator<Item = EventKey> {
+pub(super) fn keys(batch: &RecordBatch) -> impl Iterator<Item = EventKey> {
     let text = |at: usize| arrow::compute::cast(batch.column(at), &DataType::Utf8).ok();
     let (sources, partitions) = (text(0), text(1));
     let numbers = batch.column(2).as_primitive_opt::<Int64Type>().cloned();
@@ -218,94 +232,4 @@ fn keys(batch: &RecordBatch) -> impl Iterator<Item = EventKey> {
             sequence_number: numbers.as_ref()?.value(row),
         })
     })
-}
-
-/// The columns of a dead-letter table.
-pub fn schema() -> SchemaRef {
-    let text = |name: &str| Field::new(name, DataType::Utf8, true);
-    Arc::new(Schema::new(vec![
-        text(bronze::SOURCE),
-        text(bronze::PARTITION),
-        Field::new(bronze::SEQUENCE_NUMBER, DataType::Int64, true),
-        Field::new(bronze::RECORD_INDEX, DataType::Int32, true),
-        text(bronze::OFFSET),
-        Field::new(bronze::ENQUEUED_AT, bronze::timestamp(), true),
-        Field::new("body", DataType::Binary, true),
-        text("content_type"),
-        text("framing"),
-        text(bronze::SCHEMA_ID),
-        Field::new(bronze::PROPERTIES, bronze::string_map(), true),
-        text("error_class"),
-        text("error"),
-        text("pipeline"),
-        text("config_hash"),
-        Field::new("attempt", DataType::Int32, true),
-        Field::new("rejected_at", bronze::timestamp(), true),
-    ]))
-}
-
-fn rows(letters: &[&Letter<'_>], writer: &Writer, attempt: u32) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let mut texts: [StringBuilder; 10] = std::array::from_fn(|_| StringBuilder::new());
-    let mut numbers = Int64Builder::new();
-    let mut indexes = Int32Builder::new();
-    let mut attempts = Int32Builder::new();
-    let mut bodies = BinaryBuilder::new();
-    let mut enqueued = TimestampMicrosecondBuilder::new().with_timezone("UTC");
-    let mut rejected = TimestampMicrosecondBuilder::new().with_timezone("UTC");
-    let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
-    let mut properties = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
-    let now = chrono::Utc::now().timestamp_micros();
-    for letter in letters {
-        let (reject, event) = (letter.reject, &letter.reject.event);
-        let values: [Option<&str>; 10] = [
-            Some(letter.partition.source.as_str()),
-            Some(&letter.partition.partition),
-            Some(&event.offset),
-            event.content_type.as_deref(),
-            Some(reject.framing),
-            reject.schema_id.as_deref(),
-            Some(reject.class.as_str()),
-            Some(&reject.text),
-            Some(&writer.pipeline),
-            Some(&writer.config_hash),
-        ];
-        for (builder, value) in texts.iter_mut().zip(values) {
-            builder.append_option(value);
-        }
-        numbers.append_value(event.sequence_number);
-        indexes.append_value(reject.record_index);
-        attempts.append_value(i32::try_from(attempt).unwrap_or(i32::MAX));
-        bodies.append_value(&event.body);
-        enqueued.append_value(event.enqueued_at.saturating_mul(1000));
-        rejected.append_value(now);
-        for (key, value) in &event.properties {
-            properties.keys().append_value(key);
-            properties.values().append_value(value);
-        }
-        properties.append(true)?;
-    }
-    let [source, partition, offset, content_type, framing, schema_id, class, error, pipeline, hash] =
-        texts.map(|mut builder| Arc::new(builder.finish()));
-    RecordBatch::try_new(
-        schema(),
-        vec![
-            source,
-            partition,
-            Arc::new(numbers.finish()),
-            Arc::new(indexes.finish()),
-            offset,
-            Arc::new(enqueued.finish()),
-            Arc::new(bodies.finish()),
-            content_type,
-            framing,
-            schema_id,
-            Arc::new(properties.finish()),
-            class,
-            error,
-            pipeline,
-            hash,
-            Arc::new(attempts.finish()),
-            Arc::new(rejected.finish()),
-        ],
-    )
 }

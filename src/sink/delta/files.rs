@@ -4,43 +4,28 @@
 //! partitions. Nothing of them can be seen until a commit names them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow::array::{AsArray, Date32Array, RecordBatch, Scalar};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::datatypes::{Date32Type, SchemaRef};
+use arrow::datatypes::Date32Type;
 use arrow::error::ArrowError;
-use bytes::Bytes;
-use deltalake::DeltaTableError;
-use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::kernel::Add;
 use deltalake::logstore::LogStoreRef;
-use deltalake::parquet::basic::{Compression, ZstdLevel};
-use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
-use deltalake::parquet::schema::types::ColumnPath;
 use indexmap::IndexMap;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
-use uuid::Uuid;
 
-use super::schema::align;
+use super::schema::{Rescued, TableColumns};
 use crate::batch::bronze;
-use crate::catalog::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue, date_value};
+use crate::catalog::data_file::{Columns, Encoder};
+use crate::catalog::log::{Scalar as PartitionValue, date_value};
 use crate::compute;
 
-/// Columns whose values hardly ever repeat within a file. A dictionary of them costs a hash a value and is
-/// given up halfway anyway.
-const DISTINCT: [&str; 3] = [bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EVENT_ID];
+pub use crate::catalog::data_file::{DataFile, FileError};
 
-/// Columns that ascend, so that the statistics of their pages let readers skip pages. For all others those
-/// of whole chunks, which Delta's own are made of, say as much and cost less.
-const ASCENDING: [&str; 2] = [bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT];
-
-/// Files above this are stored in parts of this size. A part that fails is sent again by itself; smaller
-/// ones cost more requests.
-const PART_BYTES: usize = 16 << 20;
+const COLUMNS: Columns<'static> = Columns {
+    distinct: &[bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EVENT_ID],
+    ascending: &[bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT],
+};
 
 /// Rows that go into one file: all of one enqueued date.
 #[derive(Debug, Default)]
@@ -76,39 +61,26 @@ pub fn by_date(batches: &[RecordBatch]) -> Result<BTreeMap<Option<i32>, Slice>, 
     Ok(slices)
 }
 
-/// Why a file isn't there.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    #[error("rows can't be encoded as Parquet")]
-    Encode(#[source] Box<DeltaTableError>),
-    #[error("encoding ended too early")]
-    Task(#[source] tokio::task::JoinError),
-    #[error("data file `{path}` can't be stored")]
-    Store {
-        path: Path,
-        #[source]
-        source: object_store::Error,
-    },
-}
-
-impl FileError {
-    pub(super) fn rows(source: ArrowError) -> Self {
-        DeltaTableError::from(source).into()
-    }
-}
-
-impl From<DeltaTableError> for FileError {
-    fn from(error: DeltaTableError) -> Self {
-        Self::Encode(Box::new(error))
-    }
-}
-
-/// A whole data file that no store has yet.
+/// Files of rows, and what of these no column could hold.
 #[derive(Debug, Clone)]
-pub struct DataFile {
-    /// Names a path of its own; each time that the file is stored it gets another.
-    add: Add,
-    pub bytes: Bytes,
+pub struct Written<F> {
+    pub files: Vec<F>,
+    pub rescued: Rescued,
+}
+
+impl<F> Default for Written<F> {
+    fn default() -> Self {
+        Self { files: Vec::new(), rescued: Rescued::new() }
+    }
+}
+
+impl<F> Written<F> {
+    pub fn extend(&mut self, other: Self) {
+        self.files.extend(other.files);
+        for (column, rows) in other.rescued {
+            *self.rescued.entry(column).or_default() += rows;
+        }
+    }
 }
 
 /// Writes rows of one enqueued date as one file (or several, where it would get too large), encoded off
@@ -118,12 +90,12 @@ pub struct DataFile {
 /// [`FileError`]; what was stored by then stays for vacuum, since no log names it.
 pub async fn write(
     store: &LogStoreRef,
-    table: &SchemaRef,
+    table: &TableColumns,
     partition_columns: &[String],
     date: Option<i32>,
     batches: Vec<RecordBatch>,
-) -> Result<Vec<Add>, FileError> {
-    let (table, columns) = (Arc::clone(table), partition_columns.to_vec());
+) -> Result<Written<Add>, FileError> {
+    let (table, columns) = (table.clone(), partition_columns.to_vec());
     let encoding = compute::spawn_async(async move {
         let mut encoder = FileEncoder::new(&table, &columns, date)?;
         for batch in &batches {
@@ -131,53 +103,22 @@ pub async fn write(
         }
         encoder.close().await
     });
-    let mut adds = Vec::new();
-    for file in encoding.await.map_err(FileError::Task)?? {
-        adds.push(file.store(store).await?);
+    let Written { files: encoded, rescued } = encoding.await.map_err(FileError::Task)??;
+    let mut files = Vec::new();
+    for file in encoded {
+        files.push(file.store(store).await?);
     }
-    Ok(adds)
-}
-
-impl DataFile {
-    /// Stores it under a name that was never used, so that a file which a commit names already is
-    /// never touched.
-    ///
-    /// # Errors
-    /// [`FileError::Store`]; what was stored by then stays for vacuum.
-    pub async fn store(&self, store: &LogStoreRef) -> Result<Add, FileError> {
-        let folder = self.add.path.rsplit_once('/').map(|(folder, _)| format!("{folder}/")).unwrap_or_default();
-        let mut add = self.add.clone();
-        add.path = format!("{folder}part-00000-{}-c000.zstd.parquet", Uuid::new_v4());
-        let path = Path::from_url_path(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
-        let to = store.object_store(None);
-        upload(to.as_ref(), &path, self.bytes.clone()).await.map_err(|source| stored(&path, source))?;
-        Ok(add)
-    }
-}
-
-fn stored(path: &Path, source: object_store::Error) -> FileError {
-    FileError::Store { path: path.clone(), source }
-}
-
-async fn upload(to: &dyn ObjectStore, path: &Path, bytes: Bytes) -> object_store::Result<()> {
-    if bytes.len() <= PART_BYTES {
-        return to.put(path, bytes.into()).await.map(drop);
-    }
-    let mut upload = WriteMultipart::new_with_chunk_size(to.put_multipart(path).await?, PART_BYTES);
-    upload.put(bytes);
-    // It aborts by itself where a part fails.
-    upload.finish().await.map(drop)
+    Ok(Written { files, rescued })
 }
 
 /// Encodes rows of one enqueued date, in their order, as one file (or several, where it would get too
 /// large).
 ///
-/// It is encoded in memory and then stored as it is: delta-rs's own upload panics when the store
-/// refuses the end of a file. CPU work; no I/O.
+/// CPU work; no I/O.
 pub struct FileEncoder {
-    table: SchemaRef,
-    store: Arc<InMemory>,
-    writer: DeltaWriter,
+    table: TableColumns,
+    rescued: Rescued,
+    encoder: Encoder,
     /// The folder of the date, where the table is partitioned.
     values: IndexMap<String, PartitionValue>,
 }
@@ -185,59 +126,26 @@ pub struct FileEncoder {
 impl FileEncoder {
     /// # Errors
     /// [`FileError::Encode`].
-    pub fn new(table: &SchemaRef, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
-        let store = Arc::new(InMemory::new());
-        let config = WriterConfig::new(
-            Arc::clone(table),
-            partition_columns.to_vec(),
-            Some(properties()?),
-            None,
-            None,
-            DataSkippingNumIndexedCols::AllColumns,
-            None,
-        );
+    pub fn new(table: &TableColumns, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
         let values = partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
-        let writer = DeltaWriter::new(Arc::clone(&store) as Arc<dyn ObjectStore>, config);
-        Ok(Self { table: Arc::clone(table), store, writer, values })
+        let encoder = Encoder::new(&table.schema, partition_columns, COLUMNS)?;
+        Ok(Self { table: table.clone(), rescued: Rescued::new(), encoder, values })
     }
 
     /// # Errors
     /// [`FileError::Encode`].
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
-        let aligned = align(batch, &self.table).map_err(FileError::rows)?;
+        let aligned = self.table.align(batch, &mut self.rescued).map_err(FileError::rows)?;
         if self.values.is_empty() {
-            self.writer.write(&aligned).await?;
+            self.encoder.write(&aligned).await
         } else {
-            self.writer.write_partition(aligned, &self.values).await?;
+            self.encoder.write_partition(aligned, &self.values).await
         }
-        Ok(())
     }
 
     /// # Errors
     /// [`FileError::Encode`].
-    pub async fn close(self) -> Result<Vec<DataFile>, FileError> {
-        let mut files = Vec::new();
-        for add in self.writer.close().await? {
-            let path = Path::from_url_path(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
-            let held = self.store.get(&path).await.map_err(|source| stored(&path, source))?;
-            let bytes = held.bytes().await.map_err(|source| stored(&path, source))?;
-            files.push(DataFile { add, bytes });
-        }
-        Ok(files)
+    pub async fn close(self) -> Result<Written<DataFile>, FileError> {
+        Ok(Written { files: self.encoder.close().await?, rescued: self.rescued })
     }
-}
-
-fn properties() -> Result<WriterProperties, FileError> {
-    let level = ZstdLevel::try_new(1).map_err(DeltaTableError::from)?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
-    let properties = DISTINCT
-        .into_iter()
-        .fold(properties, |held, column| held.set_column_dictionary_enabled(ColumnPath::from(column), false));
-    let properties = ASCENDING.into_iter().fold(properties, |held, column| {
-        held.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Page)
-    });
-    Ok(properties.build())
 }

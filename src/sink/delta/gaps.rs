@@ -20,9 +20,9 @@ use futures::TryStreamExt as _;
 
 use super::SinkError;
 use super::files;
-use super::log::{CommitLog, Put, ReadAt};
 use super::table::OpenTable;
 use crate::batch::bronze;
+use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
 use crate::catalog::log::{log_store, log_store_to_read};
 use crate::catalog::scan::scan;
 use crate::catalog::{accepted_gaps, table_location};
@@ -154,12 +154,12 @@ pub async fn accept(lake: &Location, gap: &AcceptedGap) -> Result<Acceptance, Si
             return Ok(if is_ours { Acceptance::Recorded } else { Acceptance::Before(Box::new(before.clone())) });
         }
         let rows = row(gap).map_err(|source| SinkError::Arrow { table: log.table.clone(), source })?;
-        let adds = files::write(log.store(), &table.schema, &[], None, vec![rows])
+        let adds = files::write(log.store(), &table.columns(), &[], None, vec![rows])
             .await
             .map_err(|source| SinkError::File { table: log.table.clone(), source })?;
         let version = table.version + 1;
         let commit = log.lay_out(
-            adds.into_iter().map(Action::Add).collect(),
+            adds.files.into_iter().map(Action::Add).collect(),
             table.transactions(&[], version),
             DeltaOperation::StreamingUpdate {
                 output_mode: OutputMode::Append,

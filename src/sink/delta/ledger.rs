@@ -3,9 +3,12 @@
 //! Unlike [`super::table::OpenTable`], nothing here refuses a table that can't be written: an
 //! audit is wanted most where a stranger has been at work.
 
+use arrow::datatypes::SchemaRef;
+
 use super::SinkError;
-use super::log::CommitLog;
+use crate::catalog::commit_log::CommitLog;
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
+use crate::catalog::state::arrow_schema;
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 use crate::storage::Location;
 
@@ -20,6 +23,7 @@ pub struct ReadLedger {
     pub version: u64,
     /// The id of the table, which every app id of its ledger names.
     pub table_id: String,
+    pub schema: SchemaRef,
     pub ledger: Ledger,
     /// The log holds a ledger of another table id: the table was replaced, or is a copy.
     pub has_foreign_ledger: bool,
@@ -54,7 +58,8 @@ pub async fn read_ledger(location: &Location, table: &str) -> Result<Option<Read
     let table_id = head.metadata.id().to_owned();
     let (ledger, has_foreign_ledger) = ledger_of(&head, &table_id, table)?;
     let strangers = strangers(&log, &ledger, head.version).await?;
-    Ok(Some(ReadLedger { log, version: head.version, table_id, ledger, has_foreign_ledger, strangers }))
+    let schema = arrow_schema(&log, &head.metadata)?;
+    Ok(Some(ReadLedger { log, version: head.version, table_id, schema, ledger, has_foreign_ledger, strangers }))
 }
 
 impl ReadLedger {

@@ -8,16 +8,16 @@
 //!
 //! The version at which the ledger was read is the base of the commit: what was trimmed at V
 //! lands as V + 1 or not at all. [`writer::TableWriter`] holds that loop, [`table::OpenTable`] the
-//! head of the log as this process knows it, [`log::CommitLog`] the bytes.
+//! head of the log as this process knows it, [`CommitLog`](crate::catalog::commit_log::CommitLog) the bytes.
 
 pub mod dead_letters;
-pub mod fault_points;
+pub mod evolve;
 pub mod files;
 pub mod gaps;
 pub mod ledger;
-pub mod log;
 mod plan;
 pub mod schema;
+pub mod settle;
 pub mod staged;
 pub mod table;
 pub mod writer;
@@ -32,8 +32,6 @@ pub enum SinkError {
     File { table: String, source: files::FileError },
     #[error("commit {version} of table `{table}` has an unknown outcome")]
     UnknownOutcome { table: String, version: u64, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("the log of table `{table}` can't be written or read")]
-    Log { table: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
         "a stranger's `{operation}` in version {version} of table `{table}` took rows that the ledger accounts for"
     )]
@@ -50,6 +48,17 @@ pub enum SinkError {
     Contended { table: String, tries: u32 },
     #[error("hub `{origin}` was made at {is} (epoch ms), and table `{table}` holds events of one made at {was}")]
     Generation { table: String, origin: String, was: i64, is: i64 },
+    #[error("table `{table}` isn't to change its columns for the schema `{schema}`")]
+    SchemaChange {
+        table: String,
+        schema: String,
+        #[source]
+        misfit: schema::Misfit,
+    },
+    #[error(
+        "table `{table}` counts {counted} rejected events of partition `{partition}`, and {letters} dead letters wait"
+    )]
+    Uncounted { table: String, partition: PartitionKey, counted: i64, letters: usize },
     #[error("partition `{partition}` was staged out of order for table `{table}`")]
     Order { table: String, partition: PartitionKey },
     #[error(transparent)]
@@ -62,11 +71,13 @@ impl Classify for SinkError {
             Self::File { source: files::FileError::Encode(_) | files::FileError::Task(_), .. } => Kind::Internal,
             Self::File { source: files::FileError::Store { .. }, .. }
             | Self::UnknownOutcome { .. }
-            | Self::Log { .. }
             | Self::Contended { .. } => Kind::External,
-            Self::Stranger { .. } | Self::Replaced { .. } | Self::NewerLedger { .. } | Self::Generation { .. } => {
-                Kind::Data
-            }
+            Self::Stranger { .. }
+            | Self::Replaced { .. }
+            | Self::NewerLedger { .. }
+            | Self::Generation { .. }
+            | Self::SchemaChange { .. }
+            | Self::Uncounted { .. } => Kind::Data,
             Self::Unsupported { .. } => Kind::User,
             Self::Arrow { .. } | Self::Order { .. } => Kind::Internal,
             Self::Catalog(error) => error.kind(),
@@ -87,6 +98,12 @@ impl Classify for SinkError {
                  that changed it, or declare a new table",
                 version.saturating_sub(1)
             )),
+            Self::SchemaChange { .. } => Some(
+                "say `on_schema_change = \"evolve\"` in `[decode]` to let columns be added, or `\"pin\"` to keep in \
+                 `_rescued` what has none; or give the table the column, and start again"
+                    .to_owned(),
+            ),
+            Self::Uncounted { table, .. } => Some(format!("`sluice audit {table}` says what doesn't agree")),
             Self::NewerLedger { .. } => Some("run the newer version of sluice that wrote it".to_owned()),
             Self::Generation { .. } => Some(
                 "the hub was deleted and made anew: declare `[source] generation = { name = \"2\", since = \

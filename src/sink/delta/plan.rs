@@ -38,6 +38,8 @@ pub(super) struct Plan<'a> {
     pub(super) letters: Vec<Letter<'a>>,
     /// Rejects that lie in the dead-letter table already although the event decodes now.
     pub(super) stayed: BTreeMap<PartitionKey, u64>,
+    /// Events that a rule keeps from this table.
+    pub(super) filtered: BTreeMap<PartitionKey, u64>,
     pub(super) counts: BTreeMap<PartitionKey, Counts>,
 }
 
@@ -81,6 +83,7 @@ impl Base<'_> {
             chunks: BTreeMap::new(),
             letters: Vec::new(),
             stayed: BTreeMap::new(),
+            filtered: BTreeMap::new(),
             counts: BTreeMap::new(),
         };
         let kept = self.trim(staged, &mut plan.counts);
@@ -109,9 +112,12 @@ impl Base<'_> {
             let letters = part.rejects.iter().filter(|reject| wanted.contains(reject.event.sequence_number));
             let letters: Vec<_> = letters.map(|reject| Letter { partition: &part.partition, reject }).collect();
             let rejected = letters.len() as u64 + stayed.len() as u64;
+            let elsewhere = self.elsewhere(part, &wanted, &mut stayed);
             let counts = plan.counts.entry(part.partition.clone()).or_default();
-            counts.rejected += rejected;
             counts.committed += events - rejected.min(events);
+            counts.rejected += letters.len() as u64 + stayed.len() as u64;
+            counts.filtered += elsewhere;
+            *plan.filtered.entry(part.partition.clone()).or_default() += elsewhere;
             *plan.stayed.entry(part.partition.clone()).or_default() += stayed.len() as u64;
             plan.letters.extend(letters);
             let joined = plan.runs.entry(part.partition.clone()).or_default();
@@ -129,10 +135,13 @@ impl Base<'_> {
         let mut kept = Vec::new();
         for part in staged.iter().map(Borrow::borrow) {
             let covered = taken.entry(&part.partition).or_insert_with(|| self.ledger.coverage(&part.partition));
-            let runs = trim(part.range, &part.events, covered);
+            let mut runs = trim(part.range, &part.events, covered);
+            runs.iter_mut().for_each(|run| run.last_enqueued_at = last_enqueued_at(part, run));
             let counts = counts.entry(part.partition.clone()).or_default();
             let events: u64 = runs.iter().map(|run| events_in(&part.events, run.range)).sum();
-            counts.duplicate += part.events.len() as u64 - events;
+            let elsewhere: u64 = runs.iter().map(|run| elsewhere_in(part, run.range)).sum();
+            counts.duplicate += part.received() - events - elsewhere;
+            counts.own_duplicate += part.events.len() as u64 - events;
             if !runs.is_empty() {
                 covered.insert(part.range);
                 let is_whole = runs.len() == 1 && runs[0].range == part.range;
@@ -141,6 +150,18 @@ impl Base<'_> {
             }
         }
         kept
+    }
+
+    /// How many of the wanted events a rule keeps from this table. One that an earlier try made a dead letter of stays
+    /// one: the letter stands in the table's name.
+    fn elsewhere(self, part: &Staged, wanted: &RangeSet, stayed: &mut BTreeSet<i64>) -> u64 {
+        let runs = part.elsewhere.iter().flat_map(|run| wanted.held_in(run.range));
+        let count = |run: Range| {
+            let before = stayed.len();
+            stayed.extend(self.dead_letters.within(&part.partition, run));
+            run.len() - (stayed.len() - before) as u64
+        };
+        runs.map(count).sum()
     }
 
     fn has_dead(self, part: &Staged) -> bool {
@@ -217,6 +238,24 @@ fn events_in(events: &[(i64, i64)], range: Range) -> u64 {
     let from = events.partition_point(|(number, _)| *number < range.from);
     let to = events.partition_point(|(number, _)| *number < range.to);
     (to - from) as u64
+}
+
+/// As [`events_in`], of those that a rule keeps from the table.
+fn elsewhere_in(part: &Staged, range: Range) -> u64 {
+    let first = part.elsewhere.partition_point(|run| run.range.to <= range.from);
+    let runs = part.elsewhere[first..].iter().take_while(|run| run.range.from < range.to);
+    runs.map(|run| Range::new(run.range.from.max(range.from), run.range.to.min(range.to)).len()).sum()
+}
+
+/// When the last event of a run was enqueued, whosever it is. Where the run ends within a stretch of others it is
+/// the time of that stretch's end: what follows there is covered, so nothing is ever compared with it.
+fn last_enqueued_at(part: &Staged, run: &Run) -> i64 {
+    let own = part.events.partition_point(|(number, _)| *number < run.range.to);
+    let own = own.checked_sub(1).map(|at| part.events[at]);
+    let other = part.elsewhere.partition_point(|other| other.range.from < run.range.to);
+    let other = other.checked_sub(1).map(|at| part.elsewhere[at]);
+    let other = other.map(|other| (other.range.to.min(run.range.to) - 1, other.last_enqueued_at));
+    own.max(other).map_or(run.last_enqueued_at, |(_, enqueued_at)| enqueued_at)
 }
 
 fn sequence_numbers(batch: &RecordBatch) -> Result<&[i64], ArrowError> {

@@ -19,9 +19,9 @@ use arrow::error::ArrowError;
 use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::files::{self, DataFile, FileEncoder, FileError};
-use super::schema;
+use super::schema::{Rescued, TableColumns};
 use crate::batch::{Reject, bronze};
-use crate::checkpoint::{PartitionKey, Range};
+use crate::checkpoint::{PartitionKey, Range, Run};
 
 /// Decoded events of one partition, not yet committed.
 #[derive(Debug)]
@@ -29,8 +29,10 @@ pub struct Staged {
     pub partition: PartitionKey,
     /// What they account for; wider than the events where a source has holes.
     pub range: Range,
-    /// (number, enqueued ms) of every event, ascending.
+    /// (number, enqueued ms) of every event that is the table's, ascending.
     pub events: Vec<(i64, i64)>,
+    /// The other events of the range, which a rule keeps from this table: runs of numbers without a hole, ascending.
+    pub elsewhere: Vec<Run>,
     /// Empty when the rows are encoded.
     pub batches: Vec<RecordBatch>,
     pub encoded: Option<EncodedRows>,
@@ -51,7 +53,44 @@ impl Staged {
     /// What it holds in memory.
     pub fn memory_bytes(&self) -> usize {
         let rejects: usize = self.rejects.iter().map(|reject| reject.event.memory_bytes() + reject.text.len()).sum();
-        self.row_bytes() + self.encoded_bytes() + rejects + self.events.len() * size_of::<(i64, i64)>()
+        let numbers = self.events.len() * size_of::<(i64, i64)>() + self.elsewhere.len() * size_of::<Run>();
+        self.row_bytes() + self.encoded_bytes() + rejects + numbers
+    }
+
+    /// How many events it accounts for, the table's and others.
+    pub fn received(&self) -> u64 {
+        self.events.len() as u64 + self.elsewhere.iter().map(|run| run.range.len()).sum::<u64>()
+    }
+
+    /// When the last of them was enqueued, epoch ms.
+    pub fn last_enqueued_at(&self) -> Option<i64> {
+        let own = self.events.last().copied();
+        let other = self.elsewhere.last().map(|run| (run.range.to - 1, run.last_enqueued_at));
+        own.max(other).map(|(_, enqueued_at)| enqueued_at)
+    }
+
+    /// Whether none of its events is the table's.
+    pub fn is_elsewhere(&self) -> bool {
+        self.events.is_empty() && self.rejects.is_empty() && !self.has_rows()
+    }
+
+    /// Takes in what follows it at once, when neither has an event of the table; gives it back when it doesn't fit.
+    ///
+    /// # Errors
+    /// What doesn't fit.
+    pub fn join_elsewhere(&mut self, next: Self) -> Result<(), Self> {
+        let follows = self.partition == next.partition && self.range.to == next.range.from;
+        if !follows || !self.is_elsewhere() || !next.is_elsewhere() {
+            return Err(next);
+        }
+        self.range.to = next.range.to;
+        for run in next.elsewhere {
+            match self.elsewhere.last_mut().filter(|last| last.range.to == run.range.from) {
+                Some(last) => *last = Run { range: Range::new(last.range.from, run.range.to), ..run },
+                None => self.elsewhere.push(run),
+            }
+        }
+        Ok(())
     }
 
     pub fn has_rows(&self) -> bool {
@@ -75,6 +114,8 @@ pub(super) struct Chunk {
     pub(super) parts: usize,
     pub(super) rows: usize,
     pub(super) files: BTreeMap<Option<i32>, DatedFiles>,
+    /// Of its rows, by column, those of which a value was rescued.
+    pub(super) rescued: Rescued,
     schema: SchemaRef,
 }
 
@@ -142,15 +183,18 @@ const OPEN_DATES_MAX: usize = 4;
 /// What encoding needs to know of a table, as its writer last saw it.
 #[derive(Debug, Clone)]
 pub struct Encoder {
-    pub(super) schema: SchemaRef,
+    pub(super) columns: TableColumns,
     pub(super) partition_columns: Vec<String>,
 }
 
 impl Encoder {
-    /// Whether the table has all columns of these rows. If not, they wait for the flush, which adds columns
-    /// first.
+    /// Whether the table has all columns of these rows, or isn't to get more. If not, they wait for the flush,
+    /// which adds columns first, or refuses them.
     pub fn fits(&self, part: &Staged) -> bool {
-        part.batches.iter().all(|batch| schema::union(&self.schema, &batch.schema()).is_none())
+        let waits = |batch: &RecordBatch| {
+            self.columns.grow_by(batch.schema_ref()) || !matches!(self.columns.misfit(batch), Ok(None))
+        };
+        !part.batches.iter().any(waits)
     }
 }
 
@@ -202,8 +246,8 @@ impl<S: BorrowMut<Staged>> OpenChunk<S> {
             let file = match self.dates.entry(date) {
                 Entry::Occupied(open) => open.into_mut(),
                 Entry::Vacant(missing) => {
-                    let Encoder { schema, partition_columns } = &self.encoder;
-                    let encoder = FileEncoder::new(schema, partition_columns, date)?;
+                    let Encoder { columns, partition_columns } = &self.encoder;
+                    let encoder = FileEncoder::new(columns, partition_columns, date)?;
                     missing.insert(OpenFile { encoder, spans: Vec::new() })
                 }
             };
@@ -225,14 +269,19 @@ impl<S: BorrowMut<Staged>> OpenChunk<S> {
     pub async fn close(self) -> Result<Vec<S>, FileError> {
         let Self { encoder, mut parts, rows, dates, .. } = self;
         let mut files = BTreeMap::new();
+        let mut rescued = Rescued::new();
         let mut bytes = 0;
         for (date, OpenFile { encoder, spans }) in dates {
-            let dated = DatedFiles { files: encoder.close().await?, spans };
-            bytes += dated.files.iter().map(|file| file.bytes.len()).sum::<usize>();
-            files.insert(date, dated);
+            let written = encoder.close().await?;
+            bytes += written.files.iter().map(|file| file.bytes.len()).sum::<usize>();
+            for (column, rows) in written.rescued {
+                *rescued.entry(column).or_default() += rows;
+            }
+            files.insert(date, DatedFiles { files: written.files, spans });
         }
         let all_rows = rows.iter().sum();
-        let chunk = Arc::new(Chunk { parts: parts.len(), rows: all_rows, files, schema: encoder.schema });
+        let schema = encoder.columns.schema;
+        let chunk = Arc::new(Chunk { parts: parts.len(), rows: all_rows, files, rescued, schema });
         for (part, (staged, rows)) in parts.iter_mut().zip(rows).enumerate() {
             let bytes = bytes.div_ceil(all_rows.max(1)) * rows;
             staged.borrow_mut().encoded = Some(EncodedRows { chunk: Arc::clone(&chunk), part, bytes });

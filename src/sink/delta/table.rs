@@ -4,19 +4,18 @@
 //! follows, our own and strangers'. What can't be followed (the log was cleaned up below us, or
 //! the base is too old to be believed) is enumerated again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
-use deltalake::kernel::{Action, Metadata, MetadataExt as _, Protocol, StructType, Transaction, new_metadata};
-use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::kernel::{Action, Metadata, MetadataExt as _, Protocol, Transaction};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::SinkError;
-use super::log::{CommitLog, Put, ReadAt, ReadCommit};
-use crate::catalog::log::{TableHead, read_head, table_url};
+use super::schema::{Policy, TableColumns};
+use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
+use crate::catalog::log::{TableHead, read_head};
+use crate::catalog::state::{arrow_schema, create, metadata_of_new, metadata_with};
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 
 /// Writer features that an append neither needs to honour nor can break.
@@ -45,6 +44,11 @@ pub struct CaughtUp {
     pub schema_changed: bool,
     /// Somebody added or removed rows.
     pub data_changed: bool,
+    /// Somebody took files out of the table, whether or not their rows went with them.
+    pub files_removed: bool,
+    /// Numbers that were covered before may have a row now, or be counted otherwise: dead letters were replayed
+    /// or dropped, or a stranger added rows.
+    pub letters_settled: bool,
 }
 
 impl OpenTable {
@@ -71,23 +75,9 @@ impl OpenTable {
         partition_columns: &[&str],
         properties: Vec<(String, String)>,
     ) -> Result<Self, SinkError> {
-        let columns = kernel_schema(&log, schema)?;
-        let metadata = new_metadata(&columns, partition_columns, properties).map_err(|source| log.failed(source))?;
-        let protocol: Protocol =
-            serde_json::from_value(serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}))
-                .map_err(|source| log.failed(source))?;
-        let operation = DeltaOperation::Create {
-            mode: SaveMode::ErrorIfExists,
-            location: table_url(log.store()),
-            protocol: protocol.clone(),
-            metadata: metadata.clone(),
-        };
+        let metadata = metadata_of_new(&log, schema, partition_columns, properties)?;
         let seen = Transaction::new(LedgerKey::Seen.app_id(metadata.id()), 0);
-        let actions = vec![Action::Protocol(protocol), Action::Metadata(metadata)];
-        let commit = log.lay_out(actions, vec![seen], operation, HashMap::new())?;
-        if let Put::Unknown(source) = log.put(0, &commit).await {
-            tracing::warn!(table = log.table, error = source.to_string(), "making the table has an unknown outcome");
-        }
+        create(&log, metadata, vec![seen]).await?;
         let name = log.table.clone();
         Self::open(log).await?.ok_or_else(|| SinkError::Unsupported {
             table: name,
@@ -118,6 +108,11 @@ impl OpenTable {
         self.metadata.id()
     }
 
+    /// Its columns, for rows that are made to fit them.
+    pub fn columns(&self) -> TableColumns {
+        TableColumns::new(Arc::clone(&self.schema), Policy::default())
+    }
+
     pub fn is_stale(&self) -> bool {
         self.read_at.is_stale()
     }
@@ -131,10 +126,23 @@ impl OpenTable {
     /// The metadata with other columns.
     ///
     /// # Errors
-    /// [`SinkError::Log`] when a column has no Delta type.
+    /// [`CatalogError::Log`](crate::catalog::CatalogError::Log) when a column has no Delta type.
     pub fn metadata_with(&self, schema: &Schema) -> Result<Metadata, SinkError> {
-        let columns = kernel_schema(&self.log, schema)?;
-        self.metadata.clone().with_schema(&columns).map_err(|source| self.log.failed(source))
+        Ok(metadata_with(&self.log, &self.metadata, schema)?)
+    }
+
+    /// The metadata with other columns, and free for commits that remove files; none where it is so already.
+    ///
+    /// # Errors
+    /// [`SinkError::Log`] when a column has no Delta type.
+    pub fn metadata_to_rewrite(&self, schema: &Schema) -> Result<Option<Metadata>, SinkError> {
+        const APPEND_ONLY: &str = "delta.appendOnly";
+        let is_free = self.metadata.configuration().get(APPEND_ONLY).is_none_or(|value| value != "true");
+        if is_free && self.schema.fields() == schema.fields() {
+            return Ok(None);
+        }
+        let metadata = self.metadata_with(schema)?.remove_config_key(APPEND_ONLY);
+        Ok(metadata.map(Some).map_err(|source| self.log.failed(source))?)
     }
 
     /// Reads the columns of the base version's own metadata action, after it landed.
@@ -199,7 +207,14 @@ impl OpenTable {
             return Err(SinkError::Replaced { table: self.log.table.clone(), was, is: reopened.id().to_owned() });
         }
         *self = reopened;
-        Ok(CaughtUp { landed: None, enumerated: true, schema_changed: true, data_changed: true })
+        Ok(CaughtUp {
+            landed: None,
+            enumerated: true,
+            schema_changed: true,
+            data_changed: true,
+            files_removed: true,
+            letters_settled: true,
+        })
     }
 
     fn follow(&mut self, commit: &ReadCommit, ours: &[Uuid], found: &mut CaughtUp) -> Result<(), SinkError> {
@@ -215,6 +230,8 @@ impl OpenTable {
             }
         }
         found.data_changed |= commit.adds_data() || commit.removes_data();
+        found.files_removed |= commit.removes_files();
+        found.letters_settled |= commit.settles_letters() || (commit.flush_id().is_none() && commit.adds_data());
         if commit.flush_id().is_some_and(|id| ours.contains(&id)) {
             found.landed = Some(commit.version);
         }
@@ -257,9 +274,7 @@ impl OpenTable {
             return Ok(());
         }
         let operation = commit.operation();
-        let is_restore = operation.eq_ignore_ascii_case("RESTORE");
-        let is_legal = ["DELETE", "UPDATE", "MERGE"].iter().any(|legal| operation.eq_ignore_ascii_case(legal));
-        if is_restore || (commit.removes_data() && !is_legal) {
+        if commit.is_foreign_overwrite() {
             return Err(SinkError::Stranger {
                 table: self.log.table.clone(),
                 version: commit.version,
@@ -282,16 +297,6 @@ fn apply(ledger: &mut Ledger, table: &str, id: &str, app_id: &str, version: i64)
         Parsed::Foreign => Ok(()),
         Parsed::Unreadable => Err(SinkError::NewerLedger { table: table.to_owned(), app_id: app_id.to_owned() }),
     }
-}
-
-fn arrow_schema(log: &CommitLog, metadata: &Metadata) -> Result<SchemaRef, SinkError> {
-    let columns = metadata.parse_schema().map_err(|source| log.failed(source))?;
-    let schema: Schema = (&columns).try_into_arrow().map_err(|source| log.failed(source))?;
-    Ok(Arc::new(schema))
-}
-
-fn kernel_schema(log: &CommitLog, schema: &Schema) -> Result<StructType, SinkError> {
-    schema.try_into_kernel().map_err(|source: arrow::error::ArrowError| log.failed(source))
 }
 
 fn refuse_unsupported(table: &str, protocol: &Protocol, metadata: &Metadata) -> Result<(), SinkError> {

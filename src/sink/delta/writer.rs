@@ -18,21 +18,21 @@ use uuid::Uuid;
 
 use super::SinkError;
 use super::dead_letters::{DeadLetters, Writer};
-use super::fault_points::{FaultPoint, FaultPoints};
-use super::files::{self, Slice};
-use super::log::{CommitLog, Put, ReadAt};
+use super::files::{self, Slice, Written};
 use super::plan::{Base, ChunkId, Plan, Thawed};
-use super::schema;
+use super::schema::{Policy, Rescued, TableColumns};
 use super::staged::{Chunk, Encoder, Staged};
 use super::table::{CaughtUp, OpenTable};
 use crate::batch::bronze;
+use crate::catalog::commit_log::{CommitLog, Put, ReadAt, SETTLES_LETTERS};
 use crate::catalog::log::log_store;
 use crate::checkpoint::{Counter, Ledger, LedgerKey, PartitionKey, Run, SourceId};
+use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::storage::Location;
 
 /// How many races for a version a flush may lose in a row. Each loss means that somebody else
 /// landed; far fewer would give up beside a busy rival, more would hide a livelock.
-const TRIES: u32 = 100;
+pub(super) const TRIES: u32 = 100;
 
 /// What a table writer needs to know.
 #[derive(Debug, Clone)]
@@ -44,15 +44,25 @@ pub struct TableSpec {
     pub writer: Writer,
     /// Payload columns that are known before the first event, then the envelope's.
     pub schema: SchemaRef,
+    pub policy: Policy,
     pub fault_points: FaultPoints,
 }
 
-/// What a flush did, by partition; `received` is the sum of the other three.
+/// What a flush did, by partition; what was received is the sum of the first four.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub committed: u64,
     pub rejected: u64,
+    pub filtered: u64,
     pub duplicate: u64,
+    /// Those of the duplicates that are the table's own, where others are elsewhere.
+    pub own_duplicate: u64,
+}
+
+impl Counts {
+    pub fn received(&self) -> u64 {
+        self.committed + self.rejected + self.filtered + self.duplicate
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -63,23 +73,31 @@ pub struct Flushed {
     pub bytes: u64,
     pub tries: u32,
     pub counts: BTreeMap<PartitionKey, Counts>,
+    /// Commits of this flush that changed columns.
+    pub schema_changes: u32,
+    /// Rows of the commit that hold what no column could, by column.
+    pub rescued: Rescued,
 }
 
 pub struct TableWriter {
-    spec: TableSpec,
-    table: OpenTable,
+    pub(super) spec: TableSpec,
+    pub(super) table: OpenTable,
+    /// As of the base.
+    columns: TableColumns,
     dead_letters: DeadLetters,
+    /// Of the present flush.
+    pub(super) schema_changes: u32,
     /// The ids that the present flush has put, and whether one of them may still land.
     put_ids: Vec<Uuid>,
     may_still_land: bool,
 }
 
 /// Files stored for a flush, and how many rows they hold.
-type StoredFiles = BTreeMap<FilesOf, (usize, Vec<Add>)>;
+pub(super) type StoredFiles = BTreeMap<FilesOf, (usize, Written<Add>)>;
 
 /// What the files hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum FilesOf {
+pub(super) enum FilesOf {
     Chunk(ChunkId),
     /// Rows of an enqueued date that weren't encoded ahead.
     Date(Option<i32>),
@@ -88,7 +106,18 @@ enum FilesOf {
 /// Files of chunks that are stored at the same time: each holds a connection and a few megabytes.
 const UPLOADS: usize = 4;
 
-enum Tried {
+/// What a commit is about, beside the facts that it moves.
+#[derive(Clone, Copy)]
+pub(super) enum Of<'a> {
+    /// Columns, or starts of partitions.
+    Nothing,
+    /// Numbers that weren't covered before.
+    Runs(&'a BTreeMap<PartitionKey, Vec<Run>>),
+    /// Numbers that were, as dead letters: what became of them.
+    Letters(&'static str),
+}
+
+pub(super) enum Tried {
     Landed(u64),
     Again(CaughtUp),
 }
@@ -106,7 +135,22 @@ impl TableWriter {
         };
         let log = CommitLog::new(log_store(&spec.dead_letters)?, format!("{}__dead_letters", spec.name));
         let dead_letters = DeadLetters::open(log, &table.ledger).await?;
-        Ok(Self { spec, table, dead_letters, put_ids: Vec::new(), may_still_land: false })
+        let columns = TableColumns::new(table.schema.clone(), spec.policy);
+        let mut writer =
+            Self { spec, table, columns, dead_letters, schema_changes: 0, put_ids: Vec::new(), may_still_land: false };
+        writer.add_known_columns().await?;
+        Ok(writer)
+    }
+
+    /// A table that is there already gets the columns that were declared since.
+    async fn add_known_columns(&mut self) -> Result<(), SinkError> {
+        let known = [RecordBatch::new_empty(self.spec.schema.clone())];
+        for _ in 0..TRIES {
+            if self.evolve(&known).await?.is_none() {
+                return Ok(());
+            }
+        }
+        Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -136,7 +180,12 @@ impl TableWriter {
 
     /// For encoding ahead of a flush; a newer one knows newer columns.
     pub fn encoder(&self) -> Encoder {
-        Encoder { schema: self.table.schema.clone(), partition_columns: self.table.partition_columns.clone() }
+        Encoder { columns: self.columns(), partition_columns: self.table.partition_columns.clone() }
+    }
+
+    /// The columns as they were last seen.
+    pub fn columns(&self) -> TableColumns {
+        self.columns.with_schema(&self.table.schema)
     }
 
     /// Commits where partitions start, and when their hub was made.
@@ -173,7 +222,7 @@ impl TableWriter {
             if facts.is_empty() {
                 return Ok(());
             }
-            if let Tried::Landed(_) = self.put(Vec::new(), &facts, &BTreeMap::new()).await? {
+            if let Tried::Landed(_) = self.put_actions(Vec::new(), &facts, Of::Nothing, []).await? {
                 return Ok(());
             }
         }
@@ -188,9 +237,9 @@ impl TableWriter {
     pub async fn flush<S: Borrow<Staged> + Sync>(&mut self, staged: &[S]) -> Result<Flushed, SinkError> {
         let mut stored = StoredFiles::new();
         let mut thawed = Thawed::new();
-        self.put_ids.clear();
-        self.may_still_land = false;
+        self.begin();
         for tries in 1..=TRIES {
+            self.look_at_columns();
             let apart = thawed.len();
             let plan = self.plan(staged, &mut thawed).await?;
             if thawed.len() > apart {
@@ -201,7 +250,8 @@ impl TableWriter {
             if plan.runs.is_empty() {
                 self.dead_letters.forget_covered(&self.table.ledger);
                 self.delete_orphans(stored).await;
-                return Ok(Flushed { tries, counts: plan.counts, ..Flushed::default() });
+                let schema_changes = self.schema_changes;
+                return Ok(Flushed { tries, counts: plan.counts, schema_changes, ..Flushed::default() });
             }
             let writer = &self.spec.writer;
             self.dead_letters.append(&plan.letters, writer, &self.table.ledger, &self.spec.fault_points).await?;
@@ -209,21 +259,36 @@ impl TableWriter {
                 forget_misfits(&mut stored, caught_up);
                 continue;
             }
-            let files = self.stage(&plan, &mut stored).await?;
+            let Written { files, rescued } = self.stage(&plan, &mut stored).await?;
             self.spec.fault_points.pass(FaultPoint::DataStaged);
             let facts = self.facts(&plan);
             let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
-            match self.put(files, &facts, &plan.runs).await? {
+            let said = (!rescued.is_empty()).then(|| ("sluiceRescued", json!(rescued)));
+            let actions = files.into_iter().map(Action::Add).collect();
+            match self.put_actions(actions, &facts, Of::Runs(&plan.runs), said).await? {
                 Tried::Landed(version) => {
                     self.spec.fault_points.pass(FaultPoint::DataCommitted);
                     self.dead_letters.forget_covered(&self.table.ledger);
-                    let rows = plan.rows();
-                    return Ok(Flushed { version: Some(version), rows, bytes, tries, counts: plan.counts });
+                    let (rows, counts) = (plan.rows(), plan.counts);
+                    let schema_changes = self.schema_changes;
+                    return Ok(Flushed { version: Some(version), rows, bytes, tries, counts, schema_changes, rescued });
                 }
                 Tried::Again(caught_up) => forget_misfits(&mut stored, caught_up),
             }
         }
         Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
+    }
+
+    /// What follows is tried until it has landed, under ids of its own.
+    pub(super) fn begin(&mut self) {
+        self.put_ids.clear();
+        self.may_still_land = false;
+        self.schema_changes = 0;
+    }
+
+    /// The columns as of the base, for the files that are written on it.
+    pub(super) fn look_at_columns(&mut self) {
+        self.columns = self.columns();
     }
 
     async fn plan<'a, S: Borrow<Staged>>(&self, staged: &'a [S], thawed: &mut Thawed) -> Result<Plan<'a>, SinkError> {
@@ -233,32 +298,9 @@ impl TableWriter {
         base.plan(staged, thawed).await.map_err(failed)
     }
 
-    /// Commits the columns that the batches bring; says so when the plan has to be made again.
-    async fn evolve(&mut self, batches: &[RecordBatch]) -> Result<Option<CaughtUp>, SinkError> {
-        let mut joined: Option<Schema> = None;
-        for batch in batches {
-            let held = joined.as_ref().unwrap_or(&self.table.schema);
-            joined = schema::union(held, &batch.schema()).or(joined);
-        }
-        let Some(joined) = joined else { return Ok(None) };
-        let held: Vec<_> = self.table.schema.fields().iter().collect();
-        let added: Vec<_> = joined.fields().iter().filter(|field| !held.contains(field)).collect();
-        let columns = added.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        let actions = vec![Action::Metadata(self.table.metadata_with(&joined)?)];
-        match self.put_actions(actions, &[], &BTreeMap::new()).await? {
-            Tried::Landed(version) => {
-                tracing::info!(table = self.spec.name, version, columns, "columns were added");
-                self.table.reload_schema().await?;
-                self.spec.fault_points.pass(FaultPoint::SchemaCommitted);
-                Ok(Some(CaughtUp { schema_changed: true, ..CaughtUp::default() }))
-            }
-            Tried::Again(caught_up) => Ok(Some(caught_up)),
-        }
-    }
-
     /// Stores the files that aren't stored yet. A file whose rows are all still wanted is
     /// named again; one that lost rows to a rival is written anew.
-    async fn stage(&self, plan: &Plan<'_>, stored: &mut StoredFiles) -> Result<Vec<Add>, SinkError> {
+    async fn stage(&self, plan: &Plan<'_>, stored: &mut StoredFiles) -> Result<Written<Add>, SinkError> {
         let failed = |source| SinkError::Arrow { table: self.spec.name.clone(), source };
         let slices = files::by_date(&plan.batches).map_err(failed)?;
         let is_wanted = |of: &FilesOf, rows: usize| match of {
@@ -282,20 +324,23 @@ impl TableWriter {
                 missing.insert((rows, self.write_slice(date, slice).await?));
             }
         }
-        Ok(stored.values().flat_map(|(_, adds)| adds.iter().cloned()).collect())
+        let mut all = Written::default();
+        stored.values().for_each(|(_, written)| all.extend(written.clone()));
+        Ok(all)
     }
 
-    async fn store_chunk(&self, chunk: &Chunk) -> Result<Vec<Add>, SinkError> {
+    async fn store_chunk(&self, chunk: &Chunk) -> Result<Written<Add>, SinkError> {
         let store = self.table.log.store();
         let files = chunk.files.values().flat_map(|dated| &dated.files);
         let stores: Vec<_> = files.map(|file| file.store(store).boxed()).collect();
         let stored = stream::iter(stores).buffered(UPLOADS).try_collect();
-        stored.await.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
+        let files = stored.await.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })?;
+        Ok(Written { files, rescued: chunk.rescued.clone() })
     }
 
-    async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Vec<Add>, SinkError> {
-        let OpenTable { log, schema, partition_columns, .. } = &self.table;
-        let written = files::write(log.store(), schema, partition_columns, date, slice.batches).await;
+    pub(super) async fn write_slice(&self, date: Option<i32>, slice: Slice) -> Result<Written<Add>, SinkError> {
+        let OpenTable { log, partition_columns, .. } = &self.table;
+        let written = files::write(log.store(), &self.columns, partition_columns, date, slice.batches).await;
         written.map_err(|source| SinkError::File { table: self.spec.name.clone(), source })
     }
 
@@ -304,27 +349,24 @@ impl TableWriter {
         for (partition, runs) in &plan.runs {
             let rejected = plan.letters.iter().filter(|letter| letter.partition == partition).count() as u64
                 + plan.stayed.get(partition).copied().unwrap_or(0);
-            let counted = BTreeMap::from([(Counter::Rejected, i64::try_from(rejected).unwrap_or(i64::MAX))]);
+            let filtered = plan.filtered.get(partition).copied().unwrap_or(0);
+            let counted = [(Counter::Rejected, rejected), (Counter::Filtered, filtered)];
+            let counted = counted.map(|(counter, events)| (counter, i64::try_from(events).unwrap_or(i64::MAX)));
+            let counted = BTreeMap::from(counted);
             facts.extend(self.table.ledger.record(partition, runs, &counted));
         }
         facts
     }
 
-    async fn put(
-        &mut self,
-        files: Vec<Add>,
-        facts: &[(LedgerKey, i64)],
-        runs: &BTreeMap<PartitionKey, Vec<Run>>,
-    ) -> Result<Tried, SinkError> {
-        self.put_actions(files.into_iter().map(Action::Add).collect(), facts, runs).await
-    }
-
     /// One put at base + 1. Whatever it answers, the log has the last word.
-    async fn put_actions(
+    ///
+    /// What is `said` beside the usual stands in its `commitInfo`.
+    pub(super) async fn put_actions(
         &mut self,
         actions: Vec<Action>,
         facts: &[(LedgerKey, i64)],
-        runs: &BTreeMap<PartitionKey, Vec<Run>>,
+        of: Of<'_>,
+        said: impl IntoIterator<Item = (&'static str, Value)>,
     ) -> Result<Tried, SinkError> {
         if self.table.is_stale() {
             return Ok(Tried::Again(self.table.enumerate().await?));
@@ -338,7 +380,7 @@ impl TableWriter {
                 query_id: self.spec.writer.pipeline.clone(),
                 epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
             },
-            self.commit_metadata(runs),
+            self.commit_metadata(of, said),
         )?;
         self.put_ids.push(commit.id);
         let read_at = ReadAt::now();
@@ -372,7 +414,11 @@ impl TableWriter {
         if let Some(version) = caught_up.landed {
             return Ok(Tried::Landed(version));
         }
-        if caught_up.enumerated && self.covers(runs) && self.is_ours(version, commit.id).await? {
+        if let Of::Runs(runs) = of
+            && caught_up.enumerated
+            && self.covers(runs)
+            && self.is_ours(version, commit.id).await?
+        {
             return Ok(Tried::Landed(version));
         }
         if let Put::Unknown(_) = put {
@@ -395,31 +441,39 @@ impl TableWriter {
         Ok(self.table.log.read(version).await?.is_some_and(|commit| commit.flush_id() == Some(id)))
     }
 
-    fn commit_metadata(&self, runs: &BTreeMap<PartitionKey, Vec<Run>>) -> HashMap<String, Value> {
+    fn commit_metadata(
+        &self,
+        of: Of<'_>,
+        said: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> HashMap<String, Value> {
+        let none = BTreeMap::new();
+        let runs = if let Of::Runs(runs) = of { runs } else { &none };
         let ranges: BTreeMap<String, Vec<(i64, i64)>> = runs
             .iter()
             .map(|(partition, runs)| {
                 (partition.to_string(), runs.iter().map(|run| (run.range.from, run.range.to)).collect())
             })
             .collect();
-        HashMap::from([
-            ("sluicePipeline".to_owned(), json!(self.spec.writer.pipeline)),
-            ("sluiceOwner".to_owned(), json!(self.spec.writer.owner)),
-            ("sluiceConfigHash".to_owned(), json!(self.spec.writer.config_hash)),
-            ("sluiceRanges".to_owned(), json!(ranges)),
-            ("isBlindAppend".to_owned(), json!(true)),
-        ])
+        let settles = if let Of::Letters(what) = of { Some((SETTLES_LETTERS, json!(what))) } else { None };
+        let usual = [
+            ("sluicePipeline", json!(self.spec.writer.pipeline)),
+            ("sluiceOwner", json!(self.spec.writer.owner)),
+            ("sluiceConfigHash", json!(self.spec.writer.config_hash)),
+            ("sluiceRanges", json!(ranges)),
+            ("isBlindAppend", json!(settles.is_none())),
+        ];
+        usual.into_iter().chain(settles).chain(said).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Files that no commit of ours names and none will: a lost race. Best effort, since vacuum
     /// finds what stays; not at all while a commit that names them may still land.
-    async fn delete_orphans(&self, files: StoredFiles) {
+    pub(super) async fn delete_orphans(&self, files: StoredFiles) {
         use object_store::ObjectStoreExt as _;
         if self.may_still_land {
             return;
         }
         let store = self.table.log.store().object_store(None);
-        for add in files.into_values().flat_map(|(_, adds)| adds) {
+        for add in files.into_values().flat_map(|(_, written)| written.files) {
             let Ok(path) = deltalake::Path::from_url_path(&add.path) else { continue };
             if let Err(error) = store.delete(&path).await {
                 tracing::debug!(file = add.path, error = %error, "an orphan stays until the next vacuum");
@@ -430,7 +484,7 @@ impl TableWriter {
 
 /// Files fit the columns that they were written for, and a log that was read anew may already
 /// name them.
-fn forget_misfits(stored: &mut StoredFiles, caught_up: CaughtUp) {
+pub(super) fn forget_misfits(stored: &mut StoredFiles, caught_up: CaughtUp) {
     if caught_up.schema_changed || caught_up.enumerated {
         stored.clear();
     }
@@ -456,9 +510,4 @@ pub fn first_schema(known: &[Field]) -> SchemaRef {
 /// The column in which `format = "raw"` keeps the body.
 pub fn raw_body() -> Field {
     Field::new("body", DataType::Binary, true)
-}
-
-/// The column in which `format = "json"` keeps a body that no schema is declared for.
-pub fn text_body() -> Field {
-    Field::new("body", DataType::Utf8, true)
 }

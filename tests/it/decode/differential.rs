@@ -11,12 +11,17 @@ use super::*;
 /// Enough to meet each pair of types nested in each other; more belongs into a soak by hand.
 const CASES: u32 = 400;
 
+/// So many cases, unless `PROPTEST_CASES` says how many.
+pub(super) fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual)
+}
+
 /// Rows of each case: a batch, not a lone value.
 const ROWS: i64 = 7;
 
 /// A type of the Avro specification, as far as tables hold it.
 #[derive(Debug, Clone)]
-enum Type {
+pub(super) enum Type {
     Null,
     Boolean,
     Int,
@@ -47,7 +52,7 @@ enum Type {
     Union(Option<usize>, Vec<Type>),
 }
 
-fn leaf() -> impl Strategy<Value = Type> {
+pub(super) fn leaf() -> impl Strategy<Value = Type> {
     use Type::*;
     let plain = prop::sample::select(vec![
         Boolean,
@@ -106,7 +111,7 @@ impl Type {
         if matches!(kind.as_str(), "record" | "enum" | "fixed") { format!("{kind} {self:?}") } else { kind }
     }
 
-    fn schema(&self, names: &mut usize) -> Json {
+    pub(super) fn schema(&self, names: &mut usize) -> Json {
         let logical = |inner: &str, name: &str| json!({"type": inner, "logicalType": name});
         let mut named = |mut schema: Json| {
             *names += 1;
@@ -164,7 +169,7 @@ impl Type {
         }
     }
 
-    fn value(&self, rng: &mut StdRng) -> Value {
+    pub(super) fn value(&self, rng: &mut StdRng) -> Value {
         match self {
             Self::Null => Value::Null,
             Self::Boolean => Value::Boolean(rng.random()),
@@ -222,7 +227,7 @@ impl Type {
     }
 
     /// What apache-avro read, as the table of types has it.
-    fn expected(&self, value: &Value) -> Json {
+    pub(super) fn expected(&self, value: &Value) -> Json {
         let hex = |bytes: &[u8]| json!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         match (self, value) {
             (Self::Null, _) => Json::Null,
@@ -352,7 +357,7 @@ fn compare(shape: &Type, seed: u64) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
+    #![proptest_config(ProptestConfig::with_cases(cases(CASES)))]
 
     #[test]
     fn our_way_to_arrow_reads_what_apache_avro_reads(shape in any_type(), seed in any::<u64>()) {

@@ -1,0 +1,293 @@
+//! Data files of a table: Parquet, zstd 1, with statistics.
+//!
+//! A file is encoded in memory and then stored as it is: delta-rs's own upload panics when the
+//! store refuses the end of a file. Nothing of it can be seen until a commit names it.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray as _, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use deltalake::DeltaTableError;
+use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
+use deltalake::kernel::Add;
+use deltalake::logstore::LogStoreRef;
+use deltalake::parquet::basic::{Compression, ZstdLevel};
+use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use deltalake::parquet::schema::types::ColumnPath;
+use indexmap::IndexMap;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
+use uuid::Uuid;
+
+use super::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue};
+
+/// Rows of a row group. Its pages are held until it ends, and the file is put together from whole ones: large
+/// ones are held twice. This is what DuckDB writes; readers work on row groups side by side.
+pub const ROW_GROUP_ROWS: usize = 128 << 10;
+
+/// Files above this are stored in parts of this size. A part that fails is sent again by itself; smaller
+/// ones cost more requests.
+const PART_BYTES: usize = 16 << 20;
+
+/// Rows in memory after which files are closed and stored: what a writer holds at most, encoded.
+/// Smaller makes small files of a large table; larger holds more at a time.
+const HELD_BYTES: usize = 256 << 20;
+
+/// Why a file isn't there.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("rows can't be encoded as Parquet")]
+    Encode(#[source] Box<DeltaTableError>),
+    #[error("encoding ended too early")]
+    Task(#[source] tokio::task::JoinError),
+    #[error("data file `{path}` can't be stored")]
+    Store {
+        path: Path,
+        #[source]
+        source: object_store::Error,
+    },
+}
+
+impl FileError {
+    pub fn rows(source: arrow::error::ArrowError) -> Self {
+        DeltaTableError::from(source).into()
+    }
+}
+
+impl From<DeltaTableError> for FileError {
+    fn from(error: DeltaTableError) -> Self {
+        Self::Encode(Box::new(error))
+    }
+}
+
+/// A whole data file that no store has yet.
+#[derive(Debug, Clone)]
+pub struct DataFile {
+    /// Names a path of its own; each time that the file is stored it gets another.
+    add: Add,
+    pub bytes: Bytes,
+}
+
+impl DataFile {
+    /// Stores it under a name that was never used, so that a file which a commit names already is
+    /// never touched.
+    ///
+    /// # Errors
+    /// [`FileError::Store`]; what was stored by then stays for vacuum.
+    pub async fn store(&self, store: &LogStoreRef) -> Result<Add, FileError> {
+        let folder = self.add.path.rsplit_once('/').map(|(folder, _)| format!("{folder}/")).unwrap_or_default();
+        let mut add = self.add.clone();
+        add.path = format!("{folder}part-00000-{}-c000.zstd.parquet", Uuid::new_v4());
+        let path = Path::parse(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
+        let to = store.object_store(None);
+        upload(to.as_ref(), &path, self.bytes.clone()).await.map_err(|source| stored(&path, source))?;
+        Ok(add)
+    }
+}
+
+fn stored(path: &Path, source: object_store::Error) -> FileError {
+    FileError::Store { path: path.clone(), source }
+}
+
+async fn upload(to: &dyn ObjectStore, path: &Path, bytes: Bytes) -> object_store::Result<()> {
+    if bytes.len() <= PART_BYTES {
+        return to.put(path, bytes.into()).await.map(drop);
+    }
+    let mut upload = WriteMultipart::new_with_chunk_size(to.put_multipart(path).await?, PART_BYTES);
+    upload.put(bytes);
+    // It aborts by itself where a part fails.
+    upload.finish().await.map(drop)
+}
+
+/// What a writer does with single columns.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Columns<'a> {
+    /// Columns whose values hardly ever repeat within a file. A dictionary of them costs a hash a value and is
+    /// given up halfway anyway.
+    pub distinct: &'a [&'a str],
+    /// Columns that ascend, so that the statistics of their pages let readers skip pages. For all others those
+    /// of whole chunks, which Delta's own are made of, say as much and cost less.
+    pub ascending: &'a [&'a str],
+}
+
+/// Encodes rows, in their order, as one file a partition (or several, where one would get too large).
+///
+/// CPU work; no I/O.
+pub struct Encoder {
+    store: Arc<InMemory>,
+    writer: DeltaWriter,
+}
+
+impl Encoder {
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub fn new(table: &SchemaRef, partition_columns: &[String], columns: Columns<'_>) -> Result<Self, FileError> {
+        let store = Arc::new(InMemory::new());
+        let config = WriterConfig::new(
+            Arc::clone(table),
+            partition_columns.to_vec(),
+            Some(properties(columns)?),
+            None,
+            None,
+            DataSkippingNumIndexedCols::AllColumns,
+            None,
+        );
+        let writer = DeltaWriter::new(Arc::clone(&store) as Arc<dyn ObjectStore>, config);
+        Ok(Self { store, writer })
+    }
+
+    /// Rows of any partitions.
+    ///
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
+        Ok(self.writer.write(batch).await?)
+    }
+
+    /// Rows of one partition.
+    ///
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub async fn write_partition(
+        &mut self,
+        batch: RecordBatch,
+        values: &IndexMap<String, PartitionValue>,
+    ) -> Result<(), FileError> {
+        Ok(self.writer.write_partition(batch, values).await?)
+    }
+
+    /// # Errors
+    /// [`FileError::Encode`].
+    pub async fn close(self) -> Result<Vec<DataFile>, FileError> {
+        let mut files = Vec::new();
+        for add in self.writer.close().await? {
+            let path = Path::parse(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
+            let held = self.store.get(&path).await.map_err(|source| stored(&path, source))?;
+            let bytes = held.bytes().await.map_err(|source| stored(&path, source))?;
+            files.push(DataFile { add, bytes });
+        }
+        Ok(files)
+    }
+}
+
+fn properties(columns: Columns<'_>) -> Result<WriterProperties, FileError> {
+    let level = ZstdLevel::try_new(1).map_err(DeltaTableError::from)?;
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
+    let properties = columns
+        .distinct
+        .iter()
+        .fold(properties, |held, column| held.set_column_dictionary_enabled(ColumnPath::from(*column), false));
+    let properties = columns.ascending.iter().fold(properties, |held, column| {
+        held.set_column_statistics_enabled(ColumnPath::from(*column), EnabledStatistics::Page)
+    });
+    Ok(properties.build())
+}
+
+/// Writes any number of rows into files of a table, within a bound of memory.
+pub struct FilesWriter {
+    store: LogStoreRef,
+    table: SchemaRef,
+    partition_columns: Vec<String>,
+    encoder: Option<Encoder>,
+    held_bytes: usize,
+    rows: u64,
+    stored: Vec<Add>,
+}
+
+impl FilesWriter {
+    pub fn new(store: &LogStoreRef, table: &SchemaRef, partition_columns: &[String]) -> Self {
+        Self {
+            store: Arc::clone(store),
+            table: Arc::clone(table),
+            partition_columns: partition_columns.to_vec(),
+            encoder: None,
+            held_bytes: 0,
+            rows: 0,
+            stored: Vec::new(),
+        }
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Takes in rows whose columns are those of the table.
+    ///
+    /// # Errors
+    /// [`FileError`]; [`delete`] removes what was stored.
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let encoder = match &mut self.encoder {
+            Some(encoder) => encoder,
+            None => self.encoder.insert(Encoder::new(&self.table, &self.partition_columns, Columns::default())?),
+        };
+        encoder.write(&without_empty_texts(batch, &self.partition_columns)?).await?;
+        self.rows += batch.num_rows() as u64;
+        self.held_bytes += batch.get_array_memory_size();
+        if self.held_bytes >= HELD_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), FileError> {
+        self.held_bytes = 0;
+        let Some(encoder) = self.encoder.take() else { return Ok(()) };
+        for file in encoder.close().await? {
+            self.stored.push(file.store(&self.store).await?);
+        }
+        Ok(())
+    }
+
+    /// The files of all rows, stored.
+    ///
+    /// # Errors
+    /// [`FileError`]
+    pub async fn close(mut self) -> Result<Vec<Add>, FileError> {
+        if let Err(error) = self.flush().await {
+            self.abort().await;
+            return Err(error);
+        }
+        Ok(self.stored)
+    }
+
+    /// Gives up what was taken in.
+    pub async fn abort(self) {
+        delete(&self.store, &self.stored).await;
+    }
+}
+
+/// Delta writes a null of a partition column as the empty text, so an empty text is null to readers; here it
+/// is so from the beginning.
+fn without_empty_texts(batch: &RecordBatch, partition_columns: &[String]) -> Result<RecordBatch, FileError> {
+    let mut columns = batch.columns().to_vec();
+    for name in partition_columns {
+        let Ok(at) = batch.schema().index_of(name) else { continue };
+        let Some(texts) = columns[at].as_string_opt::<i32>() else { continue };
+        if texts.iter().flatten().any(str::is_empty) {
+            columns[at] =
+                Arc::new(texts.iter().map(|text| text.filter(|text| !text.is_empty())).collect::<StringArray>());
+        }
+    }
+    RecordBatch::try_new(batch.schema(), columns).map_err(FileError::rows)
+}
+
+/// Deletes files that no commit of ours names and none will: a lost race, a run that failed. Best
+/// effort, since vacuum finds what stays.
+pub async fn delete(store: &LogStoreRef, files: &[Add]) {
+    let objects = store.object_store(None);
+    for add in files {
+        let Ok(path) = Path::parse(&add.path) else { continue };
+        if let Err(error) = objects.delete(&path).await {
+            tracing::debug!(file = add.path, %error, "an orphan stays until the next vacuum");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Dead letters, decoded again with today's schemas and declarations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use serde::Serialize;
+
+use super::list::{State, covered, refuse_itself, state};
+use super::{DeadLetterError, Filter};
+use crate::batch::{Decoded, Event, EventBatch, Origin, Reject};
+use crate::catalog::commit_log::CommitLog;
+use crate::catalog::log::log_store_to_read;
+use crate::catalog::{dead_letters_of, table_location};
+use crate::checkpoint::PartitionKey;
+use crate::config::spec::{PipelineSpec, ProjectSpec, TableName};
+use crate::decode::Decoder;
+use crate::error::{Classify as _, Retry};
+use crate::fault_points::FaultPoints;
+use crate::pipeline::gaps::Target;
+use crate::pipeline::partition::report;
+use crate::pipeline::setup::{self, Places};
+use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
+use crate::sink::delta::dead_letters::held::{Chunk, HeldLetters, Rewritten};
+use crate::sink::delta::dead_letters::{DeadLetter, LetterState, Writer};
+use crate::sink::delta::settle::{Landed, Numbers, Replayed, Settled};
+use crate::sink::delta::writer::TableWriter;
+
+/// Events that are decoded together: a batch as sources make them.
+const BATCH_EVENTS: usize = 4_096;
+
+/// How often a registry or storage that fails is asked before the replay ends: what has landed stays.
+const TRIES: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often others may rewrite the letters meanwhile. Each time somebody has got something done.
+pub(super) const OUTRUN_TRIES: u32 = 50;
+
+/// What came of a replay. The shape that scripts read: fields may be added, never renamed or removed.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Replay {
+    pub pipeline: String,
+    pub table: String,
+    /// Events that landed, and the rows that they became.
+    pub replayed: u64,
+    pub rows: u64,
+    /// Events that had a row already: a replay before died, or a rival decoded them.
+    pub had_row: u64,
+    /// Events that still can't become rows, by class.
+    pub failed: u64,
+    pub failed_by_class: BTreeMap<String, u64>,
+    /// Letters whose events aren't accounted for yet: the pipeline comes first.
+    pub in_flight: u64,
+    pub commits: u64,
+    /// It was stopped before its end; the next one goes on.
+    pub stopped: bool,
+}
+
+/// A table of a pipeline and its dead letters, to settle dead letters in.
+pub(super) struct Tables {
+    pub(super) writer: TableWriter,
+    pub(super) letters: HeldLetters,
+    pub(super) by: Writer,
+    pub(super) fault_points: FaultPoints,
+}
+
+impl Tables {
+    /// Opens both; none where there is nothing to settle. The table of the rows goes first: what its log says of letters was
+    /// marked before.
+    ///
+    /// # Errors
+    /// Errors of storage, and what makes a table unwritable.
+    pub(super) async fn open(
+        project: &ProjectSpec,
+        pipeline: &PipelineSpec,
+        table: &TableName,
+        fault_points: FaultPoints,
+    ) -> Result<Option<Self>, DeadLetterError> {
+        let places = Places::of(project)?;
+        let sink = pipeline.sinks().find(|sink| sink.table == *table);
+        let Some(sink) = sink else { return Ok(None) };
+        // Opening to write would make them.
+        if log_store_to_read(&table_location(&places.lake, table)).await?.is_none() {
+            return Ok(None);
+        }
+        let name = dead_letters_of(table);
+        let Some(store) = log_store_to_read(&table_location(&places.lake, &name)).await? else { return Ok(None) };
+        let spec = setup::table_spec(pipeline, sink, &places, fault_points.clone())?;
+        let by = spec.writer.clone();
+        let writer = TableWriter::open(spec).await?;
+        let letters = HeldLetters::open(CommitLog::new(store, name.to_string())).await?;
+        Ok(letters.map(|letters| Self { writer, letters, by, fault_points }))
+    }
+}
+
+/// Decodes the waiting letters that `filter` takes, lands those that decode, and writes down why the others don't. It
+/// takes no lock: it may run beside the live pipeline, and beside another replay.
+///
+/// # Errors
+/// A registry that can't be asked, errors of storage. Whatever the error, what has landed stays, once.
+pub async fn replay(
+    project: &ProjectSpec,
+    target: &Target<'_>,
+    filter: &Filter,
+    fault_points: FaultPoints,
+    shutdown: Shutdown,
+) -> Result<Replay, DeadLetterError> {
+    refuse_itself(&target.table)?;
+    let table = target.table.to_string();
+    let pipeline = target.pipeline.ok_or_else(|| DeadLetterError::NoPipeline { table: table.clone() })?;
+    let done = Replay { pipeline: pipeline.name.clone(), table, ..Replay::default() };
+    let Some(tables) = Tables::open(project, pipeline, &target.table, fault_points).await? else { return Ok(done) };
+    let decoder = setup::decoder(project, pipeline, &Places::of(project)?)?;
+    let replaying = Replaying { tables, decoder, filter, done, landed: Numbers::new(), failed: Numbers::new() };
+    replaying.run(shutdown).await
+}
+
+struct Replaying<'a> {
+    tables: Tables,
+    decoder: Decoder,
+    filter: &'a Filter,
+    done: Replay,
+    /// What this run has landed, and what failed in it: when all is listed anew, none is counted or tried twice.
+    landed: Numbers,
+    failed: Numbers,
+}
+
+/// Events to decode, by partition and by the path that they came by, each once.
+type Wanted = BTreeMap<(PartitionKey, String), BTreeMap<i64, Event>>;
+
+/// Why events still fail.
+type Rejects = BTreeMap<(PartitionKey, i64), Reject>;
+
+impl Replaying<'_> {
+    async fn run(mut self, shutdown: Shutdown) -> Result<Replay, DeadLetterError> {
+        let mut outrun = 0;
+        while !shutdown.is_stopping() {
+            let Some(chunk) = self.tables.letters.next_chunk().await? else { return Ok(self.done) };
+            match self.settle(chunk).await? {
+                Settled::Done(()) => outrun = 0,
+                Settled::Outrun => {
+                    outrun += 1;
+                    if outrun > OUTRUN_TRIES {
+                        return Err(DeadLetterError::Outrun { table: self.done.table, tries: outrun });
+                    }
+                    self.tables.letters.list().await?;
+                    self.done.in_flight = 0;
+                }
+            }
+        }
+        self.done.stopped = true;
+        Ok(self.done)
+    }
+
+    /// A chunk from its letters to their marks.
+    async fn settle(&mut self, mut chunk: Chunk) -> Result<Settled<()>, DeadLetterError> {
+        let wanted = self.wanted(&chunk);
+        if wanted.is_empty() {
+            return Ok(Settled::Done(()));
+        }
+        let (parts, rejects) = self.decode(wanted).await?;
+        let Settled::Done(landed) = self.land(&parts).await? else { return Ok(Settled::Outrun) };
+        self.done.commits += u64::from(landed.version.is_some());
+        self.done.rows += landed.rows;
+        self.done.replayed += count(&landed.landed);
+        add(&mut self.landed, &landed.landed);
+        let failed = self.mark(&mut chunk, &parts, &rejects, &landed);
+        let Tables { letters, by, fault_points, .. } = &mut self.tables;
+        if letters.rewrite(chunk, "replay", by, fault_points).await? == Rewritten::Outrun {
+            // The marks are lost. What has landed is found to have a row when it is met again.
+            return Ok(Settled::Outrun);
+        }
+        let had_row = landed.had_row.iter().flat_map(|(partition, numbers)| {
+            let ours = self.landed.get(partition);
+            numbers.iter().filter(move |number| ours.is_none_or(|ours| !ours.contains(number)))
+        });
+        self.done.had_row += had_row.count() as u64;
+        for ((partition, number), class) in failed {
+            *self.done.failed_by_class.entry(class).or_default() += 1;
+            self.done.failed += 1;
+            self.failed.entry(partition).or_default().insert(number);
+        }
+        Ok(Settled::Done(()))
+    }
+
+    fn wanted(&mut self, chunk: &Chunk) -> Wanted {
+        let covered = covered(self.tables.writer.ledger());
+        let mut wanted = Wanted::new();
+        for letter in chunk.letters.iter().filter(|letter| self.filter.takes(letter)) {
+            match state(letter, &covered) {
+                State::Waiting => {}
+                State::InFlight => {
+                    self.done.in_flight += 1;
+                    continue;
+                }
+                State::Replayed | State::Expired => continue,
+            }
+            let (partition, number) = (&letter.partition, letter.sequence_number);
+            let has_failed = self.failed.get(partition).is_some_and(|failed| failed.contains(&number));
+            let Some(event) = letter.event().filter(|_| !has_failed) else { continue };
+            let origin = letter.event_origin().as_str().to_owned();
+            wanted.entry((partition.clone(), origin)).or_default().insert(number, event);
+        }
+        wanted
+    }
+
+    /// Decodes as a pipeline does: batches of one partition and one path, ascending.
+    async fn decode(&self, wanted: Wanted) -> Result<(Vec<Replayed>, Rejects), DeadLetterError> {
+        let (mut parts, mut rejects) = (Vec::new(), Rejects::new());
+        for ((partition, origin), events) in wanted {
+            let origin = Origin::of_dead_letter(Some(&origin));
+            let mut events = events.into_values().peekable();
+            while events.peek().is_some() {
+                let events: Vec<Event> = events.by_ref().take(BATCH_EVENTS).collect();
+                let tried: BTreeSet<i64> = events.iter().map(|event| event.sequence_number).collect();
+                let batch = EventBatch { partition: partition.clone(), origin: origin.clone(), events };
+                let decoded = self.decode_batch(Arc::new(batch)).await?;
+                let failed = decoded.rejects.iter().map(|reject| reject.event.sequence_number).collect();
+                let batches = decoded.batches;
+                let decoded_now = tried.difference(&failed).copied().collect();
+                parts.push(Replayed { partition: partition.clone(), tried, decoded: decoded_now, batches });
+                let named = decoded.rejects.into_iter();
+                rejects.extend(named.map(|reject| ((partition.clone(), reject.event.sequence_number), reject)));
+            }
+        }
+        Ok((parts, rejects))
+    }
+
+    async fn decode_batch(&self, batch: Arc<EventBatch>) -> Result<Decoded, DeadLetterError> {
+        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+        loop {
+            match self.decoder.decode(Arc::clone(&batch)).await {
+                Ok(decoded) => return Ok(decoded),
+                Err(error) if error.retry() == Retry::Backoff && backoff.failures() < TRIES => {
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(source) => return Err(DeadLetterError::Decode { table: self.done.table.clone(), source }),
+            }
+        }
+    }
+
+    async fn land(&mut self, parts: &[Replayed]) -> Result<Settled<Landed>, DeadLetterError> {
+        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+        loop {
+            match self.tables.writer.replay(parts).await {
+                Ok(settled) => return Ok(settled),
+                // What has landed all the same is found to have a row.
+                Err(error) if error.retry() == Retry::Backoff && backoff.failures() < TRIES => {
+                    tracing::warn!(table = self.done.table, error = report(&error), "a replay is tried again");
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes into the letters what came of them. Gives those that still fail, with their class.
+    fn mark(
+        &self,
+        chunk: &mut Chunk,
+        parts: &[Replayed],
+        rejects: &Rejects,
+        landed: &Landed,
+    ) -> Vec<((PartitionKey, i64), String)> {
+        let now_us = Utc::now().timestamp_micros();
+        let tried = parts.iter().fold(Numbers::new(), |mut tried, part| {
+            tried.entry(part.partition.clone()).or_default().extend(&part.tried);
+            tried
+        });
+        let is_among = |numbers: &Numbers, letter: &DeadLetter| {
+            numbers.get(&letter.partition).is_some_and(|held| held.contains(&letter.sequence_number))
+        };
+        let mut failed = Vec::new();
+        for letter in chunk.letters.iter_mut().filter(|letter| is_among(&tried, letter)) {
+            if letter.state() != LetterState::Waiting {
+                continue;
+            }
+            letter.tried_at_us = Some(now_us);
+            if is_among(&landed.landed, letter) || is_among(&landed.had_row, letter) {
+                letter.replayed_at_us = Some(now_us);
+                continue;
+            }
+            let key = (letter.partition.clone(), letter.sequence_number);
+            let Some(reject) = rejects.get(&key) else { continue };
+            letter.attempt = letter.attempt.saturating_add(1);
+            letter.framing = Some(reject.framing.to_owned());
+            letter.schema_id.clone_from(&reject.schema_id);
+            letter.error_class = Some(reject.class.as_str().to_owned());
+            letter.error = Some(reject.text.clone());
+            letter.pipeline = Some(self.tables.by.pipeline.clone());
+            letter.config_hash = Some(self.tables.by.config_hash.clone());
+            failed.push((key, reject.class.as_str().to_owned()));
+        }
+        failed
+    }
+}
+
+pub(super) fn count(numbers: &Numbers) -> u64 {
+    numbers.values().map(|numbers| numbers.len() as u64).sum()
+}
+
+fn add(held: &mut Numbers, more: &Numbers) {
+    for (partition, numbers) in more {
+        held.entry(partition.clone()).or_default().extend(numbers);
+    }
+}

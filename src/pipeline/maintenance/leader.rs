@@ -1,0 +1,148 @@
+//! One process at a time maintains a table.
+//!
+//! In a folder a lock says who: it belongs to the open file, and is gone with the process. In storage a
+//! small blob does, put on condition that nobody else changed it, and good for a minute from when it was put
+//! last. A leader that dies is followed once that is over. Two leaders at once, by clocks that differ, do
+//! no harm: commits are guarded, and what deletes looks first. It is work done twice.
+
+use std::fs::{File, TryLockError};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutResult, UpdateVersion};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::pipeline::PipelineError;
+use crate::storage::Location;
+
+/// How long a blob says that its holder leads. Longer, and a dead leader is followed later; shorter, and a
+/// slow store loses a living one its place.
+const HELD_FOR: TimeDelta = TimeDelta::seconds(60);
+/// Three tries before it is over.
+const RENEWED_EVERY: Duration = Duration::from_secs(20);
+
+/// Whether this process leads.
+pub enum Taken {
+    Ours(Leader),
+    Elsewhere,
+}
+
+/// Leads until it is released or dropped.
+pub enum Leader {
+    Folder { _file: File },
+    Storage(Lease),
+}
+
+/// What the blob says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Held {
+    holder: Uuid,
+    until: DateTime<Utc>,
+}
+
+pub struct Lease {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    holder: Uuid,
+    version: UpdateVersion,
+}
+
+impl Leader {
+    /// # Errors
+    /// When the state's place can't be used.
+    pub async fn take(state: &Location, table: &str) -> Result<Taken, PipelineError> {
+        let place = state.join("maintenance");
+        if let Some(folder) = place.folder() {
+            let path = folder.join(format!("{table}.lock"));
+            let failed = |source| PipelineError::File { path: path.clone(), source };
+            std::fs::create_dir_all(&folder).map_err(failed)?;
+            let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+            return match file.try_lock() {
+                Ok(()) => Ok(Taken::Ours(Self::Folder { _file: file })),
+                Err(TryLockError::WouldBlock) => Ok(Taken::Elsewhere),
+                Err(TryLockError::Error(source)) => Err(failed(source)),
+            };
+        }
+        let (store, path) = (place.object_store()?, Path::from(format!("{table}.lease")));
+        let taken = Lease::take(store, path).await;
+        let taken = taken.map_err(|source| PipelineError::MaintenanceState { table: table.to_owned(), source })?;
+        Ok(taken.map_or(Taken::Elsewhere, |lease| Taken::Ours(Self::Storage(lease))))
+    }
+
+    /// Keeps leading, and returns once that is lost.
+    ///
+    /// # Cancel safety
+    /// The place is held for a minute more at most.
+    pub async fn lost(&mut self) -> object_store::Error {
+        match self {
+            Self::Folder { .. } => std::future::pending().await,
+            Self::Storage(lease) => lease.keep().await,
+        }
+    }
+
+    /// Lets the next one lead at once.
+    pub async fn release(self) {
+        if let Self::Storage(mut lease) = self
+            && let Err(error) = lease.put(DateTime::<Utc>::UNIX_EPOCH).await
+        {
+            tracing::debug!(%error, "the lead ends by itself");
+        }
+    }
+}
+
+impl Lease {
+    async fn take(store: Arc<dyn ObjectStore>, path: Path) -> Result<Option<Self>, object_store::Error> {
+        let mut lease =
+            Self { store, path, holder: Uuid::new_v4(), version: UpdateVersion { e_tag: None, version: None } };
+        let mode = match lease.store.get(&lease.path).await {
+            Ok(held) => {
+                lease.version = UpdateVersion { e_tag: held.meta.e_tag.clone(), version: held.meta.version.clone() };
+                // A torn one holds nobody off.
+                let held = serde_json::from_slice::<Held>(&held.bytes().await?).ok();
+                if held.is_some_and(|held| held.until > Utc::now()) {
+                    return Ok(None);
+                }
+                PutMode::Update(lease.version.clone())
+            }
+            Err(object_store::Error::NotFound { .. }) => PutMode::Create,
+            Err(error) => return Err(error),
+        };
+        match lease.put_as(mode, Utc::now() + HELD_FOR).await {
+            Ok(()) => Ok(Some(lease)),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn keep(&mut self) -> object_store::Error {
+        let mut failures = 0;
+        loop {
+            tokio::time::sleep(RENEWED_EVERY).await;
+            match self.put(Utc::now() + HELD_FOR).await {
+                Ok(()) => failures = 0,
+                Err(error @ object_store::Error::Precondition { .. }) => return error,
+                Err(error) if failures == 1 => return error,
+                Err(error) => {
+                    failures += 1;
+                    tracing::debug!(%error, "the lead of a table could not be renewed: trying again");
+                }
+            }
+        }
+    }
+
+    async fn put(&mut self, until: DateTime<Utc>) -> Result<(), object_store::Error> {
+        self.put_as(PutMode::Update(self.version.clone()), until).await
+    }
+
+    async fn put_as(&mut self, mode: PutMode, until: DateTime<Utc>) -> Result<(), object_store::Error> {
+        let held = Held { holder: self.holder, until };
+        let bytes = serde_json::to_vec(&held).expect("an id and a time have a JSON form");
+        let options = PutOptions::from(mode);
+        let PutResult { e_tag, version, .. } = self.store.put_opts(&self.path, bytes.into(), options).await?;
+        self.version = UpdateVersion { e_tag, version };
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! When transforms run within `sluice run`: after commits of their inputs, at most so often, or by
+//! cron; a failed one again after a pause that grows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{TransformSummary, Transforms};
+use crate::catalog::commit_log::CommitLog;
+use crate::catalog::log::log_store_to_read;
+use crate::catalog::table_location;
+use crate::config::spec::{TableName, Trigger};
+use crate::pipeline::PipelineError;
+use crate::retry::Backoff;
+use crate::transform::run::engine::Refresh;
+
+/// How many run at once. They share one bound of memory, so more would spill sooner.
+const AT_ONCE: usize = 2;
+
+/// The first pause after a failure, and the longest. Data that an expectation refuses doesn't get
+/// better by itself, but somebody may mend it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// A transform in the schedule.
+struct Entry {
+    due: Instant,
+    backoff: Backoff,
+    /// The version of each input that the last good run has seen.
+    seen: BTreeMap<TableName, u64>,
+    has_failed: bool,
+}
+
+enum Event {
+    Stop,
+    Due,
+    Ended(usize, Box<TransformSummary>, BTreeMap<TableName, u64>),
+}
+
+impl Transforms {
+    /// Runs them until they are told to stop; a part that was begun is brought to its end.
+    ///
+    /// # Errors
+    /// [`PipelineError::CutOff`] when the shutdown was.
+    pub async fn run(&self) -> Result<(), PipelineError> {
+        let shutdown = self.engine.shutdown.clone();
+        let mut entries: Vec<Entry> = self.graph.nodes().iter().map(|node| Entry::new(&node.spec.trigger)).collect();
+        let mut running: JoinSet<(usize, TransformSummary, BTreeMap<TableName, u64>)> = JoinSet::new();
+        let mut active = BTreeSet::new();
+        loop {
+            self.start_due(&mut entries, &mut active, &mut running);
+            let idle = entries.iter().enumerate().filter(|(number, _)| !active.contains(number));
+            let next = idle.map(|(_, entry)| entry.due).min();
+            let next = next.filter(|_| active.len() < AT_ONCE);
+            let event = tokio::select! {
+                () = shutdown.stopping() => Event::Stop,
+                Some(ended) = running.join_next() => ended_of(ended)?,
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => Event::Due,
+            };
+            match event {
+                Event::Stop => break,
+                Event::Due => {}
+                Event::Ended(number, summary, seen) => {
+                    active.remove(&number);
+                    self.settle(&mut entries, number, &summary, seen);
+                }
+            }
+        }
+        loop {
+            tokio::select! {
+                () = shutdown.aborting() => {
+                    running.abort_all();
+                    return Err(PipelineError::CutOff);
+                }
+                ended = running.join_next() => if ended.is_none() { return Ok(()) },
+            }
+        }
+    }
+
+    fn start_due(
+        &self,
+        entries: &mut [Entry],
+        active: &mut BTreeSet<usize>,
+        running: &mut JoinSet<(usize, TransformSummary, BTreeMap<TableName, u64>)>,
+    ) {
+        let now = Instant::now();
+        let failed = entries.iter().enumerate().filter(|(_, entry)| entry.has_failed);
+        let held_back: BTreeSet<usize> = failed.flat_map(|(number, _)| self.graph.after(number)).collect();
+        for (number, entry) in entries.iter_mut().enumerate() {
+            if active.len() >= AT_ONCE {
+                return;
+            }
+            if active.contains(&number) || entry.due > now {
+                continue;
+            }
+            if held_back.contains(&number) {
+                entry.due = pause_of(&self.graph.nodes()[number].spec.trigger);
+                continue;
+            }
+            active.insert(number);
+            let (transforms, seen) = (self.clone(), entry.seen.clone());
+            running.spawn(async move {
+                let is_new = match transforms.has_moved(number, &seen).await {
+                    Ok(heads) => heads,
+                    // The run meets the same error, and tells it.
+                    Err(_) => Some(BTreeMap::new()),
+                };
+                match is_new {
+                    None => {
+                        let node = &transforms.graph.nodes()[number];
+                        (number, TransformSummary::without_run(node, "unchanged"), seen)
+                    }
+                    Some(heads) => (number, transforms.run_one(number, Refresh::No).await, heads),
+                }
+            });
+        }
+    }
+
+    fn settle(&self, entries: &mut [Entry], number: usize, summary: &TransformSummary, seen: BTreeMap<TableName, u64>) {
+        let trigger = &self.graph.nodes()[number].spec.trigger;
+        let Some(entry) = entries.get_mut(number) else { return };
+        let was_failing = std::mem::replace(&mut entry.has_failed, summary.failure.is_some());
+        if summary.failure.is_some() {
+            let pause = entry.backoff.pause().max(FIRST_PAUSE);
+            tracing::warn!(
+                table = summary.table,
+                pause_seconds = pause.as_secs_f64(),
+                transient = summary.is_transient(),
+                "a transform is tried again after a pause"
+            );
+            entry.due = Instant::now() + pause;
+            return;
+        }
+        entry.backoff.reset();
+        // An input that isn't there yet is looked for again.
+        entry.seen = if summary.outcome == "waits" { BTreeMap::new() } else { seen };
+        entry.due = pause_of(trigger);
+        if was_failing || summary.commits > 0 {
+            for after in self.graph.after(number) {
+                if let (Some(entry), Trigger::Commits { .. }) =
+                    (entries.get_mut(after), &self.graph.nodes()[after].spec.trigger)
+                    && was_failing
+                {
+                    entry.due = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// The inputs' heads where one of them has moved since; a look at one object for each.
+    async fn has_moved(
+        &self,
+        number: usize,
+        seen: &BTreeMap<TableName, u64>,
+    ) -> Result<Option<BTreeMap<TableName, u64>>, PipelineError> {
+        let node = &self.graph.nodes()[number];
+        let inputs: BTreeSet<&TableName> = node.parsed.inputs.iter().map(|input| &input.table).collect();
+        let mut heads = BTreeMap::new();
+        // What is to be made at certain times may depend on the time.
+        let is_by_cron = matches!(node.spec.trigger, Trigger::Cron(_));
+        let mut has_moved = is_by_cron || seen.len() != inputs.len();
+        for input in inputs {
+            let failed =
+                |source| PipelineError::Transform { table: node.spec.table.to_string(), source: Box::new(source) };
+            let location = table_location(&self.engine.lake, input);
+            let Some(store) = log_store_to_read(&location).await.map_err(|error| failed(error.into()))? else {
+                continue;
+            };
+            let log = CommitLog::new(store, input.to_string());
+            let mut head = seen.get(input).copied();
+            if let Some(version) = head
+                && !log.holds(version + 1).await.map_err(|error| failed(error.into()))?
+            {
+                heads.insert(input.clone(), version);
+                continue;
+            }
+            has_moved = true;
+            let from = head.take().unwrap_or_default();
+            let latest = log.store().get_latest_version(from).await;
+            heads.insert(input.clone(), latest.unwrap_or(from));
+        }
+        Ok(has_moved.then_some(heads))
+    }
+}
+
+impl Entry {
+    fn new(trigger: &Trigger) -> Self {
+        let due = match trigger {
+            Trigger::Commits { .. } => Instant::now(),
+            Trigger::Cron(_) => pause_of(trigger),
+        };
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        Self { due, backoff, seen: BTreeMap::new(), has_failed: false }
+    }
+}
+
+/// When a transform with this trigger is due next.
+fn pause_of(trigger: &Trigger) -> Instant {
+    let pause = match trigger {
+        Trigger::Commits { every } => *every,
+        Trigger::Cron(cron) => {
+            let now = Utc::now();
+            cron.next_after(now).and_then(|next| (next - now).to_std().ok()).unwrap_or(LONGEST_PAUSE)
+        }
+    };
+    Instant::now() + pause
+}
+
+fn ended_of(
+    ended: Result<(usize, TransformSummary, BTreeMap<TableName, u64>), tokio::task::JoinError>,
+) -> Result<Event, PipelineError> {
+    match ended {
+        Ok((number, summary, seen)) => Ok(Event::Ended(number, Box::new(summary), seen)),
+        Err(source) => Err(PipelineError::Task { task: "transform", source }),
+    }
+}

@@ -1,0 +1,387 @@
+//! Dead letters as they lie in their table, a few files at a time, to be marked and written again.
+//!
+//! ```text
+//! files of the table ─▶ Chunk { letters } ─▶ changed by the caller ─▶ remove the files, add others: ONE commit
+//! ```
+//!
+//! A commit that removes files may only do so while each of them is still in the table, or rows would be doubled.
+//! So the base is followed commit by commit: one that removes any file ends the chunk, and all is listed anew. One that
+//! appends, as a flush of a live pipeline does, moves the base and nothing else.
+//!
+//! **Memory**: a chunk holds some 64 MiB of letters, or one file where that has more; files are written again in
+//! portions of that size. A file as flushes write it holds no more than a flush did.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::compute::filter_record_batch;
+use chrono::Utc;
+use deltalake::DeltaTable;
+use deltalake::kernel::{Action, Add, Remove};
+use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use deltalake::protocol::{DeltaOperation, OutputMode};
+use futures::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use serde_json::{Value, json};
+
+use super::rows::{self, DeadLetter, LetterState, Rows};
+use super::{TRIES, Writer};
+use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
+use crate::catalog::scan::scan_at;
+use crate::checkpoint::PartitionKey;
+use crate::compute;
+use crate::fault_points::{FaultPoint, FaultPoints};
+use crate::sink::delta::SinkError;
+use crate::sink::delta::files;
+use crate::sink::delta::schema::{Policy, TableColumns};
+use crate::sink::delta::table::OpenTable;
+
+/// Letters that are held at once, unless a single file has more. Less makes more commits, more takes more memory.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// What a scan of all letters may gather before it spills.
+const SCAN_MEMORY_BYTES: usize = 64 << 20;
+
+/// How long a file stays that the table doesn't name any more: who began to read an older version reads on.
+const FILES_STAY: Duration = Duration::from_secs(3600);
+
+/// The table, to be rewritten.
+pub struct HeldLetters {
+    log: CommitLog,
+    table: OpenTable,
+    /// Those of the listing that weren't handed out yet.
+    files: VecDeque<HeldFile>,
+}
+
+#[derive(Debug, Clone)]
+struct HeldFile {
+    location: Path,
+    remove: Remove,
+}
+
+/// Some files of the table, and what they hold.
+pub struct Chunk {
+    files: Vec<HeldFile>,
+    pub letters: Vec<DeadLetter>,
+    /// Rows without a key, which nothing of ours writes: they stay as they are.
+    keyless: Vec<RecordBatch>,
+}
+
+/// What became of a chunk that was to be written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewritten {
+    Landed(u64),
+    /// Somebody else has rewritten files: nothing was changed, and all is to be listed anew.
+    Outrun,
+}
+
+impl HeldLetters {
+    /// Opens the table and lists its files, or finds that there is none.
+    ///
+    /// # Errors
+    /// Errors of storage, and what makes a table unwritable, a column that isn't ours among it.
+    pub async fn open(log: CommitLog) -> Result<Option<Self>, SinkError> {
+        let Some(table) = OpenTable::open(log.clone()).await? else { return Ok(None) };
+        let mut letters = Self { log, table, files: VecDeque::new() };
+        letters.list().await?;
+        Ok(Some(letters))
+    }
+
+    /// Begins anew with the files that the table has now.
+    ///
+    /// # Errors
+    /// As [`HeldLetters::open`]
+    pub async fn list(&mut self) -> Result<(), SinkError> {
+        self.table.catch_up(&[]).await?;
+        if let Some(column) = rows::foreign_column(&self.table.schema) {
+            let feature = format!("column `{column}` isn't one of this version, and would be lost");
+            return Err(SinkError::Unsupported { table: self.log.table.clone(), feature });
+        }
+        let mut table = DeltaTable::new(Arc::clone(self.log.store()));
+        table.load_version(self.table.version).await.map_err(|source| self.log.failed(source))?;
+        let state = table.snapshot().map_err(|source| self.log.failed(source))?;
+        let mut files = Vec::new();
+        for file in state.log_data().iter() {
+            if file.deletion_vector_descriptor().is_some() {
+                let feature = "a file of it has a deletion vector, and can't be written again".to_owned();
+                return Err(SinkError::Unsupported { table: self.log.table.clone(), feature });
+            }
+            files.push(HeldFile { location: file.object_store_path(), remove: file.remove_action(true) });
+        }
+        // Always the same order for the same files.
+        files.sort_by(|one, other| one.location.cmp(&other.location));
+        self.files = files.into();
+        Ok(())
+    }
+
+    /// The next files of the listing; none when all were handed out.
+    ///
+    /// # Errors
+    /// Errors of storage; [`SinkError::Arrow`] when a file holds what ours can't.
+    pub async fn next_chunk(&mut self) -> Result<Option<Chunk>, SinkError> {
+        let mut chunk = Chunk { files: Vec::new(), letters: Vec::new(), keyless: Vec::new() };
+        let mut bytes = 0;
+        while bytes < CHUNK_BYTES {
+            let Some(file) = self.files.pop_front() else { break };
+            bytes += self.read(&file, &mut chunk).await?;
+            chunk.files.push(file);
+        }
+        Ok((!chunk.files.is_empty()).then_some(chunk))
+    }
+
+    async fn read(&self, file: &HeldFile, chunk: &mut Chunk) -> Result<usize, SinkError> {
+        let store = self.log.store().object_store(None);
+        let found = store.get(&file.location).await.map_err(|source| self.log.failed(source))?;
+        let bytes = found.bytes().await.map_err(|source| self.log.failed(source))?;
+        let read = compute::spawn(move || -> Result<_, arrow::error::ArrowError> {
+            let (mut letters, mut keyless, mut held) = (Vec::new(), Vec::new(), 0);
+            for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
+                let batch = batch?;
+                let mut without = Vec::with_capacity(batch.num_rows());
+                for letter in Rows::of(&batch)?.letters() {
+                    without.push(letter.is_none());
+                    held += letter.as_ref().map_or(0, DeadLetter::memory_bytes);
+                    letters.extend(letter);
+                }
+                if without.contains(&true) {
+                    let rows = filter_record_batch(&Rows::of(&batch)?.into_batch()?, &without.into())?;
+                    held += rows.get_array_memory_size();
+                    keyless.push(rows);
+                }
+            }
+            Ok((letters, keyless, held))
+        });
+        let failed = |source| SinkError::Arrow { table: self.log.table.clone(), source };
+        let (letters, keyless, held) = read.await.map_err(|lost| self.log.failed(lost))?.map_err(failed)?;
+        chunk.letters.extend(letters);
+        chunk.keyless.extend(keyless);
+        Ok(held)
+    }
+
+    /// Puts the letters of `chunk`, as they are now, in place of its files.
+    ///
+    /// # Errors
+    /// Errors of storage; [`SinkError::Contended`] when others win every race. Whatever the error, each letter lies in the
+    /// table once, as it was or as it is to be.
+    pub async fn rewrite(
+        &mut self,
+        chunk: Chunk,
+        what: &str,
+        writer: &Writer,
+        fault_points: &FaultPoints,
+    ) -> Result<Rewritten, SinkError> {
+        let Chunk { files, letters, keyless } = chunk;
+        let schema = Arc::new(rows::with_ours(&self.table.schema).unwrap_or_else(|| (*self.table.schema).clone()));
+        let metadata = self.table.metadata_to_rewrite(&schema)?;
+        let adds = self.write(&letters, keyless, &schema).await?;
+        drop(letters);
+        fault_points.pass(FaultPoint::LettersStaged);
+        let mut ours = Vec::new();
+        let mut may_still_land = false;
+        for _ in 0..TRIES {
+            let version = self.table.version + 1;
+            let removes = files.iter().map(|file| Action::Remove(file.remove.clone()));
+            let actions = metadata.clone().map(Action::Metadata).into_iter();
+            let actions = actions.chain(removes).chain(adds.iter().cloned().map(Action::Add)).collect();
+            let commit = self.log.lay_out(
+                actions,
+                self.table.transactions(&[], version),
+                DeltaOperation::StreamingUpdate {
+                    output_mode: OutputMode::Update,
+                    query_id: format!("dead-letters {what}"),
+                    epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
+                },
+                HashMap::from([
+                    ("sluicePipeline".to_owned(), json!(writer.pipeline)),
+                    ("sluiceConfigHash".to_owned(), Value::String(writer.config_hash.clone())),
+                ]),
+            )?;
+            ours.push(commit.id);
+            let read_at = ReadAt::now();
+            let put = self.log.put(version, &commit).await;
+            may_still_land |= matches!(put, Put::Unknown(_));
+            if let Put::Landed = put
+                && !self.table.is_stale()
+                && self.log.holds(self.table.version).await?
+            {
+                self.table.advance(version, &[], read_at);
+                return self.landed(version, metadata.is_some(), fault_points).await;
+            }
+            let caught_up = self.table.catch_up(&ours).await?;
+            if let Some(version) = caught_up.landed {
+                return self.landed(version, metadata.is_some(), fault_points).await;
+            }
+            if caught_up.files_removed || caught_up.schema_changed {
+                if !may_still_land {
+                    self.delete(&adds).await;
+                }
+                return Ok(Rewritten::Outrun);
+            }
+        }
+        Err(SinkError::Contended { table: self.log.table.clone(), tries: TRIES })
+    }
+
+    /// Files that no commit names and none will. Best effort: vacuum finds what stays.
+    async fn delete(&self, adds: &[Add]) {
+        let store = self.log.store().object_store(None);
+        for add in adds {
+            let Ok(path) = Path::from_url_path(&add.path) else { continue };
+            if let Err(error) = store.delete(&path).await {
+                tracing::debug!(file = add.path, error = %error, "an orphan stays until the next vacuum");
+            }
+        }
+    }
+
+    async fn landed(
+        &mut self,
+        version: u64,
+        has_metadata: bool,
+        fault_points: &FaultPoints,
+    ) -> Result<Rewritten, SinkError> {
+        fault_points.pass(FaultPoint::LettersCommitted);
+        if has_metadata {
+            self.table.reload_schema().await?;
+        }
+        Ok(Rewritten::Landed(version))
+    }
+
+    async fn write(
+        &self,
+        letters: &[DeadLetter],
+        keyless: Vec<RecordBatch>,
+        schema: &arrow::datatypes::SchemaRef,
+    ) -> Result<Vec<Add>, SinkError> {
+        let arrow = |source| SinkError::Arrow { table: self.log.table.clone(), source };
+        let mut batches = keyless;
+        let mut portion = 0;
+        let mut adds = Vec::new();
+        for group in letters.chunk_by(|one, _| {
+            portion += one.memory_bytes();
+            let is_full = portion >= CHUNK_BYTES;
+            if is_full {
+                portion = 0;
+            }
+            !is_full
+        }) {
+            batches.push(rows::to_rows(group).map_err(arrow)?);
+            adds.extend(self.store(schema, std::mem::take(&mut batches)).await?);
+        }
+        if !batches.is_empty() {
+            adds.extend(self.store(schema, batches).await?);
+        }
+        Ok(adds)
+    }
+
+    async fn store(
+        &self,
+        schema: &arrow::datatypes::SchemaRef,
+        batches: Vec<RecordBatch>,
+    ) -> Result<Vec<Add>, SinkError> {
+        let columns = TableColumns::new(Arc::clone(schema), Policy::default());
+        let stored = files::write(self.log.store(), &columns, &[], None, batches).await;
+        stored.map(|written| written.files).map_err(|source| SinkError::File { table: self.log.table.clone(), source })
+    }
+
+    /// Deletes the files that the table has not named for an hour: only then are expired bytes gone.
+    ///
+    /// # Errors
+    /// Errors of storage.
+    pub async fn delete_unnamed(&self) -> Result<u64, SinkError> {
+        let mut table = DeltaTable::new(Arc::clone(self.log.store()));
+        table.load().await.map_err(|source| self.log.failed(source))?;
+        let state = table.snapshot().map_err(|source| self.log.failed(source))?;
+        let before = Utc::now().timestamp_millis() - i64::try_from(FILES_STAY.as_millis()).unwrap_or(i64::MAX);
+        let named: BTreeSet<String> = state.log_data().iter().map(|file| file.path().into_owned()).collect();
+        let mut tombstones = state.all_tombstones(self.log.store().as_ref());
+        let mut unnamed = BTreeSet::new();
+        while let Some(gone) = tombstones.try_next().await.map_err(|source| self.log.failed(source))? {
+            let path = gone.path().into_owned();
+            if gone.deletion_timestamp().is_some_and(|at| at < before) && !named.contains(&path) {
+                unnamed.insert(path);
+            }
+        }
+        if unnamed.is_empty() {
+            return Ok(0);
+        }
+        // The log remembers for a week what was deleted long ago: asking for each would cost a request.
+        let store = self.log.store().object_store(None);
+        let mut deleted = 0;
+        let mut there = store.list(None);
+        while let Some(found) = there.try_next().await.map_err(|source| self.log.failed(source))? {
+            if unnamed.contains(found.location.as_ref()) {
+                store.delete(&found.location).await.map_err(|source| self.log.failed(source))?;
+                deleted += 1;
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// The numbers whose letters expired and aren't known to have a row.
+    ///
+    /// # Errors
+    /// Errors of storage.
+    pub async fn expired(&mut self) -> Result<BTreeMap<PartitionKey, BTreeSet<i64>>, SinkError> {
+        self.table.catch_up(&[]).await?;
+        let mut numbers: BTreeMap<PartitionKey, BTreeSet<i64>> = BTreeMap::new();
+        scan_letters(&self.log, self.table.version, "", |letter| {
+            if letter.state() == LetterState::Expired {
+                numbers.entry(letter.partition).or_default().insert(letter.sequence_number);
+            }
+        })
+        .await?;
+        Ok(numbers)
+    }
+}
+
+/// Hands each letter of the table at `version` to `each`, without body and properties.
+///
+/// # Errors
+/// Errors of storage; [`SinkError::Arrow`] when a column holds what ours can't.
+pub async fn scan_letters(
+    log: &CommitLog,
+    version: u64,
+    condition: &str,
+    mut each: impl FnMut(DeadLetter),
+) -> Result<(), SinkError> {
+    let sql =
+        format!("SELECT * EXCEPT (\"{}\", \"{}\") FROM t {condition}", rows::BODY, crate::batch::bronze::PROPERTIES);
+    let mut batches = scan_at(log.store(), version, &sql, SCAN_MEMORY_BYTES).await?;
+    let failed = |source| SinkError::Arrow { table: log.table.clone(), source };
+    while let Some(batch) = batches.try_next().await.map_err(|source| log.failed(source))? {
+        Rows::of(&batch).map_err(failed)?.letters().flatten().for_each(&mut each);
+    }
+    Ok(())
+}
+
+/// The letter of one event, whole; none where the table has none.
+///
+/// # Errors
+/// As [`scan_letters`]
+pub async fn find_letter(
+    log: &CommitLog,
+    version: u64,
+    partition: &PartitionKey,
+    sequence_number: i64,
+) -> Result<Option<DeadLetter>, SinkError> {
+    use crate::batch::bronze;
+    let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let sql = format!(
+        "SELECT * FROM t WHERE \"{}\" = {} AND \"{}\" = {} AND \"{}\" = {sequence_number}",
+        bronze::SOURCE,
+        text(partition.source.as_str()),
+        bronze::PARTITION,
+        text(&partition.partition),
+        bronze::SEQUENCE_NUMBER,
+    );
+    let mut batches = scan_at(log.store(), version, &sql, SCAN_MEMORY_BYTES).await?;
+    let failed = |source| SinkError::Arrow { table: log.table.clone(), source };
+    while let Some(batch) = batches.try_next().await.map_err(|source| log.failed(source))? {
+        if let Some(letter) = Rows::of(&batch).map_err(failed)?.letters().flatten().next() {
+            return Ok(Some(letter));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,483 @@
+//! How the rows of a query become those of the table.
+//!
+//! All but `append` and `replace` are one operation: the rows of the keys that the new rows have
+//! give way to others ([`super::keyed`]). What comes out depends on which rows there are, never on
+//! the order or the batches in which they came:
+//!
+//! * `merge`: of the rows of a key, those held and the new ones, the greatest by `sequence_by` stays.
+//!   Of equals a deletion comes first, then the greatest of the other columns.
+//! * `history`: all rows of a key, each valid from its own `sequence_by` to the next one's. A row that
+//!   is the same in every column is there once.
+//! * `recompute`: the query over the whole of its inputs, for these keys alone.
+//!
+//! What `delete_when` deletes leaves its key and sequence in `<table>__deleted`, which is committed
+//! first: an event that is older and comes later stays dead.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray as _, RecordBatch};
+use arrow::compute::{and, filter_record_batch, not};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::{ScalarValue, not_impl_datafusion_err};
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::functions_window::expr_fn::{lead, row_number};
+use datafusion::logical_expr::expr::Sort;
+use datafusion::logical_expr::{Expr, ExprFunctionExt as _, lit, when};
+use datafusion::prelude::SessionContext;
+use deltalake::kernel::{Add, Remove};
+use futures::TryStreamExt as _;
+
+use super::TransformError;
+use super::columns::fit;
+use super::expectations::Sieve;
+use super::keyed::{KeySet, column, comparable, plain};
+use super::output::Output;
+use super::stage::{Staged, Staging};
+use crate::catalog::data_file::FilesWriter;
+use crate::catalog::file_table::FileTable;
+use crate::catalog::rewrite::Kind;
+use crate::catalog::state::ActiveFile;
+use crate::config::spec::{Dedupe, TransformSpec};
+use crate::transform::{HISTORY_COLUMNS, condition as condition_of};
+
+const DELETED: &str = "__deleted";
+const NEW: &str = "__new";
+const RANK: &str = "__rank";
+const NEXT: &str = "__next";
+const LAST: &str = "__last";
+
+/// How many keys a scan is told one by one; beyond, their bounds.
+const MOST_LISTED: usize = 1_000;
+
+/// What a mode works with.
+pub struct Work<'a> {
+    pub spec: &'a TransformSpec,
+    pub session: &'a SessionContext,
+    pub runtime: &'a Arc<RuntimeEnv>,
+    pub output: &'a Output,
+}
+
+/// What a commit is to do to the table.
+pub struct Planned {
+    pub kind: Kind,
+    pub adds: Vec<Add>,
+    pub removes: Vec<Remove>,
+    /// Rows that the query gave and the table took.
+    pub rows: u64,
+}
+
+impl Planned {
+    /// Nothing but what was consumed.
+    pub fn nothing() -> Self {
+        Self { kind: Kind::Append, adds: Vec::new(), removes: Vec::new(), rows: 0 }
+    }
+}
+
+/// All that is known of some keys.
+struct Gathered {
+    /// The files that their rows are in.
+    files: Vec<ActiveFile>,
+    /// Has the rows of other keys in these files.
+    writer: FilesWriter,
+    all: DataFrame,
+    /// What `all` reads, which lasts as long as this is held.
+    held: (KeySet, Staged, Staged),
+}
+
+/// Where rows go that passed.
+enum Passed {
+    Files(FilesWriter),
+    Stage(Staging),
+}
+
+impl Passed {
+    async fn push(&mut self, batch: RecordBatch) -> Result<(), TransformError> {
+        match self {
+            Self::Files(writer) => Ok(writer.write(&batch).await?),
+            Self::Stage(staging) => Ok(staging.push(batch)?),
+        }
+    }
+}
+
+/// Rows of a query that were parted by its expectations.
+pub struct Parted {
+    passed: Passed,
+    pub quarantined: Option<Staged>,
+}
+
+impl Work<'_> {
+    /// Runs a query and parts its rows; those that pass are staged.
+    ///
+    /// # Errors
+    /// Errors of the query, and [`TransformError::Expectation`].
+    pub async fn stage(
+        &self,
+        query: DataFrame,
+        rows: &SchemaRef,
+        sieve: &mut Sieve<'_>,
+    ) -> Result<(Staged, Option<Staged>), TransformError> {
+        let parted = self.part(query, Passed::Stage(Staging::new(self.runtime, rows)), sieve).await?;
+        match parted.passed {
+            Passed::Stage(staging) => Ok((staging.finish()?, parted.quarantined)),
+            Passed::Files(_) => Err(TransformError::Internal("rows were staged as files".to_owned())),
+        }
+    }
+
+    /// Runs a query and parts its rows; those that pass are written behind what `writer` has.
+    ///
+    /// # Errors
+    /// As [`Work::stage`]; the files of the writer are deleted then.
+    pub async fn write(
+        &self,
+        query: DataFrame,
+        writer: FilesWriter,
+        sieve: &mut Sieve<'_>,
+    ) -> Result<(Vec<Add>, Option<Staged>), TransformError> {
+        let parted = self.part(query, Passed::Files(writer), sieve).await?;
+        match parted.passed {
+            Passed::Files(writer) => Ok((writer.close().await?, parted.quarantined)),
+            Passed::Stage(_) => Err(TransformError::Internal("rows were written to a stage".to_owned())),
+        }
+    }
+
+    async fn part(
+        &self,
+        query: DataFrame,
+        mut passed: Passed,
+        sieve: &mut Sieve<'_>,
+    ) -> Result<Parted, TransformError> {
+        match self.part_into(query, &mut passed, sieve).await {
+            Ok(quarantined) => Ok(Parted { passed, quarantined }),
+            Err(error) => {
+                if let Passed::Files(writer) = passed {
+                    writer.abort().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn part_into(
+        &self,
+        query: DataFrame,
+        passed: &mut Passed,
+        sieve: &mut Sieve<'_>,
+    ) -> Result<Option<Staged>, TransformError> {
+        let mut quarantine: Option<Staging> = None;
+        let mut batches = sieve.plan(self.session, query).await?.execute_stream().await?;
+        while let Some(batch) = batches.try_next().await? {
+            let sifted = sieve.sift(&batch)?;
+            passed.push(sifted.passed).await?;
+            if let Some(rows) = sifted.quarantined {
+                let staging = quarantine.get_or_insert_with(|| Staging::new(self.runtime, &rows.schema()));
+                staging.push(rows)?;
+            }
+        }
+        sieve.verdict()?;
+        Ok(quarantine.map(Staging::finish).transpose()?)
+    }
+
+    async fn frame(&self, staged: &Staged) -> Result<DataFrame, TransformError> {
+        Ok(plain(staged.frame(self.session).await?)?)
+    }
+
+    /// The first of the new rows of each combination of columns that the table has none of, as far
+    /// back as its files of the last `within` tell. A row with a null among them is never a repetition.
+    ///
+    /// # Errors
+    /// Errors of the rows and of storage.
+    pub async fn append_once(&self, new: Staged, dedupe: &Dedupe) -> Result<Planned, TransformError> {
+        let by: Vec<Expr> = dedupe.by.iter().map(|name| column(name)).collect();
+        let known = by.iter().cloned().map(Expr::is_not_null).reduce(Expr::and).unwrap_or_else(|| lit(true));
+        let others = comparable(new.schema()).into_iter().filter(|name| !dedupe.by.contains(name));
+        let order: Vec<Sort> = others.map(|name| column(&name).sort(true, true)).collect();
+        let rows = self.frame(&new).await?;
+        let keys = rows.clone().filter(known.clone())?;
+        let keys = KeySet::of(self.session, self.runtime, keys, &dedupe.by).await?;
+        let first = row_number().partition_by(by).order_by(order).build()?;
+        let first =
+            rows.clone().filter(known.clone())?.with_column(RANK, first)?.filter(column(RANK).eq(lit(1_u64)))?;
+        let first = plain(first.drop_columns(&[RANK])?)?;
+        let horizon = i64::try_from(dedupe.within.as_millis()).unwrap_or(i64::MAX);
+        let horizon = chrono::Utc::now().timestamp_millis().saturating_sub(horizon);
+        let recent = self.output.files().await?.into_iter().filter(|file| file.modified_at >= horizon).collect();
+        let files = keys.files_of(self.session, self.output, recent).await?;
+        let first = if files.is_empty() {
+            first
+        } else {
+            let store = self.output.log.store();
+            let partitions = self.output.partition_columns();
+            let held = FileTable::open(self.session, store, &self.output.schema, partitions, &files)?;
+            let held = keys.rows_of(self.session, plain(self.session.read_table(held)?)?).await?;
+            let held = KeySet::of(self.session, self.runtime, held, &dedupe.by).await?;
+            held.rows_beside(self.session, first).await?
+        };
+        let mut writer = self.output.writer();
+        write_all(&mut writer, first, &self.output.schema).await?;
+        write_all(&mut writer, rows.filter(Expr::Not(Box::new(known)))?, &self.output.schema).await?;
+        let rows = writer.rows();
+        // It leans on what it found in the table: nothing may come between.
+        Ok(Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes: Vec::new(), rows })
+    }
+
+    /// The new rows take the place of older ones of their keys. `graves` are what was deleted
+    /// before; the rows of new ones are given back, to be committed first.
+    ///
+    /// # Errors
+    /// Errors of the rows and of storage.
+    pub async fn merge(
+        &self,
+        new: Staged,
+        graves: Option<&Output>,
+    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        let schema = Arc::clone(&self.output.schema);
+        let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
+        let mut order: Vec<Sort> = self.spec.sequence_by.iter().map(|name| column(name).sort(false, false)).collect();
+        order.push(column(DELETED).sort(false, false));
+        order.extend(self.other_columns(&schema).iter().map(|name| column(name).sort(false, false)));
+        order.push(column(NEW).sort(true, false));
+        let rank = row_number().partition_by(self.keys()).order_by(order).build()?;
+        let last = all.with_column(RANK, rank)?.filter(column(RANK).eq(lit(1_u64)))?;
+        let buried = self.part_deleted(last, &mut writer, graves).await?;
+        self.planned(&files, writer, buried).await
+    }
+
+    /// The new rows find their places among those of their keys.
+    ///
+    /// # Errors
+    /// As [`Work::merge`]
+    pub async fn history(
+        &self,
+        new: Staged,
+        graves: Option<&Output>,
+    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        let schema = Arc::clone(new.schema());
+        let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
+        let start = self.spec.sequence_by.first().map(|name| column(name));
+        let start = start.ok_or_else(|| not_impl_datafusion_err!("a history without `sequence_by`"))?;
+        let same: Vec<Expr> = comparable(&schema).iter().map(|name| column(name)).chain([column(DELETED)]).collect();
+        let repeated = row_number().partition_by(same).order_by(vec![column(NEW).sort(true, false)]).build()?;
+        let once = all.with_column(RANK, repeated)?.filter(column(RANK).eq(lit(1_u64)))?;
+        let order: Vec<Sort> = self
+            .spec
+            .sequence_by
+            .iter()
+            .map(|name| column(name).sort(true, true))
+            .chain([column(DELETED).sort(true, true)])
+            .chain(self.other_columns(&schema).iter().map(|name| column(name).sort(true, true)))
+            .collect();
+        let next = |of: Expr| lead(of, Some(1), None).partition_by(self.keys()).order_by(order.clone()).build();
+        let placed = once.with_column(NEXT, next(start.clone())?)?;
+        let placed = placed.with_column(LAST, next(lit(true))?.is_null())?;
+        let [valid_from, valid_to, is_current] = HISTORY_COLUMNS;
+        let shown = schema.fields().iter().map(|field| column(field.name())).chain([
+            start.alias(valid_from),
+            column(NEXT).alias(valid_to),
+            column(LAST).alias(is_current),
+            column(DELETED),
+            column(NEW),
+        ]);
+        let placed = placed.select(shown.collect::<Vec<_>>())?;
+        let buried = self.part_deleted(placed, &mut writer, graves).await?;
+        self.planned(&files, writer, buried).await
+    }
+
+    /// All rows of the table give way to those of the query.
+    ///
+    /// # Errors
+    /// As [`Work::stage`]
+    pub async fn replace(
+        &self,
+        query: DataFrame,
+        sieve: &mut Sieve<'_>,
+    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        let (adds, quarantined) = self.write(query, self.output.writer(), sieve).await?;
+        let removes = self.output.files().await?.iter().map(|file| file.remove(true)).collect();
+        let rows = rows_of(&adds);
+        Ok((Planned { kind: Kind::Rewrite, adds, removes, rows }, quarantined))
+    }
+
+    /// These keys are computed again: `query` is over the whole of its inputs.
+    ///
+    /// # Errors
+    /// As [`Work::stage`]
+    pub async fn recompute(
+        &self,
+        touched: DataFrame,
+        query: DataFrame,
+        sieve: &mut Sieve<'_>,
+    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        let keys = KeySet::of(self.session, self.runtime, touched, &self.spec.keys).await?;
+        if keys.is_empty() {
+            return Ok((Planned::nothing(), None));
+        }
+        let files = keys.files_of(self.session, self.output, self.output.files().await?).await?;
+        let mut writer = self.output.writer();
+        if !files.is_empty() {
+            let held = FileTable::open(
+                self.session,
+                self.output.log.store(),
+                &self.output.schema,
+                self.output.partition_columns(),
+                &files,
+            )?;
+            let kept = keys.rows_beside(self.session, plain(self.session.read_table(held)?)?).await?;
+            write_all(&mut writer, kept, &self.output.schema).await?;
+        }
+        let kept = writer.rows();
+        let query = match keys.condition(MOST_LISTED) {
+            Some(condition) => query.filter(condition)?,
+            None => query,
+        };
+        let query = keys.rows_of(self.session, query).await?;
+        let (adds, quarantined) = self.write(query, writer, sieve).await?;
+        let removes = files.iter().map(|file| file.remove(true)).collect();
+        let rows = rows_of(&adds).saturating_sub(kept);
+        Ok((Planned { kind: Kind::Rewrite, adds, removes, rows }, quarantined))
+    }
+
+    fn keys(&self) -> Vec<Expr> {
+        self.spec.keys.iter().map(|name| column(name)).collect()
+    }
+
+    /// What ties are broken by: all columns but keys and sequence.
+    fn other_columns(&self, schema: &SchemaRef) -> Vec<String> {
+        let named = |name: &String| self.spec.keys.contains(name) || self.spec.sequence_by.contains(name);
+        comparable(schema).into_iter().filter(|name| !named(name)).collect()
+    }
+
+    /// All that is known of the keys of the new rows: rows held, deletions, and the new rows. Rows of
+    /// other keys in the touched files are with the writer already.
+    async fn rows_of_keys(
+        &self,
+        new: Staged,
+        graves: Option<&Output>,
+        schema: &SchemaRef,
+    ) -> Result<Gathered, TransformError> {
+        let rows = self.frame(&new).await?;
+        let keys = KeySet::of(self.session, self.runtime, rows.clone(), &self.spec.keys).await?;
+        let files = keys.files_of(self.session, self.output, self.output.files().await?).await?;
+        let mut writer = self.output.writer();
+        let staged = keys.split(self.session, self.runtime, self.output, &files, &mut writer).await?;
+        let columns = || schema.fields().iter().map(|field| column(field.name()));
+        let mut all = self
+            .frame(&staged)
+            .await?
+            .select(columns().chain([lit(false).alias(DELETED), lit(false).alias(NEW)]).collect::<Vec<_>>())?;
+        if let Some(graves) = graves {
+            let buried = keys.files_of(self.session, graves, graves.files().await?).await?;
+            if !buried.is_empty() {
+                let table = FileTable::open(
+                    self.session,
+                    graves.log.store(),
+                    &graves.schema,
+                    graves.partition_columns(),
+                    &buried,
+                )?;
+                let buried = keys.rows_of(self.session, plain(self.session.read_table(table)?)?).await?;
+                let known = schema.fields().iter().map(|field| {
+                    if graves.schema.field_with_name(field.name()).is_ok() {
+                        Ok(column(field.name()))
+                    } else {
+                        Ok(lit(ScalarValue::try_from(field.data_type())?).alias(field.name()))
+                    }
+                });
+                let known = known.collect::<Result<Vec<_>, TransformError>>()?.into_iter();
+                let marks = [lit(true).alias(DELETED), lit(false).alias(NEW)];
+                all = all.union(buried.select(known.chain(marks).collect::<Vec<_>>())?)?;
+            }
+        }
+        let deleted = match &self.spec.delete_when {
+            Some(condition) => {
+                let condition = condition_of(self.session, new.schema(), condition).await;
+                condition.map_err(TransformError::Sql)?.is_true()
+            }
+            None => lit(false),
+        };
+        let marked = rows.with_column(DELETED, deleted)?;
+        let buried_alike = schema.fields().iter().map(|field| {
+            let name = field.name();
+            if graves.is_none() || self.spec.keys.contains(name) || self.spec.sequence_by.contains(name) {
+                return Ok(column(name));
+            }
+            let nothing = lit(ScalarValue::try_from(field.data_type())?);
+            Ok(when(column(DELETED), nothing).otherwise(column(name))?.alias(name))
+        });
+        let mut shown = buried_alike.collect::<Result<Vec<_>, TransformError>>()?;
+        shown.extend([column(DELETED), lit(true).alias(NEW)]);
+        let all = plain(all.union(marked.select(shown)?)?)?;
+        Ok(Gathered { files, writer, all, held: (keys, new, staged) })
+    }
+
+    /// Rows that live go to the writer, and new deletions into the grave.
+    async fn part_deleted(
+        &self,
+        rows: DataFrame,
+        writer: &mut FilesWriter,
+        graves: Option<&Output>,
+    ) -> Result<Option<Staged>, TransformError> {
+        let mut buried = graves.map(|graves| (Staging::new(self.runtime, &graves.schema), &graves.schema));
+        let mut batches = rows.execute_stream().await?;
+        while let Some(batch) = batches.try_next().await? {
+            let flag = |name: &str| {
+                let column = batch.column_by_name(name).and_then(|column| column.as_boolean_opt());
+                column.ok_or_else(|| TransformError::Internal(format!("no column `{name}`")))
+            };
+            let (deleted, new) = (flag(DELETED)?, flag(NEW)?);
+            let living = filter_record_batch(&batch, &not(deleted)?)?;
+            writer.write(&fit(&living, &self.output.schema)?).await?;
+            if let Some((staging, schema)) = &mut buried
+                && deleted.true_count() > 0
+            {
+                let dead = filter_record_batch(&batch, &and(deleted, new)?)?;
+                staging.push(fit(&dead, schema)?)?;
+            }
+        }
+        Ok(buried.map(|(staging, _)| staging.finish()).transpose()?)
+    }
+
+    async fn planned(
+        &self,
+        files: &[ActiveFile],
+        writer: FilesWriter,
+        buried: Option<Staged>,
+    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        let rows = writer.rows();
+        let removes = files.iter().map(|file| file.remove(true)).collect();
+        Ok((Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes, rows }, buried))
+    }
+}
+
+/// The columns of what was deleted: keys and sequence.
+pub fn grave_schema(spec: &TransformSpec, output: &Schema) -> Schema {
+    let named = |field: &&Arc<Field>| spec.keys.contains(field.name()) || spec.sequence_by.contains(field.name());
+    Schema::new(output.fields().iter().filter(named).cloned().collect::<Vec<_>>())
+}
+
+/// The columns that the query of a history gave.
+pub fn without_history(table: &Schema) -> Schema {
+    let is_own = |field: &Arc<Field>| HISTORY_COLUMNS.contains(&field.name().as_str());
+    Schema::new(table.fields().iter().filter(|field| !is_own(field)).cloned().collect::<Vec<_>>())
+}
+
+/// Writes all rows of a frame.
+///
+/// # Errors
+/// Errors of the rows and of storage.
+pub async fn write_all(writer: &mut FilesWriter, rows: DataFrame, schema: &SchemaRef) -> Result<(), TransformError> {
+    let mut batches = rows.execute_stream().await?;
+    while let Some(batch) = batches.try_next().await? {
+        writer.write(&fit(&batch, schema)?).await?;
+    }
+    Ok(())
+}
+
+/// How many rows these files hold, as their statistics say.
+pub fn rows_of(adds: &[Add]) -> u64 {
+    let rows = |add: &Add| {
+        let stats: serde_json::Value = serde_json::from_str(add.stats.as_deref()?).ok()?;
+        stats["numRecords"].as_u64()
+    };
+    adds.iter().filter_map(rows).sum()
+}

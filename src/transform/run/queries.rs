@@ -1,0 +1,132 @@
+//! The query of a run over what its inputs are taken for: new rows, or all that they hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::SessionContext;
+
+use super::engine::Run;
+use super::input::Part;
+use super::{TransformError, side, touched};
+use crate::catalog::Catalog;
+use crate::catalog::file_table::FileTable;
+use crate::config::spec::TableName;
+use crate::transform::{Input, planned, register, session, table_schema};
+
+impl Run<'_> {
+    /// The columns that the table is to have, by the query as it is now.
+    pub(super) async fn wanted_columns(&mut self) -> Result<SchemaRef, TransformError> {
+        let session = session(Arc::clone(&self.engine.runtime));
+        let frame = self.query(&session, &HashMap::new()).await?;
+        let output: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
+        let columns = [&self.spec.keys, &self.spec.sequence_by, &self.spec.partition_by];
+        let columns = columns.into_iter().flatten().chain(self.spec.dedupe.iter().flat_map(|dedupe| &dedupe.by));
+        let missing: Vec<String> = columns
+            .filter(|name| output.field_with_name(name).is_err())
+            .map(|name| format!("column `{name}`, which its declaration names, isn't in the query's output"))
+            .collect();
+        if !missing.is_empty() {
+            return Err(TransformError::Columns(missing));
+        }
+        Ok(table_schema(self.spec, &output))
+    }
+
+    /// The versions of inputs that are read whole.
+    pub(super) fn pinned(&self) -> Vec<(String, i64)> {
+        let whole = self.parsed.inputs.iter().filter(|input| !input.is_streamed);
+        let pinned = whole.filter_map(|input| self.inputs.get(&input.table));
+        pinned.map(|input| side::pinned(input.id(), input.head.version)).collect()
+    }
+
+    /// The query over new rows of streamed inputs, none where there is no part of them.
+    pub(super) async fn query(
+        &mut self,
+        session: &SessionContext,
+        parts: &HashMap<TableName, Part>,
+    ) -> Result<DataFrame, TransformError> {
+        for input in self.parsed.inputs.clone() {
+            let provider = if input.is_streamed {
+                self.new_rows(session, &input, parts.get(&input.table))?
+            } else {
+                self.snapshot(session, &input.table).await?
+            };
+            register(session, &input, provider)?;
+        }
+        self.planned(session).await
+    }
+
+    /// The query over whole inputs, those that it streams too.
+    pub(super) async fn whole_query(&mut self, session: &SessionContext) -> Result<DataFrame, TransformError> {
+        for input in self.parsed.inputs.clone() {
+            let provider = self.snapshot(session, &input.table).await?;
+            register(session, &input, provider)?;
+        }
+        self.planned(session).await
+    }
+
+    /// The keys that new rows touch, or nothing where any may be: of each streamed input its new rows against the whole of the others.
+    pub(super) async fn touched_keys(
+        &mut self,
+        session: &SessionContext,
+        parts: &HashMap<TableName, Part>,
+    ) -> Result<Option<DataFrame>, TransformError> {
+        let mut all: Option<DataFrame> = None;
+        for streamed in self.parsed.inputs.clone().iter().filter(|input| input.is_streamed) {
+            if parts.get(&streamed.table).is_none_or(|part| part.files.is_empty()) {
+                continue;
+            }
+            for input in self.parsed.inputs.clone() {
+                let provider = if input == *streamed {
+                    self.new_rows(session, &input, parts.get(&input.table))?
+                } else {
+                    self.snapshot(session, &input.table).await?
+                };
+                register(session, &input, provider)?;
+            }
+            let query = self.planned(session).await?;
+            let Some(keys) = touched::keys(session, query, streamed, &self.spec.keys)? else { return Ok(None) };
+            all = Some(match all {
+                None => keys,
+                Some(held) => held.union(keys)?,
+            });
+        }
+        Ok(all)
+    }
+
+    async fn planned(&self, session: &SessionContext) -> Result<DataFrame, TransformError> {
+        let output = planned(session, &self.parsed).await.map_err(TransformError::Sql)?;
+        Ok(session.execute_logical_plan(output.plan).await?)
+    }
+
+    fn new_rows(
+        &self,
+        session: &SessionContext,
+        input: &Input,
+        part: Option<&Part>,
+    ) -> Result<Arc<dyn TableProvider>, TransformError> {
+        let table = self.inputs.get(&input.table).ok_or_else(|| TransformError::NoInput(input.table.clone()))?;
+        let files = part.map(|part| part.files.as_slice()).unwrap_or_default();
+        Ok(FileTable::open(session, table.log.store(), &table.schema, table.partition_columns(), files)?)
+    }
+
+    async fn snapshot(
+        &mut self,
+        session: &SessionContext,
+        name: &TableName,
+    ) -> Result<Arc<dyn TableProvider>, TransformError> {
+        let table = self.inputs.get(name).ok_or_else(|| TransformError::NoInput(name.clone()))?;
+        let version = table.head.version;
+        session
+            .register_object_store(table.log.store().object_store_url().as_ref(), table.log.store().object_store(None));
+        if let Some(provider) = self.snapshots.get(&(name.clone(), version)) {
+            return Ok(Arc::clone(provider));
+        }
+        let opened = Catalog::new(&self.engine.lake).open(name, Some(version)).await?;
+        let provider = opened.ok_or_else(|| TransformError::NoInput(name.clone()))?.provider;
+        self.snapshots.insert((name.clone(), version), Arc::clone(&provider));
+        Ok(provider)
+    }
+}

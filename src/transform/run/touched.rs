@@ -1,0 +1,257 @@
+//! Which keys of a query's output may change by new rows of one input.
+//!
+//! Running the query over the new rows alone doesn't tell: a `HAVING count(*) > 3` that old and new
+//! rows fulfil together would show nothing, and neither would a lead that vanishes from "leads
+//! without a sale" by a new sale. So the query is widened first, to one whose keys are those that new
+//! rows can touch, and maybe others:
+//!
+//! | in the query | with new rows below it |
+//! |---|---|
+//! | a condition over groups, windows or outer joins | is left out |
+//! | `a LEFT JOIN b`, new rows in `b` | an inner join: rows of `a` that the new ones meet |
+//! | `NOT IN`, `NOT EXISTS`, new rows within | `IN`, `EXISTS` |
+//! | `NOT IN`, `NOT EXISTS`, new rows before it | is left out |
+//! | `UNION ALL` | the branches with new rows alone |
+//! | keys that are no columns of the groups, windows over more than the keys, `LIMIT`, an input streamed on both sides of a join | every key may change |
+//!
+//! What changes with time alone (`now()`) changes no key here: such a table is one for `replace`.
+
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{Column, JoinType, Result, TableReference};
+use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::{Distinct, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Union};
+use datafusion::prelude::SessionContext;
+
+use super::keyed::column;
+use crate::transform::Input;
+
+/// The keys that new rows of `streamed` may touch, where they can be told; each may be there often.
+///
+/// # Errors
+/// Errors of planning.
+pub fn keys(
+    session: &SessionContext,
+    query: DataFrame,
+    streamed: &Input,
+    keys: &[String],
+) -> Result<Option<DataFrame>> {
+    let state = session.state();
+    // Subqueries become joins by this.
+    let plan = state.optimize(query.logical_plan())?;
+    let new = New { name: streamed.reference() };
+    let Some(widened) = new.widen(plan)? else { return Ok(None) };
+    for key in keys {
+        if !is_carried(&widened, &Column::from_name(key))? {
+            return Ok(None);
+        }
+    }
+    for window in new.windows(&widened)? {
+        if !keys.iter().all(|key| window.iter().any(|partition| partition == key)) {
+            return Ok(None);
+        }
+    }
+    let keys = keys.iter().map(|key| column(key)).collect::<Vec<_>>();
+    Ok(Some(DataFrame::new(state, widened).select(keys)?))
+}
+
+struct New {
+    name: TableReference,
+}
+
+impl New {
+    fn is_in(&self, plan: &LogicalPlan) -> Result<bool> {
+        let mut found = false;
+        plan.apply(|node| {
+            if let LogicalPlan::TableScan(scan) = node {
+                found |= scan.table_name.table() == self.name.table() && scan.table_name.schema() == self.name.schema();
+            }
+            Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        Ok(found)
+    }
+
+    /// The widened plan, or nothing where every key may change.
+    fn widen(&self, plan: LogicalPlan) -> Result<Option<LogicalPlan>> {
+        if !self.is_in(&plan)? {
+            return Ok(Some(plan));
+        }
+        match plan {
+            LogicalPlan::TableScan(ref scan) if scan.fetch.is_none() => Ok(Some(plan)),
+            LogicalPlan::Limit(_) | LogicalPlan::RecursiveQuery(_) | LogicalPlan::Extension(_) => Ok(None),
+            LogicalPlan::Distinct(Distinct::On(_)) => Ok(None),
+            LogicalPlan::Sort(ref sort) if sort.fetch.is_some() => Ok(None),
+            LogicalPlan::Filter(filter) => {
+                let is_of_rows = is_of_rows(&filter.input)?;
+                let Some(input) = self.widen(filter.input.as_ref().clone())? else { return Ok(None) };
+                if is_of_rows {
+                    return Ok(Some(LogicalPlan::Filter(Filter::try_new(filter.predicate, input.into())?)));
+                }
+                Ok(Some(input))
+            }
+            LogicalPlan::Union(union) => {
+                let mut branches = Vec::new();
+                for branch in &union.inputs {
+                    if self.is_in(branch)? {
+                        let Some(branch) = self.widen(branch.as_ref().clone())? else { return Ok(None) };
+                        branches.push(branch.into());
+                    }
+                }
+                Ok(Some(LogicalPlan::Union(Union { inputs: branches, schema: union.schema })))
+            }
+            LogicalPlan::Join(join) => self.widen_join(join),
+            LogicalPlan::Subquery(_) => Ok(None),
+            other => {
+                let inputs = other.inputs().into_iter().cloned().collect::<Vec<_>>();
+                let mut widened = Vec::with_capacity(inputs.len());
+                for input in inputs {
+                    let Some(input) = self.widen(input)? else { return Ok(None) };
+                    widened.push(input);
+                }
+                if widened.is_empty() {
+                    return Ok(None);
+                }
+                other.with_new_exprs(other.expressions(), widened).map(Some)
+            }
+        }
+    }
+
+    fn widen_join(&self, join: Join) -> Result<Option<LogicalPlan>> {
+        let (in_left, in_right) = (self.is_in(&join.left)?, self.is_in(&join.right)?);
+        if in_left && in_right {
+            return Ok(None);
+        }
+        let Some(left) = self.widen(join.left.as_ref().clone())? else { return Ok(None) };
+        let Some(right) = self.widen(join.right.as_ref().clone())? else { return Ok(None) };
+        let kind = match (join.join_type, in_left) {
+            (JoinType::Inner, _) => JoinType::Inner,
+            (JoinType::Left | JoinType::Full, true) => JoinType::Left,
+            (JoinType::Left, false) | (JoinType::Right, true) => JoinType::Inner,
+            (JoinType::Right | JoinType::Full, false) => JoinType::Right,
+            (JoinType::LeftAnti, true) => return Ok(Some(left)),
+            (JoinType::RightAnti, false) => return Ok(Some(right)),
+            (JoinType::LeftSemi, _) | (JoinType::LeftAnti, false) => JoinType::LeftSemi,
+            (JoinType::RightSemi, _) | (JoinType::RightAnti, true) => JoinType::RightSemi,
+            (JoinType::LeftMark, true) | (JoinType::RightMark, false) => join.join_type,
+            // The mark is needed above, and where it is false nothing was met.
+            (JoinType::LeftMark, false) | (JoinType::RightMark, true) => return Ok(None),
+        };
+        let joined = Join::try_new(
+            left.into(),
+            right.into(),
+            join.on,
+            join.filter,
+            kind,
+            join.join_constraint,
+            join.null_equality,
+            false,
+        )?;
+        let joined = LogicalPlan::Join(joined);
+        if joined.schema().columns() == join.schema.columns() {
+            return Ok(Some(joined));
+        }
+        let columns = join.schema.columns().into_iter().map(Expr::Column).collect::<Vec<_>>();
+        LogicalPlanBuilder::from(joined).project(columns)?.build().map(Some)
+    }
+
+    /// The columns that each window over new rows is parted by.
+    fn windows(&self, plan: &LogicalPlan) -> Result<Vec<Vec<String>>> {
+        let mut windows = Vec::new();
+        plan.apply(|node| {
+            if let LogicalPlan::Window(window) = node
+                && self.is_in(node)?
+            {
+                for expression in &window.window_expr {
+                    let mut partitions = Vec::new();
+                    expression.apply(|inner| {
+                        if let Expr::WindowFunction(function) = inner {
+                            let columns = function.params.partition_by.iter().filter_map(|by| match by {
+                                Expr::Column(column) => Some(column.name.clone()),
+                                _ => None,
+                            });
+                            partitions.extend(columns);
+                        }
+                        Ok(TreeNodeRecursion::Continue)
+                    })?;
+                    windows.push(partitions);
+                }
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(windows)
+    }
+}
+
+/// Whether what a condition sees are rows of inputs, each by itself or side by side.
+fn is_of_rows(plan: &LogicalPlan) -> Result<bool> {
+    let mut is_of_rows = true;
+    plan.apply(|node| {
+        is_of_rows &= match node {
+            LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) | LogicalPlan::Distinct(_) => false,
+            LogicalPlan::Join(join) => matches!(join.join_type, JoinType::Inner),
+            _ => true,
+        };
+        Ok(if is_of_rows { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    })?;
+    Ok(is_of_rows)
+}
+
+/// Whether a column comes from columns of rows and groups: not from what was counted over them.
+fn is_carried(plan: &LogicalPlan, wanted: &Column) -> Result<bool> {
+    let all = |input: &LogicalPlan, expression: &Expr| -> Result<bool> {
+        for column in expression.column_refs() {
+            if !is_carried(input, column)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    let index = plan.schema().maybe_index_of_column(wanted);
+    let index = match index {
+        Some(index) => index,
+        None => match plan.schema().columns().iter().position(|column| column.name == wanted.name) {
+            Some(index) => index,
+            None => return Ok(false),
+        },
+    };
+    match plan {
+        LogicalPlan::Projection(projection) => all(&projection.input, &projection.expr[index]),
+        LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(index) {
+            Some(Expr::GroupingSet(_)) | None => Ok(false),
+            Some(group) => all(&aggregate.input, group),
+        },
+        LogicalPlan::Window(window) => {
+            let columns = window.input.schema().columns();
+            match columns.get(index) {
+                Some(column) => is_carried(&window.input, column),
+                None => Ok(false),
+            }
+        }
+        LogicalPlan::TableScan(_) | LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => Ok(true),
+        LogicalPlan::Union(union) => {
+            for input in &union.inputs {
+                let column = input.schema().columns().into_iter().nth(index);
+                if !column.map_or(Ok(false), |column| is_carried(input, &column))? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let column = alias.input.schema().columns().into_iter().nth(index);
+            column.map_or(Ok(false), |column| is_carried(&alias.input, &column))
+        }
+        LogicalPlan::Join(join) => {
+            let column = plan.schema().columns().into_iter().nth(index);
+            let Some(column) = column else { return Ok(false) };
+            if join.left.schema().has_column(&column) {
+                is_carried(&join.left, &column)
+            } else {
+                is_carried(&join.right, &column)
+            }
+        }
+        _ => match plan.inputs().as_slice() {
+            [input] if input.schema().columns() == plan.schema().columns() => is_carried(input, wanted),
+            _ => Ok(false),
+        },
+    }
+}

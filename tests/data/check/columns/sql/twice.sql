@@ -1,0 +1,1 @@
+SELECT leadId, productCode AS p, score AS p FROM STREAM(bronze.leads)

@@ -1,0 +1,2 @@
+SELECT leadId
+FROM bronze.leads JOIN silver.a USING (leadId)

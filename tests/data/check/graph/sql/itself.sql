@@ -1,0 +1,1 @@
+SELECT leadId FROM silver.itself__quarantine

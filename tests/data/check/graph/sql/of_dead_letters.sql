@@ -1,0 +1,1 @@
+SELECT _reason FROM STREAM(bronze.leads__dead_letters)

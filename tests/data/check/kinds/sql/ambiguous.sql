@@ -1,0 +1,1 @@
+SELECT leadId FROM STREAM(bronze.leads) a JOIN bronze.leads b ON a.leadId = b.leadId

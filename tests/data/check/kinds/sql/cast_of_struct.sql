@@ -1,0 +1,1 @@
+SELECT CAST(address AS INT) AS a, leadId FROM STREAM(bronze.leads)

@@ -1,0 +1,2 @@
+SELECT CAST('seven' AS INT) AS a, TIMESTAMP 'yesterday' AS b, leadId
+FROM STREAM(bronze.leads)

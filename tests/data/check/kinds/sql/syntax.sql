@@ -1,0 +1,3 @@
+SELECT leadId,
+FROM STREAM(bronze.leads)
+WHERE score >

@@ -1,0 +1,2 @@
+SELECT l.leadID, scor, l.nothing_like_it
+FROM STREAM(bronze.leads) l

@@ -1,0 +1,1 @@
+SELECT uper(leadId) AS id FROM STREAM(bronze.leads)

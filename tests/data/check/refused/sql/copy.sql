@@ -1,0 +1,1 @@
+COPY bronze.leads TO '/tmp/leads.parquet'

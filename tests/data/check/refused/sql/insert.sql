@@ -1,0 +1,2 @@
+-- first
+INSERT INTO silver.leads SELECT * FROM STREAM(bronze.leads)

@@ -1,0 +1,1 @@
+SELECT * INTO silver.x FROM STREAM(bronze.leads)

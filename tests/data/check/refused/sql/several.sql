@@ -1,0 +1,2 @@
+SELECT * FROM STREAM(bronze.leads);
+DROP TABLE bronze.leads;
