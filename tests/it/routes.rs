@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use sluicebox::batch::{Decoded, Event, EventBatch, Origin, RejectClass, bronze};
 use sluicebox::checkpoint::{Range, RangeSet, Run};
-use sluicebox::config::spec::ProjectSpec;
+use sluicebox::config::spec::{DecodeSpec, Format, ProjectSpec};
 use sluicebox::config::{self, LoadOptions};
 use sluicebox::decode::Decoder;
 use sluicebox::emulator::together::{Emulator, EmulatorOptions};
@@ -88,6 +88,10 @@ fn batch(events: Vec<Event>) -> EventBatch {
 fn split(router: &Router, batch: EventBatch) -> Routed {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let decoder = Decoder::open(&project(folder.path(), "").pipelines[0].decode, None).expect("a decoder");
+    split_decoded(router, &decoder, batch)
+}
+
+fn split_decoded(router: &Router, decoder: &Decoder, batch: EventBatch) -> Routed {
     let batch = Arc::new(batch);
     let decoded = tokio::runtime::Runtime::new().expect("a runtime").block_on(decoder.decode(Arc::clone(&batch)));
     router.split(&batch, decoded.expect("events of bytes")).expect("the rows are as declared")
@@ -207,6 +211,49 @@ filter = true
     };
     assert_eq!((rejects(0), rejects(1), rejects(2)), (vec![2, 4], vec![], vec![0, 3]));
     assert_eq!(routed.filtered, 1);
+}
+
+#[test]
+fn an_event_of_several_cloud_events_goes_as_a_whole_by_its_first_one() {
+    let router = router(
+        r#"
+[[route]]
+type  = "a"
+table = "bronze.a"
+[[route]]
+type   = "r"
+reject = true
+[[route]]
+type   = "f"
+filter = true
+"#,
+    );
+    let bodies = [
+        r#"[{"type":"a","data":1},{"type":"b","data":2}]"#,
+        r#"[{"type":"b","data":1},{"type":"a","data":2},{"type":"f","data":3}]"#,
+        r#"[{"type":"r","data":1},{"type":"a","data":2},{"type":"r","data":3}]"#,
+        r#"[{"type":"f","data":1},{"type":"r","data":2}]"#,
+        // It can't be decoded, and its attributes can.
+        r#"[{"type":"a","data":1},{"type":"b","data_base64":"ew=="}]"#,
+    ];
+    let content_type = Some("application/cloudevents-batch+json".to_owned());
+    let events = (0..).zip(bodies).map(|(number, body)| Event {
+        body: Bytes::from_static(body.as_bytes()),
+        content_type: content_type.clone(),
+        ..event(number, &[])
+    });
+    let decoder = DecodeSpec { format: Format::Json, ..DecodeSpec::default() };
+    let decoder = Decoder::open(&decoder, None).expect("a decoder");
+    let routed = split_decoded(&router, &decoder, batch(events.collect()));
+    assert_eq!(rows(&routed), [vec![1, 1, 1], vec![0, 0]]);
+    let rejects = |share: usize| -> Vec<(i64, RejectClass)> {
+        let rejects = routed.shares[share].rejects.iter();
+        rejects.map(|reject| (reject.event.sequence_number, reject.class)).collect()
+    };
+    assert_eq!((rejects(0), rejects(1)), (vec![(2, RejectClass::NoRoute)], vec![(4, RejectClass::Datum)]));
+    assert_eq!(routed.filtered, 1);
+    assert_eq!(elsewhere(&routed.shares[0].elsewhere), [(0, 1), (3, 5)]);
+    assert_eq!(elsewhere(&routed.shares[1].elsewhere), [(1, 4)]);
 }
 
 #[test]

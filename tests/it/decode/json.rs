@@ -1,5 +1,8 @@
 //! Bodies that are JSON: by a schema, and without one.
 
+use sluicebox::decode::arrow_schema_of;
+use sluicebox::sink::delta::schema::{Policy, Rescued, TableColumns};
+
 use super::*;
 
 /// Every type that a schema has.
@@ -284,3 +287,28 @@ const LOOSE: &str = r#"{"type": "record", "name": "L", "fields": [
   {"name": "list", "type": ["null", {"type": "array", "items": ["null", "long", "string"]}], "default": null},
   {"name": "un", "type": ["null", {"type": "record", "name": "U", "fields": [{"name": "n", "type": ["null", "long"], "default": null}]}], "default": null}
 ]}"#;
+
+/// The decoder leaves what the schema doesn't know, the table what its columns can't hold: both in one place.
+#[test]
+fn what_the_schema_and_what_the_table_can_t_hold_are_rescued_together() {
+    let schema = |number: &str| {
+        format!(
+            r#"{{"type": "record", "name": "A", "fields": [{{"name": "n", "type": "{number}"}},
+              {{"name": "r", "type": {{"type": "record", "name": "R", "fields": [
+                {{"name": "n", "type": "{number}"}}, {{"name": "m", "type": "int"}}]}}}},
+              {{"name": "l", "type": {{"type": "array", "items": "R"}}}}]}}"#
+        )
+    };
+    let body = r#"{"n": "seven", "new": 1.10, "r": {"n": "x", "m": 1, "z": "}"}, "l": [{"n": "1", "m": 1}, {"n": "y", "m": 2, "z": [2]}]}"#;
+    let decoded = decode_now(&by_schema(&schema("string")), of(&[body]));
+    assert_eq!(decoded.rejects, []);
+    assert_eq!(rescued(&decoded.batches[0]), [Some(r#"{"r":{"z":"}"},"l":[null,{"z":[2]}],"new":1.10}"#)]);
+    let table = TableColumns::new(arrow_schema_of(&schema("int")).expect("a schema"), Policy::default());
+    let mut counted = Rescued::new();
+    let rows = table.align(&decoded.batches[0], &mut counted).expect("aligned");
+    assert_eq!(
+        rescued(&rows),
+        [Some(r#"{"r":{"z":"}","n":"x"},"l":[{"n":"1"},{"z":[2],"n":"y"}],"new":1.10,"n":"seven"}"#)]
+    );
+    assert_eq!(at(&rows["r"], 0), json!({"n": null, "m": 1}));
+}

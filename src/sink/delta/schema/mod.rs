@@ -4,7 +4,8 @@
 //! matching: which column a field belongs to
 //!    ├─▶ union: what the table lacks, which a commit of its own adds
 //!    └─▶ way:   how each type goes into its column, once for each pair of schemas
-//!                 └─▶ fit: the arrays ─▶ rescue: what no column can hold, as JSON in `_rescued`
+//!                 └─▶ fit: the arrays ─▶ rescue: what no column can hold, as JSON in `_rescued`,
+//!                                    joined with what the decoder left there
 //! ```
 //!
 //! A table is the reader of its writers in the sense of the Avro specification: a field that a writer lacks is
@@ -14,6 +15,7 @@
 mod columns;
 mod fate;
 mod fit;
+mod join;
 mod matching;
 mod rescue;
 mod union;

@@ -7,6 +7,7 @@ use arrow::json::writer::make_encoder;
 use std::sync::Arc;
 
 use super::fit::any_left;
+use super::join::join;
 use crate::json::{self, NotANumber};
 
 /// The column `_rescued` with what is left of the other columns.
@@ -31,11 +32,7 @@ pub(super) fn rescue(held: &ArrayRef, left: &[(FieldRef, ArrayRef)], rows: usize
             continue;
         }
         object.clear();
-        // What was rescued before stays in front.
-        match before.and_then(|before| before.strip_suffix('}')) {
-            Some(before) => object.extend_from_slice(before.as_bytes()),
-            None => object.push(b'{'),
-        }
+        object.push(b'{');
         for (name, encoder) in &mut columns {
             if encoder.is_null(row) {
                 continue;
@@ -48,7 +45,12 @@ pub(super) fn rescue(held: &ArrayRef, left: &[(FieldRef, ArrayRef)], rows: usize
             encoder.encode(row, &mut object);
         }
         object.push(b'}');
-        texts.append_value(String::from_utf8_lossy(&object));
+        let object = String::from_utf8_lossy(&object);
+        match before {
+            // What was rescued before stays in front.
+            Some(before) => texts.append_value(join(before, &object)),
+            None => texts.append_value(object),
+        }
     }
     Ok(Arc::new(texts.finish()))
 }
