@@ -15,12 +15,11 @@ pub(super) fn join(held: &str, more: &str) -> String {
     let mut members: Vec<(String, Cow<'_, str>)> = members(held).map(|(name, value)| (name, value.into())).collect();
     let mut places: HashMap<String, usize> = (0..).zip(&members).map(|(at, (name, _))| (name.clone(), at)).collect();
     for (name, value) in self::members(more) {
-        let same = places.get(&name).map(|at| &mut members[*at].1);
-        if let Some(same) = same {
-            if let Some(joined) = joined(same, value) {
-                *same = joined.into();
-                continue;
-            }
+        if let Some(at) = places.get(&name)
+            && let Some(joined) = joined(&members[*at].1, value)
+        {
+            members[*at].1 = joined.into();
+            continue;
         }
         let name = free(name, &places);
         places.insert(name.clone(), members.len());
@@ -85,8 +84,7 @@ struct Items<'a> {
 }
 
 impl<'a> Items<'a> {
-    /// # Panics
-    /// Never: what isn't in brackets has no items.
+    /// What isn't in brackets has no items.
     fn of(json: &'a str) -> Self {
         let json = json.trim();
         Self { rest: json.get(1..json.len().saturating_sub(1)).unwrap_or_default().trim() }
