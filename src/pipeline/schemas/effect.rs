@@ -140,7 +140,7 @@ async fn known_by(
     read: &ReadLedger,
     name: Option<&str>,
 ) -> Result<Option<KnownBy>, SchemaError> {
-    let Some(pipeline) = target.pipeline.filter(|pipeline| pipeline.decode.format == Format::Avro) else {
+    let Some(pipeline) = target.pipeline.filter(|pipeline| pipeline.decode.format != Format::Raw) else {
         return Ok(None);
     };
     let is_of_name = |text: &str| {
