@@ -387,6 +387,9 @@ mod tests {
             commit("leads", "bronze.leads", 900, 2, Duration::from_millis(30));
             transform_run("silver.leads", "committed", 5, Duration::from_millis(30));
             violations("silver.leads", "score_in_range", "warn", 2);
+            maintained("silver.leads", "complete", 3, 100);
+            cleaned("silver.leads", 2, 1);
+            maintenance_complete("silver.leads", chrono::DateTime::UNIX_EPOCH);
         });
         handle.render()
     }
@@ -415,7 +418,8 @@ mod tests {
         assert_eq!(names.len(), METRICS.len());
         for metric in METRICS {
             let stage = metric.name.strip_prefix("sluice_").and_then(|rest| rest.split('_').next());
-            let is_stage = matches!(stage, Some("source" | "decode" | "pipeline" | "sink" | "transform"));
+            let is_stage =
+                matches!(stage, Some("source" | "decode" | "pipeline" | "sink" | "transform" | "maintenance"));
             assert!(is_stage, "{}", metric.name);
             assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
         }

@@ -168,7 +168,7 @@ async fn a_replay_lands_each_letter_once_and_moves_the_counter() {
 async fn what_still_fails_stays_with_its_new_reason() {
     let lake = Lakehouse::with_leads().await;
     expect_avro(&lake);
-    let version = lake.opened(TABLE).await.version();
+    let mut versions = Vec::new();
     for attempt in 2..=3 {
         let done = replayed(&lake, &[], 1);
         assert_eq!((&done["failed"], &done["failed_by_class"]), (&json!(2), &json!({"datum": 2})), "{done}");
@@ -177,8 +177,9 @@ async fn what_still_fails_stays_with_its_new_reason() {
         assert_eq!((&letter["attempt"], &letter["framing"]), (&json!(attempt), &json!("bare")), "{letter}");
         assert_ne!(letter["error"], "the datum ends early");
         assert_ne!(letter["config_hash"], "0".repeat(64));
+        versions.push(lake.opened(TABLE).await.version());
     }
-    assert_eq!(lake.opened(TABLE).await.version(), version, "nothing has landed");
+    assert_eq!(versions[0], versions[1], "nothing lands; the columns that are declared came with the first");
     assert_eq!((complete(&lake), counters(&lake)), ((13, 2, 0), (2, 0)));
     let one = replayed(&lake, &["--key", "0/3"], 1);
     assert_eq!(one["failed"], 1, "only what was meant is tried");

@@ -85,11 +85,12 @@ mod tests {
 
     #[test]
     fn a_table_that_nobody_declares_is_kept_as_all_are() {
-        let project = crate::config::load(&crate::config::LoadOptions {
+        let options = crate::config::LoadOptions {
             project: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/config/good/every_key").into()),
             env: None,
-        })
-        .expect("a good project");
+        };
+        let variables = |name: &str| (name == "RATE").then(|| "1000".to_owned());
+        let project = crate::config::load_with(&options, &variables).expect("a good project");
         let name = |text: &str| text.parse::<TableName>().expect("a name");
         let there = ["bronze.leads", "bronze.leads__dead_letters", "bronze.leads_too", "sluice.gaps", "silver.others"];
         let targets = of_project(&project, &there.map(name));

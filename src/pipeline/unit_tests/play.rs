@@ -197,5 +197,9 @@ async fn rows_of(
     for batch in batches {
         rows.extend(projected(&batch, columns).map_err(|error| failed(error.into()))?);
     }
+    if order_by.is_empty() {
+        // What is left over is shown in the same order each time.
+        rows.sort_by_cached_key(|row| format!("{row:?}"));
+    }
     Ok(Some(rows))
 }

@@ -38,23 +38,27 @@ pub fn fates(held: &Fields, new: &Fields) -> (usize, Vec<FieldFate>) {
 
 fn of_record(way: &RecordWay, new: &Fields, held: &Fields, above: &str, fates: &mut Vec<FieldFate>) -> usize {
     let below = |name: &str| if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") };
-    for field in way.surplus.iter().map(|at| &new[*at]) {
-        let new = Some(field.data_type().clone());
-        fates.push(FieldFate { path: below(field.name()), fate: Fate::Added, held: None, new });
-    }
+    let given = |wanted: usize| {
+        way.columns.iter().zip(held).find_map(|(source, column)| match source {
+            Source::Given(at, way) if *at == wanted => Some((way, column)),
+            _ => None,
+        })
+    };
     let mut unchanged = 0;
+    for (at, field) in new.iter().enumerate() {
+        let Some((way, column)) = given(at) else {
+            let new = Some(field.data_type().clone());
+            fates.push(FieldFate { path: below(field.name()), fate: Fate::Added, held: None, new });
+            continue;
+        };
+        let before = fates.len();
+        of_value(way, field.data_type(), column.data_type(), below(column.name()), fates);
+        unchanged += usize::from(fates.len() == before);
+    }
     for (source, column) in way.columns.iter().zip(held) {
-        let path = below(column.name());
-        match source {
-            Source::Missing(_) => {
-                let held = Some(column.data_type().clone());
-                fates.push(FieldFate { path, fate: Fate::Missing, held, new: None });
-            }
-            Source::Given(at, way) => {
-                let before = fates.len();
-                of_value(way, new[*at].data_type(), column.data_type(), path, fates);
-                unchanged += usize::from(fates.len() == before);
-            }
+        if matches!(source, Source::Missing(_)) {
+            let held = Some(column.data_type().clone());
+            fates.push(FieldFate { path: below(column.name()), fate: Fate::Missing, held, new: None });
         }
     }
     unchanged
