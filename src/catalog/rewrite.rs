@@ -121,6 +121,15 @@ impl Change {
 pub async fn commit(log: &CommitLog, base: Base, change: Change) -> Result<Outcome, CatalogError> {
     let planned = change.clone();
     let commit = change.lay_out(log)?;
+    let mut base = base;
+    if base.read_at.is_stale() {
+        // What took long to compute may land all the same: the log is cleaned from its oldest entry on, so what
+        // follows a base that is held is held, too, and is read below.
+        if !log.holds(base.version).await? {
+            return Ok(Outcome::Lost { why: Lost::Base, may_still_land: false });
+        }
+        base.read_at = ReadAt::now();
+    }
     let mut version = base.version + 1;
     let mut may_still_land = false;
     for _ in 0..TRIES {

@@ -107,7 +107,7 @@ pub struct Pipeline {
     /// Partitions that still read.
     reading: BTreeMap<PartitionKey, ()>,
     /// Partitions that are read no more until the next start, and why.
-    stopped: BTreeMap<PartitionKey, PipelineError>,
+    stopped: BTreeMap<(PartitionKey, ReadPath), PipelineError>,
     flush: JoinSet<FlushEnded>,
     looking_at_tables: JoinSet<(usize, LookedAtTable)>,
     /// Checkpoints that every table has passed by now.
@@ -269,6 +269,7 @@ impl Pipeline {
             self.look_for_partitions();
             self.heal_if_due().await;
             self.look_at_gaps_if_due();
+            self.end_if_nothing_is_left();
             if self.is_done() {
                 break;
             }
@@ -354,6 +355,13 @@ impl Pipeline {
                 Err(error) => Event::FlushLost(error),
             },
             (at, encoded) = encoded(&mut self.targets) => Event::Encoded(at, encoded),
+            Some(ended) = self.partitions.join_next() => match ended {
+                Err(source) if source.is_panic() => {
+                    let error = PipelineError::Task { task: "partition", source };
+                    Event::Partition(Some(PartitionEvent::Fatal { error }))
+                }
+                _ => Event::Tick,
+            },
             Some(published) = self.publishing.join_next() => {
                 told_if_lost(published, "publishing");
                 Event::Tick
@@ -474,8 +482,15 @@ impl Pipeline {
             ReadPath::Capture => self.captures.ended(),
             ReadPath::Live => drop(self.reading.remove(&partition)),
         }
-        self.stopped.insert(partition, error);
-        if self.reading.is_empty() && !self.captures.is_at_work() {
+        self.stopped.insert((partition, path), error);
+    }
+
+    /// Where partitions have stopped and nothing else is read, the run ends with what stopped them; captures
+    /// alone are looked at again at the next sweep.
+    fn end_if_nothing_is_left(&mut self) {
+        let ends = self.source.is_some() || self.options.until_caught_up;
+        let is_idle = self.reading.is_empty() && !self.captures.is_at_work();
+        if ends && is_idle && !self.stopped.is_empty() && !self.stop_reading.is_cancelled() {
             self.end_reading();
         }
     }
@@ -564,7 +579,8 @@ impl Pipeline {
                 return;
             }
         };
-        let known = self.reading.keys().chain(self.stopped.keys());
+        let stopped = self.stopped.keys().filter(|(_, path)| *path == ReadPath::Live).map(|(key, _)| key);
+        let known = self.reading.keys().chain(stopped);
         let known: Vec<String> = known.map(|key| key.partition.to_string()).collect();
         let new: Vec<String> = found.into_iter().filter(|partition| !known.contains(partition)).collect();
         let Some(source) = self.source.clone() else { return };

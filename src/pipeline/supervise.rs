@@ -90,7 +90,17 @@ pub async fn run_selected(
     let transforms = transforms_of(project, &options, &shutdown)?;
     let transforming = async {
         match &transforms {
-            Some(transforms) if !options.until_caught_up => transforms.run().await,
+            Some(transforms) if !options.until_caught_up => {
+                let ended = transforms.run().await;
+                if let Err(error) = &ended {
+                    tracing::error!(
+                        error = super::partition::report(error),
+                        "the transforms stop, and so does the run"
+                    );
+                    shutdown.stop();
+                }
+                ended
+            }
             _ => Ok(()),
         }
     };

@@ -103,20 +103,25 @@ impl Strays {
     }
 }
 
-/// What some tables cover and others don't, from where all of them have begun.
+/// What some tables cover and others don't, from where the first of them begins. What lies before a table's
+/// own beginning it drops, as it does what it covers.
 fn apart(ledgers: &[&Ledger]) -> BTreeMap<PartitionKey, Unsettled> {
     let mut apart = BTreeMap::new();
     let partitions: std::collections::BTreeSet<&PartitionKey> =
         ledgers.iter().flat_map(|ledger| ledger.partitions().map(|(key, _)| key)).collect();
     for partition in partitions {
         let held: Vec<_> = ledgers.iter().map(|ledger| ledger.partition(partition)).collect();
-        let begins = held.iter().flatten().filter_map(|held| held.start()).max();
+        let begins = held.iter().flatten().filter_map(|held| held.start()).min();
         let ends = held.iter().flatten().filter_map(|held| held.end()).max();
         let (Some(begins), Some(ends)) = (begins, ends) else { continue };
         let whole = Range::new(begins, ends);
         // A table that doesn't know the partition hasn't begun: it neither has these nor lacks them.
         let covered = held.iter().map(|held| match held {
-            Some(held) => held.coverage().held_in(whole).into_iter().collect(),
+            Some(held) => {
+                let mut covered: RangeSet = held.coverage().held_in(whole).into_iter().collect();
+                covered.insert(Range::new(begins, held.start().unwrap_or(begins)));
+                covered
+            }
             None => RangeSet::from_iter([whole]),
         });
         let covered: Vec<RangeSet> = covered.collect();

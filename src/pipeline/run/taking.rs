@@ -16,7 +16,8 @@ impl Pipeline {
         self.summary.filtered += filtered;
         self.status.change(|snapshot| snapshot.received += received);
         // Captures are read again at each sweep: what was mended meanwhile goes on by itself.
-        if self.stopped.remove(&first.staged.partition).is_some() {
+        let went_on = self.stopped.remove(&(first.staged.partition.clone(), first.path)).is_some();
+        if went_on && !self.stopped.keys().any(|(partition, _)| *partition == first.staged.partition) {
             let (pipeline, table, partition) = self.labels(&first.staged.partition);
             metrics::partition_stopped(pipeline, table, partition, false);
             self.status.partition(&first.staged.partition.partition, |held| {

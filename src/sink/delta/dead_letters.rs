@@ -131,8 +131,13 @@ impl DeadLetters {
                 self.read_keys(ledger).await?;
                 continue;
             }
+            let base = self.table.as_ref().map(|table| table.version);
             if self.commit(&new, writer, fault_points).await? {
                 new.iter().for_each(|letter| self.remember(letter.key()));
+                // Others have landed behind it.
+                if self.table.as_ref().map(|table| table.version) != base.map(|base| base + 1) {
+                    self.read_keys(ledger).await?;
+                }
                 return Ok(());
             }
             self.read_keys(ledger).await?;

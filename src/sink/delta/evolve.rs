@@ -33,9 +33,11 @@ impl TableWriter {
                 let changes = json!(changes).to_string();
                 tracing::info!(table = self.spec.name, version, changes, schemas, "the table's columns changed");
                 self.schema_changes += 1;
+                // What landed behind it was passed over when it was found: it may have settled letters.
+                let letters_settled = self.table.version > version;
                 self.table.reload_schema().await?;
                 self.spec.fault_points.pass(FaultPoint::SchemaCommitted);
-                Ok(Some(CaughtUp { schema_changed: true, ..CaughtUp::default() }))
+                Ok(Some(CaughtUp { schema_changed: true, letters_settled, ..CaughtUp::default() }))
             }
             Tried::Again(caught_up) => Ok(Some(caught_up)),
         }

@@ -23,6 +23,7 @@ use serde_json::json;
 use super::SinkError;
 use super::dead_letters::keys;
 use super::files::{self, Written};
+use super::table::CaughtUp;
 use super::writer::{FilesOf, Of, StoredFiles, TRIES, TableWriter, Tried, forget_misfits};
 use crate::batch::bronze;
 use crate::catalog::scan::scan_at;
@@ -89,7 +90,7 @@ impl TableWriter {
             self.look_at_columns();
             if let Some(caught_up) = self.evolve(&batches).await? {
                 if caught_up.letters_settled {
-                    self.delete_orphans(stored).await;
+                    self.give_up(stored, caught_up).await;
                     return Ok(Settled::Outrun);
                 }
                 forget_misfits(&mut stored, caught_up);
@@ -106,13 +107,20 @@ impl TableWriter {
                     return Ok(Settled::Done(Landed { version: Some(version), rows, landed, had_row }));
                 }
                 Tried::Again(caught_up) if caught_up.letters_settled => {
-                    self.delete_orphans(stored).await;
+                    self.give_up(stored, caught_up).await;
                     return Ok(Settled::Outrun);
                 }
                 Tried::Again(caught_up) => forget_misfits(&mut stored, caught_up),
             }
         }
         Err(SinkError::Contended { table: self.spec.name.clone(), tries: TRIES })
+    }
+
+    /// Files that no commit will name, unless the log was read anew and may name them already.
+    async fn give_up(&self, stored: StoredFiles, caught_up: CaughtUp) {
+        if !caught_up.enumerated {
+            self.delete_orphans(stored).await;
+        }
     }
 
     /// Has the ledger count as expired those of `expired` that are covered and have no row. Says by how much each

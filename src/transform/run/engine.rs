@@ -291,7 +291,10 @@ impl Run<'_> {
                     }
                     Some(dedupe) => {
                         let (new, quarantined) = work.stage(query, &rows, &mut sieve).await?;
-                        Computed::new(work.append_once(new, dedupe).await?, quarantined)
+                        let written = parts.values().flat_map(|part| &part.files).map(|file| file.modified_at);
+                        let now_ms = Utc::now().timestamp_millis();
+                        let since_ms = written.min().map_or(now_ms, |oldest| oldest.min(now_ms));
+                        Computed::new(work.append_once(new, since_ms, dedupe).await?, quarantined)
                     }
                 }
             }

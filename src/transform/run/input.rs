@@ -12,7 +12,7 @@ use super::{TakenBy, TransformError};
 use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
 use crate::catalog::state::{ActiveFile, active_files, arrow_schema};
-use crate::catalog::table_location;
+use crate::catalog::{CatalogError, table_location};
 use crate::config::spec::TableName;
 use crate::storage::Location;
 
@@ -87,6 +87,11 @@ impl InputTable {
     ) -> Result<Option<Part>, TransformError> {
         if end == Some(position) {
             return Ok(None);
+        }
+        // Its files have columns of other names, and all would be null.
+        if self.head.metadata.configuration().get("delta.columnMapping.mode").is_some_and(|mode| mode != "none") {
+            let (table, feature) = (self.name.to_string(), "its columns are mapped to other names".to_owned());
+            return Err(CatalogError::Unsupported { table, feature }.into());
         }
         match position {
             Position::Nothing => {

@@ -183,11 +183,12 @@ impl Work<'_> {
     }
 
     /// The first of the new rows of each combination of columns that the table has none of, as far
-    /// back as its files of the last `within` tell. A row with a null among them is never a repetition.
+    /// back as its files of the last `within` before `since_ms` tell: when the oldest of the new rows reached the
+    /// input (epoch ms), however late they are read. A row with a null among them is never a repetition.
     ///
     /// # Errors
     /// Errors of the rows and of storage.
-    pub async fn append_once(&self, new: Staged, dedupe: &Dedupe) -> Result<Planned, TransformError> {
+    pub async fn append_once(&self, new: Staged, since_ms: i64, dedupe: &Dedupe) -> Result<Planned, TransformError> {
         let by: Vec<Expr> = dedupe.by.iter().map(|name| column(name)).collect();
         let known = by.iter().cloned().map(Expr::is_not_null).reduce(Expr::and).unwrap_or_else(|| lit(true));
         let others = comparable(new.schema()).into_iter().filter(|name| !dedupe.by.contains(name));
@@ -200,9 +201,11 @@ impl Work<'_> {
             rows.clone().filter(known.clone())?.with_column(RANK, first)?.filter(column(RANK).eq(lit(1_u64)))?;
         let first = plain(first.drop_columns(&[RANK])?)?;
         let horizon = i64::try_from(dedupe.within.as_millis()).unwrap_or(i64::MAX);
-        let horizon = chrono::Utc::now().timestamp_millis().saturating_sub(horizon);
+        let horizon = since_ms.saturating_sub(horizon);
         let recent = self.output.files().await?.into_iter().filter(|file| file.modified_at >= horizon).collect();
         let files = keys.files_of(self.session, self.output, recent).await?;
+        // What `first` reads lasts as long as this is held.
+        let mut in_table = None;
         let first = if files.is_empty() {
             first
         } else {
@@ -210,12 +213,13 @@ impl Work<'_> {
             let partitions = self.output.partition_columns();
             let held = FileTable::open(self.session, store, &self.output.schema, partitions, &files)?;
             let held = keys.rows_of(self.session, plain(self.session.read_table(held)?)?).await?;
-            let held = KeySet::of(self.session, self.runtime, held, &dedupe.by).await?;
+            let held = in_table.insert(KeySet::of(self.session, self.runtime, held, &dedupe.by).await?);
             held.rows_beside(self.session, first).await?
         };
         let mut writer = self.output.writer();
         write_all(&mut writer, first, &self.output.schema).await?;
         write_all(&mut writer, rows.filter(Expr::Not(Box::new(known)))?, &self.output.schema).await?;
+        drop(in_table);
         let rows = writer.rows();
         // It leans on what it found in the table: nothing may come between.
         Ok(Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes: Vec::new(), rows })

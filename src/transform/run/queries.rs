@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::dataframe::DataFrame;
+use datafusion::functions::core::expr_fn::nullif;
+use datafusion::logical_expr::lit;
 use datafusion::prelude::SessionContext;
 
 use super::engine::Run;
 use super::input::Part;
+use super::keyed::column;
 use super::{TransformError, side, touched};
 use crate::catalog::Catalog;
 use crate::catalog::file_table::FileTable;
@@ -98,7 +101,15 @@ impl Run<'_> {
 
     async fn planned(&self, session: &SessionContext) -> Result<DataFrame, TransformError> {
         let output = planned(session, &self.parsed).await.map_err(TransformError::Sql)?;
-        Ok(session.execute_logical_plan(output.plan).await?)
+        let mut frame = session.execute_logical_plan(output.plan).await?;
+        // A partition's empty text is null in the table, and has to be the same key before it is there.
+        for name in &self.spec.partition_by {
+            let is_text = frame.schema().field_with_unqualified_name(name)?.data_type() == &DataType::Utf8;
+            if is_text {
+                frame = frame.with_column(name, nullif(column(name), lit("")))?;
+            }
+        }
+        Ok(frame)
     }
 
     fn new_rows(

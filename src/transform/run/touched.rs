@@ -39,9 +39,18 @@ pub fn keys(
     // Subqueries become joins by this.
     let plan = state.optimize(query.logical_plan())?;
     let new = New { name: streamed.reference() };
+    if has_subquery(&plan)? {
+        return Ok(None);
+    }
+    // Of the query as it is, too: a widened one doesn't show any more which side was filled with nulls.
+    for key in keys {
+        if !new.is_carried(&plan, &Column::from_name(key))? {
+            return Ok(None);
+        }
+    }
     let Some(widened) = new.widen(plan)? else { return Ok(None) };
     for key in keys {
-        if !is_carried(&widened, &Column::from_name(key))? {
+        if !new.is_carried(&widened, &Column::from_name(key))? {
             return Ok(None);
         }
     }
@@ -117,8 +126,17 @@ impl New {
 
     fn widen_join(&self, join: Join) -> Result<Option<LogicalPlan>> {
         let (in_left, in_right) = (self.is_in(&join.left)?, self.is_in(&join.right)?);
-        if in_left && in_right {
+        // A null among new rows empties the whole of a `NOT IN`.
+        if in_left && in_right || join.null_aware && in_right {
             return Ok(None);
+        }
+        // A condition over what was counted would be asked of the new rows alone.
+        let side = if in_left { &join.left } else { &join.right };
+        let conditions = join.on.iter().flat_map(|(left, right)| [left, right]).chain(join.filter.iter());
+        for column in conditions.flat_map(Expr::column_refs) {
+            if side.schema().has_column(column) && !self.is_carried(side, column)? {
+                return Ok(None);
+            }
         }
         let Some(left) = self.widen(join.left.as_ref().clone())? else { return Ok(None) };
         let Some(right) = self.widen(join.right.as_ref().clone())? else { return Ok(None) };
@@ -195,63 +213,87 @@ fn is_of_rows(plan: &LogicalPlan) -> Result<bool> {
     Ok(is_of_rows)
 }
 
-/// Whether a column comes from columns of rows and groups: not from what was counted over them.
-fn is_carried(plan: &LogicalPlan, wanted: &Column) -> Result<bool> {
-    let all = |input: &LogicalPlan, expression: &Expr| -> Result<bool> {
-        for column in expression.column_refs() {
-            if !is_carried(input, column)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    };
-    let index = plan.schema().maybe_index_of_column(wanted);
-    let index = match index {
-        Some(index) => index,
-        None => match plan.schema().columns().iter().position(|column| column.name == wanted.name) {
-            Some(index) => index,
-            None => return Ok(false),
-        },
-    };
-    match plan {
-        LogicalPlan::Projection(projection) => all(&projection.input, &projection.expr[index]),
-        LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(index) {
-            Some(Expr::GroupingSet(_)) | None => Ok(false),
-            Some(group) => all(&aggregate.input, group),
-        },
-        LogicalPlan::Window(window) => {
-            let columns = window.input.schema().columns();
-            match columns.get(index) {
-                Some(column) => is_carried(&window.input, column),
-                None => Ok(false),
-            }
-        }
-        LogicalPlan::TableScan(_) | LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => Ok(true),
-        LogicalPlan::Union(union) => {
-            for input in &union.inputs {
-                let column = input.schema().columns().into_iter().nth(index);
-                if !column.map_or(Ok(false), |column| is_carried(input, &column))? {
+impl New {
+    /// Whether a column comes from columns of rows and groups: not from what was counted over them, nor from a side
+    /// of an outer join that new rows may fill.
+    fn is_carried(&self, plan: &LogicalPlan, wanted: &Column) -> Result<bool> {
+        let all = |input: &LogicalPlan, expression: &Expr| -> Result<bool> {
+            for column in expression.column_refs() {
+                if !self.is_carried(input, column)? {
                     return Ok(false);
                 }
             }
             Ok(true)
-        }
-        LogicalPlan::SubqueryAlias(alias) => {
-            let column = alias.input.schema().columns().into_iter().nth(index);
-            column.map_or(Ok(false), |column| is_carried(&alias.input, &column))
-        }
-        LogicalPlan::Join(join) => {
-            let column = plan.schema().columns().into_iter().nth(index);
-            let Some(column) = column else { return Ok(false) };
-            if join.left.schema().has_column(&column) {
-                is_carried(&join.left, &column)
-            } else {
-                is_carried(&join.right, &column)
+        };
+        let index = plan.schema().maybe_index_of_column(wanted);
+        let index = match index {
+            Some(index) => index,
+            None => match plan.schema().columns().iter().position(|column| column.name == wanted.name) {
+                Some(index) => index,
+                None => return Ok(false),
+            },
+        };
+        match plan {
+            LogicalPlan::Projection(projection) => all(&projection.input, &projection.expr[index]),
+            LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(index) {
+                Some(Expr::GroupingSet(_)) | None => Ok(false),
+                Some(group) => all(&aggregate.input, group),
+            },
+            LogicalPlan::Window(window) => {
+                let columns = window.input.schema().columns();
+                match columns.get(index) {
+                    Some(column) => self.is_carried(&window.input, column),
+                    None => Ok(false),
+                }
             }
+            LogicalPlan::TableScan(_) | LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => Ok(true),
+            LogicalPlan::Union(union) => {
+                for input in &union.inputs {
+                    let column = input.schema().columns().into_iter().nth(index);
+                    if !column.map_or(Ok(false), |column| self.is_carried(input, &column))? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                let column = alias.input.schema().columns().into_iter().nth(index);
+                column.map_or(Ok(false), |column| self.is_carried(&alias.input, &column))
+            }
+            LogicalPlan::Join(join) => {
+                let column = plan.schema().columns().into_iter().nth(index);
+                let Some(column) = column else { return Ok(false) };
+                // A null there may give way to new rows, and it would be no key of theirs.
+                let is_left = join.left.schema().has_column(&column);
+                let side = if is_left { &join.left } else { &join.right };
+                let is_filled = match join.join_type {
+                    JoinType::Left => !is_left,
+                    JoinType::Right => is_left,
+                    JoinType::Full => true,
+                    _ => false,
+                };
+                if is_filled && self.is_in(side)? {
+                    return Ok(false);
+                }
+                if is_left { self.is_carried(&join.left, &column) } else { self.is_carried(&join.right, &column) }
+            }
+            _ => match plan.inputs().as_slice() {
+                [input] if input.schema().columns() == plan.schema().columns() => self.is_carried(input, wanted),
+                _ => Ok(false),
+            },
         }
-        _ => match plan.inputs().as_slice() {
-            [input] if input.schema().columns() == plan.schema().columns() => is_carried(input, wanted),
-            _ => Ok(false),
-        },
     }
+}
+
+/// Whether a query within an expression was left there: what it gives may change for all keys.
+fn has_subquery(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply(|node| {
+        for expression in node.expressions() {
+            found |= expression
+                .exists(|inner| Ok(matches!(inner, Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_))))?;
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
 }

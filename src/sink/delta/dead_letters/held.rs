@@ -212,10 +212,13 @@ impl HeldLetters {
             }
             let caught_up = self.table.catch_up(&ours).await?;
             if let Some(version) = caught_up.landed {
-                return self.landed(version, metadata.is_some(), fault_points).await;
+                let landed = self.landed(version, metadata.is_some(), fault_points).await?;
+                // Others have landed behind it, and may have removed files that are listed here.
+                return Ok(if self.table.version > version { Rewritten::Outrun } else { landed });
             }
             if caught_up.files_removed || caught_up.schema_changed {
-                if !may_still_land {
+                // A log that was read anew may name them already.
+                if !may_still_land && !caught_up.enumerated {
                     self.delete(&adds).await;
                 }
                 return Ok(Rewritten::Outrun);
