@@ -132,33 +132,63 @@ fn a_history_is_all_of_each_key_in_order_whatever_the_batches_were() {
 }
 
 /// Queries in which new rows change what old ones gave, each in its own way.
-const RECOMPUTED: [(&str, &str); 6] = [
+const RECOMPUTED: [(&str, &str, &str); 10] = [
     (
         "gold.often",
+        "id",
         "SELECT id, count(*) AS n, sum(amount) AS amount FROM STREAM(bronze.events) GROUP BY id HAVING count(*) > 1",
     ),
     (
         "gold.unsold",
+        "id",
         "SELECT l.id, max(l.seq) AS seq FROM STREAM(bronze.events) l LEFT JOIN STREAM(bronze.sales) s ON l.id = s.id \
          WHERE s.id IS NULL GROUP BY l.id",
     ),
     (
         "gold.without",
+        "id",
         "SELECT id, count(*) AS n FROM STREAM(bronze.events) l WHERE NOT EXISTS (SELECT 1 FROM STREAM(bronze.sales) s \
          WHERE s.id = l.id AND s.amount > 1) GROUP BY id",
     ),
     (
         "gold.ranked",
+        "id",
         "SELECT id, seq, row_number() OVER (PARTITION BY id ORDER BY seq DESC, status, amount) AS place FROM \
          STREAM(bronze.events)",
     ),
     (
         "gold.share",
+        "id",
         "SELECT id, sum(amount) AS amount, sum(sum(amount)) OVER () AS of_all FROM STREAM(bronze.events) GROUP BY id",
     ),
     (
         "gold.both",
+        "id",
         "SELECT id, sum(n) AS n FROM (SELECT id, 1 AS n FROM STREAM(bronze.events) UNION ALL SELECT id, 100 AS n FROM \
+         STREAM(bronze.sales)) GROUP BY id",
+    ),
+    (
+        "gold.lines",
+        "id\", \"sale",
+        "SELECT l.id, s.seq AS sale, count(*) AS n FROM STREAM(bronze.events) l LEFT JOIN STREAM(bronze.sales) s ON \
+         l.id = s.id GROUP BY l.id, s.seq",
+    ),
+    (
+        "gold.tiers",
+        "id",
+        "SELECT c.id, t.amount AS tier FROM (SELECT id, count(*) AS n FROM STREAM(bronze.events) GROUP BY id) c JOIN \
+         (SELECT DISTINCT amount FROM STREAM(bronze.sales)) t ON c.n >= t.amount",
+    ),
+    (
+        "gold.of_all",
+        "id",
+        "SELECT id, sum(amount) AS amount, (SELECT count(*) FROM STREAM(bronze.events)) AS of_all FROM \
+         STREAM(bronze.events) GROUP BY id",
+    ),
+    (
+        "gold.never",
+        "id",
+        "SELECT id, count(*) AS n FROM STREAM(bronze.events) WHERE amount NOT IN (SELECT amount FROM \
          STREAM(bronze.sales)) GROUP BY id",
     ),
 ];
@@ -167,8 +197,9 @@ const RECOMPUTED: [(&str, &str); 6] = [
 fn what_is_recomputed_is_the_query_over_all_whatever_the_batches_were() {
     for_some(6, |runtime, batches| {
         runtime.block_on(async {
-            let keys = "mode = \"recompute\"\nkeys = [\"id\"]";
-            let transforms = RECOMPUTED.map(|(table, sql)| (table, keys, sql));
+            let modes = RECOMPUTED.map(|(_, keys, _)| format!("mode = \"recompute\"\nkeys = [\"{keys}\"]"));
+            let declared = RECOMPUTED.iter().zip(&modes);
+            let transforms: Vec<_> = declared.map(|((table, _, sql), mode)| (*table, mode.as_str(), *sql)).collect();
             let lake = Lake::new(&transforms);
             lake.append("bronze.events", &[]).await;
             lake.append("bronze.sales", &[]).await;
@@ -176,7 +207,7 @@ fn what_is_recomputed_is_the_query_over_all_whatever_the_batches_were() {
                 let table = if number % 2 == 0 { "bronze.events" } else { "bronze.sales" };
                 lake.append(table, batch).await;
                 lake.run().await;
-                for (table, sql) in RECOMPUTED {
+                for (table, _, sql) in RECOMPUTED {
                     let whole = sql.replace("STREAM(", "(SELECT * FROM ");
                     assert_eq!(lake.rows(&format!("SELECT * FROM {table}")).await, lake.rows(&whole).await, "{table}");
                 }
@@ -231,6 +262,17 @@ async fn a_partitioned_merge_moves_a_row_to_where_it_belongs_now() {
         lake.rows("SELECT id, status FROM silver.leads").await,
         [r#"{"id":"a","status":"won"}"#, r#"{"id":"b","status":"won"}"#, r#"{"id":"c"}"#,]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_text_that_is_a_key_and_a_partition_is_one_key() {
+    let declared = "mode = \"merge\"\nkeys = [\"id\", \"status\"]\nsequence_by = [\"seq\"]\npartition_by = [\"status\"]";
+    let lake = Lake::new(&[("silver.leads", declared, "SELECT id, seq, status FROM STREAM(bronze.events)")]);
+    for seq in 1..=3 {
+        lake.append("bronze.events", &[event("a", seq, "", 1)]).await;
+        lake.run().await;
+    }
+    assert_eq!(lake.rows("SELECT * FROM silver.leads").await, [r#"{"id":"a","seq":3}"#]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
