@@ -134,7 +134,7 @@ impl OpenTable {
     /// The metadata with other columns, and free for commits that remove files; none where it is so already.
     ///
     /// # Errors
-    /// [`SinkError::Log`] when a column has no Delta type.
+    /// [`CatalogError::Log`](crate::catalog::CatalogError::Log) when a column has no Delta type.
     pub fn metadata_to_rewrite(&self, schema: &Schema) -> Result<Option<Metadata>, SinkError> {
         const APPEND_ONLY: &str = "delta.appendOnly";
         let is_free = self.metadata.configuration().get(APPEND_ONLY).is_none_or(|value| value != "true");
