@@ -73,6 +73,11 @@ pub trait NamedPoint: Copy + PartialEq + Send + Sync + 'static {
     const ALL: &'static [Self];
 
     fn as_str(self) -> &'static str;
+
+    /// Whether other work begins with it than that of the points before.
+    fn begins_work(self) -> bool {
+        false
+    }
 }
 
 impl NamedPoint for FaultPoint {
@@ -80,6 +85,11 @@ impl NamedPoint for FaultPoint {
 
     fn as_str(self) -> &'static str {
         FaultPoint::as_str(self)
+    }
+
+    /// Of a flush, of dead letters later, of a transform.
+    fn begins_work(self) -> bool {
+        matches!(self, Self::ReplayStaged | Self::OutputMade)
     }
 }
 
@@ -115,8 +125,13 @@ impl<P: NamedPoint> FromStr for Armed<P> {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, count) = text.split_once(':').unwrap_or((text, "1"));
         let point = P::ALL.iter().copied().find(|point| point.as_str() == name).ok_or_else(|| {
-            let known: Vec<_> = P::ALL.iter().map(|point| point.as_str()).collect();
-            format!("`{name}` is not a fault point; there are {}", known.join(", "))
+            let mut known = String::new();
+            for point in P::ALL {
+                let between = if point.begins_work() { "; " } else { ", " };
+                known.push_str(if known.is_empty() { "" } else { between });
+                known.push_str(point.as_str());
+            }
+            format!("`{name}` is not a fault point; there are {known}")
         })?;
         match count.parse() {
             Ok(count @ 1..) => Ok(Self(Some((point, Arc::new(AtomicU32::new(count)))))),

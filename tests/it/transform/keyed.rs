@@ -266,7 +266,8 @@ async fn a_partitioned_merge_moves_a_row_to_where_it_belongs_now() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_text_that_is_a_key_and_a_partition_is_one_key() {
-    let declared = "mode = \"merge\"\nkeys = [\"id\", \"status\"]\nsequence_by = [\"seq\"]\npartition_by = [\"status\"]";
+    let declared =
+        "mode = \"merge\"\nkeys = [\"id\", \"status\"]\nsequence_by = [\"seq\"]\npartition_by = [\"status\"]";
     let lake = Lake::new(&[("silver.leads", declared, "SELECT id, seq, status FROM STREAM(bronze.events)")]);
     for seq in 1..=3 {
         lake.append("bronze.events", &[event("a", seq, "", 1)]).await;
