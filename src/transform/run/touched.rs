@@ -127,7 +127,7 @@ impl New {
     fn widen_join(&self, join: Join) -> Result<Option<LogicalPlan>> {
         let (in_left, in_right) = (self.is_in(&join.left)?, self.is_in(&join.right)?);
         // A null among new rows empties the whole of a `NOT IN`.
-        if in_left && in_right || join.null_aware && in_right {
+        if in_right && (in_left || join.null_aware) {
             return Ok(None);
         }
         // A condition over what was counted would be asked of the new rows alone.
