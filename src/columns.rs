@@ -22,13 +22,44 @@
 
 use std::collections::HashSet;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field, Fields};
 
 use crate::batch::bronze;
 
 pub const ALIASES: &str = "sluice.aliases";
 pub const DEFAULT: &str = "sluice.default";
 pub const BRANCH: &str = "sluice.branch";
+
+/// What Delta calls a type: `struct<name:string,scores:array<double>>`.
+pub fn type_name(data_type: &DataType) -> String {
+    let of = |fields: &Fields| -> Vec<String> {
+        fields.iter().map(|field| format!("{}:{}", field.name(), type_name(field.data_type()))).collect()
+    };
+    match data_type {
+        DataType::Utf8 => "string".to_owned(),
+        DataType::Int8 => "byte".to_owned(),
+        DataType::Int16 => "short".to_owned(),
+        DataType::Int32 => "integer".to_owned(),
+        DataType::Int64 => "long".to_owned(),
+        DataType::Float32 => "float".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        DataType::Boolean => "boolean".to_owned(),
+        DataType::Binary => "binary".to_owned(),
+        DataType::Date32 => "date".to_owned(),
+        DataType::Timestamp(_, Some(_)) => "timestamp".to_owned(),
+        DataType::Timestamp(_, None) => "timestamp_ntz".to_owned(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::List(element) => format!("array<{}>", type_name(element.data_type())),
+        DataType::Struct(fields) => format!("struct<{}>", of(fields).join(",")),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => {
+                format!("map<{},{}>", type_name(pair[0].data_type()), type_name(pair[1].data_type()))
+            }
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
 
 /// Other names of the field that `column` was made of. What can't be read is none: a stranger may have
 /// written it.

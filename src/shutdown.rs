@@ -30,10 +30,6 @@ impl Shutdown {
         self.stop.is_cancelled()
     }
 
-    pub fn is_aborting(&self) -> bool {
-        self.abort.is_cancelled()
-    }
-
     /// Cancel-safe: it only looks.
     pub async fn stopping(&self) {
         self.stop.cancelled().await;

@@ -88,11 +88,6 @@ impl Output {
         self.color_on(io::stderr().is_terminal())
     }
 
-    /// Whether data shown as a table may be coloured.
-    pub fn color_on_stdout(&self) -> bool {
-        self.color_on(io::stdout().is_terminal())
-    }
-
     /// Whether somebody watches: long work shows its progress then.
     pub fn stderr_is_terminal(&self) -> bool {
         io::stderr().is_terminal()

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 
 use super::setup::Places;
 use super::{PipelineError, columns, routes};
 use crate::catalog::{accepted_gaps, dead_letters_of};
+use crate::columns::type_name;
 use crate::config::spec::{OWN_SCHEMA, PipelineSpec, ProjectSpec, TableName};
 use crate::config::{Problem, nearest, quoted};
 use crate::sink::delta::dead_letters;
@@ -229,35 +230,4 @@ pub fn side_table(node: &Node, output: &Output, table: &TableName) -> Option<Sch
         return Some(Arc::new(quarantine_schema(&output.schema)));
     }
     (*table == graves_of(&node.spec.table)).then(|| Arc::new(grave_schema(&node.spec, &output.schema)))
-}
-
-/// A type as Delta calls it.
-pub fn type_name(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Utf8 => "string".to_owned(),
-        DataType::Int8 => "byte".to_owned(),
-        DataType::Int16 => "short".to_owned(),
-        DataType::Int32 => "integer".to_owned(),
-        DataType::Int64 => "long".to_owned(),
-        DataType::Float32 => "float".to_owned(),
-        DataType::Float64 => "double".to_owned(),
-        DataType::Boolean => "boolean".to_owned(),
-        DataType::Binary => "binary".to_owned(),
-        DataType::Date32 => "date".to_owned(),
-        DataType::Timestamp(..) => "timestamp".to_owned(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
-        DataType::List(item) => format!("array<{}>", type_name(item.data_type())),
-        DataType::Struct(fields) => {
-            let fields: Vec<String> =
-                fields.iter().map(|field| format!("{}: {}", field.name(), type_name(field.data_type()))).collect();
-            format!("struct<{}>", fields.join(", "))
-        }
-        DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) if fields.len() == 2 => {
-                format!("map<{}, {}>", type_name(fields[0].data_type()), type_name(fields[1].data_type()))
-            }
-            other => other.to_string(),
-        },
-        other => other.to_string(),
-    }
 }

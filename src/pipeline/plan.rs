@@ -7,12 +7,13 @@ use arrow::datatypes::SchemaRef;
 use datafusion::datasource::empty::EmptyTable;
 use serde::Serialize;
 
-use super::check::{Checked, type_name};
+use super::check::Checked;
 use super::roles::{Role, roles};
 use super::setup::Places;
 use super::{PipelineError, columns};
 use crate::catalog::log::{log_store_to_read, read_head};
 use crate::catalog::{Catalog, CatalogError, table_location};
+use crate::columns::type_name;
 use crate::config::Problem;
 use crate::config::spec::{PipelineSpec, ProjectSpec, SinkSpec, TableName, TransformSpec};
 use crate::transform::graph::{self, Node};

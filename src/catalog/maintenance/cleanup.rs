@@ -58,10 +58,6 @@ impl LogEntries {
         self.commits().find(|entry| entry.at_ms >= at_ms).map(|entry| entry.version)
     }
 
-    pub fn newest_checkpoint(&self) -> Option<u64> {
-        self.checkpoints().last()
-    }
-
     fn checkpoints(&self) -> impl Iterator<Item = u64> {
         self.0.iter().filter(|entry| entry.kind == EntryKind::Checkpoint).map(|entry| entry.version)
     }

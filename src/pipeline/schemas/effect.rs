@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use arrow::array::{Array as _, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
@@ -12,6 +12,7 @@ use super::{Registry, SchemaError, read_file};
 use crate::batch::bronze;
 use crate::catalog::scan::scan_at;
 use crate::catalog::table_location;
+use crate::columns::type_name;
 use crate::config::spec::{Format, ProjectSpec};
 use crate::decode::{ComparedSchema, arrow_schema_of, schema_notes};
 use crate::pipeline::gaps::Target;
@@ -188,46 +189,10 @@ fn changes(held: &Fields, new: &Fields) -> (usize, Vec<ColumnChange>) {
             Fate::Rescued => Change::Rescued,
             Fate::Missing => Change::Unwritten,
         },
-        table_type: fate.held.as_ref().map(words),
-        schema_type: fate.new.as_ref().map(words),
+        table_type: fate.held.as_ref().map(type_name),
+        schema_type: fate.new.as_ref().map(type_name),
     };
     (unchanged, fates.into_iter().map(change).collect())
-}
-
-fn map_value(entries: &Field) -> Option<&DataType> {
-    match entries.data_type() {
-        DataType::Struct(fields) => fields.get(1).map(|field| field.data_type()),
-        _ => None,
-    }
-}
-
-/// What Delta calls a type.
-fn words(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Utf8 => "string".to_owned(),
-        DataType::Int8 => "byte".to_owned(),
-        DataType::Int16 => "short".to_owned(),
-        DataType::Int32 => "integer".to_owned(),
-        DataType::Int64 => "long".to_owned(),
-        DataType::Float32 => "float".to_owned(),
-        DataType::Float64 => "double".to_owned(),
-        DataType::Boolean => "boolean".to_owned(),
-        DataType::Binary => "binary".to_owned(),
-        DataType::Date32 => "date".to_owned(),
-        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => "timestamp".to_owned(),
-        DataType::Timestamp(TimeUnit::Microsecond, None) => "timestamp_ntz".to_owned(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
-        DataType::List(element) => format!("array<{}>", words(element.data_type())),
-        DataType::Map(entries, _) => {
-            format!("map<string,{}>", map_value(entries).map_or_else(|| "?".to_owned(), words))
-        }
-        DataType::Struct(fields) => {
-            let fields: Vec<String> =
-                fields.iter().map(|field| format!("{}:{}", field.name(), words(field.data_type()))).collect();
-            format!("struct<{}>", fields.join(","))
-        }
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]

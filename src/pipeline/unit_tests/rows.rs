@@ -12,9 +12,9 @@ use serde_json::{Map, Value};
 
 use super::ShownRow;
 use crate::batch::bronze;
+use crate::columns::type_name;
 use crate::config::test_spec::{Cell, CellValue, Placed, Row};
 use crate::config::{Problem, nearest, quoted};
-use crate::pipeline::check::type_name;
 
 /// Values of the columns of `schema`, as JSON that [`batch`] reads; what can't be one is told at its bytes.
 pub(super) fn values(row: &Row, schema: &SchemaRef, problems: &mut Vec<Problem>) -> ShownRow {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use deltalake::kernel::{Action, Add};
 use deltalake::protocol::{DeltaOperation, OutputMode};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -505,9 +505,4 @@ fn properties(writer: &Writer) -> Vec<(String, String)> {
 pub fn first_schema(known: &[Field]) -> SchemaRef {
     let envelope = bronze::fields().iter().map(|field| field.as_ref().clone());
     std::sync::Arc::new(Schema::new(known.iter().cloned().chain(envelope).collect::<Vec<_>>()))
-}
-
-/// The column in which `format = "raw"` keeps the body.
-pub fn raw_body() -> Field {
-    Field::new("body", DataType::Binary, true)
 }

@@ -18,7 +18,7 @@ use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, Part, REFRESH};
-use super::modes::{Planned, Work, grave_schema};
+use super::modes::{GivesWay, Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
 use super::side::{self, Side};
 use super::stage::Staged;
@@ -301,7 +301,8 @@ impl Run<'_> {
             Mode::Replace => {
                 let query = self.query(&session, parts).await?;
                 let (planned, quarantined) = work.replace(query, &mut sieve).await?;
-                Computed::new(planned, quarantined)
+                let gives_way = GivesWay::all(side.quarantined()).await?;
+                Computed { gives_way, ..Computed::new(planned, quarantined) }
             }
             Mode::Merge | Mode::History => {
                 let query = self.query(&session, parts).await?;
@@ -313,16 +314,19 @@ impl Run<'_> {
                 } else {
                     work.history(new, side.graves()).await?
                 };
-                Computed { planned, quarantined, buried }
+                Computed { buried, ..Computed::new(planned, quarantined) }
             }
             Mode::Recompute => {
                 let touched = self.touched_keys(&session, parts).await?;
                 let query = self.whole_query(&session).await?;
-                let (planned, quarantined) = match touched {
-                    Some(touched) => work.recompute(touched, query, &mut sieve).await?,
-                    None => work.replace(query, &mut sieve).await?,
+                let (planned, quarantined, gives_way) = match touched {
+                    Some(touched) => work.recompute(touched, query, side.quarantined(), &mut sieve).await?,
+                    None => {
+                        let (planned, quarantined) = work.replace(query, &mut sieve).await?;
+                        (planned, quarantined, GivesWay::all(side.quarantined()).await?)
+                    }
                 };
-                Computed::new(planned, quarantined)
+                Computed { gives_way, ..Computed::new(planned, quarantined) }
             }
         };
         Ok((computed, sieve.violations()))
@@ -358,12 +362,13 @@ impl Run<'_> {
         positions: Vec<(String, i64)>,
         quarantine: Quarantine,
     ) -> Result<bool, TransformError> {
-        let Computed { planned, quarantined, buried } = computed;
+        let Computed { planned, quarantined, gives_way, buried } = computed;
         self.engine.fault_points.pass(FaultPoint::PartWritten);
         let settled = async {
             let Quarantine { pinned, is_repeated } = quarantine;
-            if let Some(quarantined) = quarantined.filter(|_| !is_repeated)
-                && !side.quarantine(&quarantined, &self.report.run_id, &positions, pinned, &self.engine.runtime).await?
+            let positions = positions.iter().cloned().chain(pinned).collect();
+            let runtime = &self.engine.runtime;
+            if !is_repeated && !side.quarantine(quarantined, gives_way, &self.report.run_id, positions, runtime).await?
             {
                 return Ok(false);
             }
@@ -538,12 +543,13 @@ struct Quarantine {
 struct Computed {
     planned: Planned,
     quarantined: Option<Staged>,
+    gives_way: GivesWay,
     buried: Option<Staged>,
 }
 
 impl Computed {
     fn new(planned: Planned, quarantined: Option<Staged>) -> Self {
-        Self { planned, quarantined, buried: None }
+        Self { planned, quarantined, gives_way: GivesWay::default(), buried: None }
     }
 }
 

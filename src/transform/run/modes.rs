@@ -67,6 +67,28 @@ pub struct Planned {
     pub rows: u64,
 }
 
+/// What of a quarantine gives way to what is computed now.
+#[derive(Default)]
+pub struct GivesWay {
+    pub removes: Vec<Remove>,
+    /// What else the removed files held.
+    pub kept: Vec<Add>,
+}
+
+impl GivesWay {
+    /// All that the table has.
+    ///
+    /// # Errors
+    /// Errors of storage.
+    pub async fn all(quarantine: Option<&Output>) -> Result<Self, TransformError> {
+        let files = match quarantine {
+            Some(quarantine) => quarantine.files().await?,
+            None => Vec::new(),
+        };
+        Ok(Self { removes: files.iter().map(|file| file.remove(true)).collect(), kept: Vec::new() })
+    }
+}
+
 impl Planned {
     /// Nothing but what was consumed.
     pub fn nothing() -> Self {
@@ -310,25 +332,15 @@ impl Work<'_> {
         &self,
         touched: DataFrame,
         query: DataFrame,
+        quarantine: Option<&Output>,
         sieve: &mut Sieve<'_>,
-    ) -> Result<(Planned, Option<Staged>), TransformError> {
+    ) -> Result<(Planned, Option<Staged>, GivesWay), TransformError> {
         let keys = KeySet::of(self.session, self.runtime, touched, &self.spec.keys).await?;
         if keys.is_empty() {
-            return Ok((Planned::nothing(), None));
+            return Ok((Planned::nothing(), None, GivesWay::default()));
         }
-        let files = keys.files_of(self.session, self.output, self.output.files().await?).await?;
         let mut writer = self.output.writer();
-        if !files.is_empty() {
-            let held = FileTable::open(
-                self.session,
-                self.output.log.store(),
-                &self.output.schema,
-                self.output.partition_columns(),
-                &files,
-            )?;
-            let kept = keys.rows_beside(self.session, plain(self.session.read_table(held)?)?).await?;
-            write_all(&mut writer, kept, &self.output.schema).await?;
-        }
+        let files = self.keep_others(&keys, self.output, &mut writer).await?;
         let kept = writer.rows();
         let query = match keys.condition(MOST_LISTED) {
             Some(condition) => query.filter(condition)?,
@@ -338,7 +350,31 @@ impl Work<'_> {
         let (adds, quarantined) = self.write(query, writer, sieve).await?;
         let removes = files.iter().map(|file| file.remove(true)).collect();
         let rows = rows_of(&adds).saturating_sub(kept);
-        Ok((Planned { kind: Kind::Rewrite, adds, removes, rows }, quarantined))
+        let mut gives_way = GivesWay::default();
+        if let Some(quarantine) = quarantine {
+            let mut writer = quarantine.writer();
+            let files = self.keep_others(&keys, quarantine, &mut writer).await?;
+            gives_way.removes = files.iter().map(|file| file.remove(true)).collect();
+            gives_way.kept = writer.close().await?;
+        }
+        Ok((Planned { kind: Kind::Rewrite, adds, removes, rows }, quarantined, gives_way))
+    }
+
+    /// The files of `table` that hold rows of these keys. What else they hold is written again.
+    async fn keep_others(
+        &self,
+        keys: &KeySet,
+        table: &Output,
+        writer: &mut FilesWriter,
+    ) -> Result<Vec<ActiveFile>, TransformError> {
+        let files = keys.files_of(self.session, table, table.files().await?).await?;
+        if !files.is_empty() {
+            let (store, partitions) = (table.log.store(), table.partition_columns());
+            let held = FileTable::open(self.session, store, &table.schema, partitions, &files)?;
+            let kept = keys.rows_beside(self.session, plain(self.session.read_table(held)?)?).await?;
+            write_all(writer, kept, &table.schema).await?;
+        }
+        Ok(files)
     }
 
     fn keys(&self) -> Vec<Expr> {

@@ -27,6 +27,7 @@ use super::consumed::{Position, refreshed, refreshes};
 use super::engine::{graves, quarantines};
 use super::expectations::{QUARANTINED_AT, RUN_ID, quarantine_schema};
 use super::input::InputTable;
+use super::modes::GivesWay;
 use super::output::{Output, write};
 use super::stage::Staged;
 use crate::catalog::data_file::FilesWriter;
@@ -71,7 +72,6 @@ pub struct Intended {
 pub struct Side {
     lake: Location,
     name: TableName,
-    mode: Mode,
     note: Value,
     refreshes: i64,
     /// The columns of the quarantine; none where nothing is quarantined.
@@ -99,7 +99,6 @@ impl Side {
         let mut side = Self {
             lake: lake.clone(),
             name: spec.table.clone(),
-            mode: spec.mode,
             note: note.clone(),
             refreshes,
             quarantine_columns: None,
@@ -124,6 +123,11 @@ impl Side {
             side.graves = Some(side.up_to_date(table, &columns).await?);
         }
         Ok(side)
+    }
+
+    /// The quarantine, where there is one by now.
+    pub fn quarantined(&self) -> Option<&Output> {
+        self.quarantine.as_ref()
     }
 
     pub fn graves(&self) -> Option<&Output> {
@@ -195,20 +199,23 @@ impl Side {
         Ok(is_ahead.then_some(intended))
     }
 
-    /// Commits rows that were quarantined, unless somebody else has quarantined meanwhile: then the part
-    /// is to be planned again, by what that one did.
+    /// Commits rows that were quarantined, and takes out those that give way to them, unless somebody else has
+    /// quarantined meanwhile: then the part is to be planned again, by what that one did.
     ///
     /// # Errors
     /// Errors of storage.
     pub async fn quarantine(
         &mut self,
-        rows: &Staged,
+        rows: Option<Staged>,
+        gives_way: GivesWay,
         run_id: &str,
-        positions: &[(String, i64)],
-        pinned: Vec<(String, i64)>,
+        positions: Vec<(String, i64)>,
         runtime: &Arc<RuntimeEnv>,
     ) -> Result<bool, TransformError> {
         let Some(columns) = &self.quarantine_columns else { return Ok(true) };
+        if rows.is_none() && gives_way.removes.is_empty() {
+            return Ok(true);
+        }
         if self.quarantine.is_none() {
             let name = quarantine_of(&self.name);
             let table = Output::open_or_create(&self.lake, &name, columns, &[], self.properties.clone()).await?;
@@ -218,18 +225,15 @@ impl Side {
             self.quarantine = Some(table);
         }
         let Some(table) = &mut self.quarantine else { return Ok(true) };
-        let adds = written(table.writer(), rows, &table.schema, runtime, |batch| stamped(batch, run_id)).await?;
-        // Of a table that is made whole each time, so is its quarantine.
-        let removes = match self.mode {
-            Mode::Replace => table.files().await?.iter().map(|file| file.remove(true)).collect(),
-            _ => Vec::new(),
-        };
-        let transactions = positions.iter().cloned().chain(pinned).chain([refreshed(self.refreshes)]).collect();
+        let GivesWay { removes, kept: mut adds } = gives_way;
+        if let Some(rows) = rows {
+            adds.extend(written(table.writer(), &rows, &table.schema, runtime, |batch| stamped(batch, run_id)).await?);
+        }
         let change = Change {
             kind: if removes.is_empty() { Kind::Append } else { Kind::Rewrite },
             adds,
             removes,
-            transactions,
+            transactions: positions.into_iter().chain([refreshed(self.refreshes)]).collect(),
             metadata: None,
             operation: write(SaveMode::Append),
             note: self.note.clone(),

@@ -57,6 +57,32 @@ async fn what_is_quarantined_is_there_once_with_its_reason_and_its_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_computed_again_gives_way_in_the_quarantine_too() {
+    let amounts = "SELECT id, sum(amount) AS amount FROM STREAM(bronze.events) GROUP BY id";
+    let recompute = expecting("quarantine").replace("\"append\"", "\"recompute\"\nkeys = [\"id\"]");
+    let whole = "SELECT id, sum(amount) AS amount FROM bronze.events GROUP BY id";
+    let replace = expecting("quarantine").replace("\"append\"", "\"replace\"");
+    let lake = Lake::new(&[("gold.amounts", &recompute, amounts), ("gold.whole", &replace, whole)]);
+    let held = |table: &str| format!("SELECT id, amount FROM {table}__quarantine");
+    for (amount, expected) in [(-5, &[r#"{"id":"a","amount":-5}"#][..]), (1, &[r#"{"id":"a","amount":-4}"#]), (9, &[])]
+    {
+        lake.append("bronze.events", &[event("a", 1, "open", amount), event("b", 1, "open", 1)]).await;
+        lake.run().await;
+        for table in ["gold.amounts", "gold.whole"] {
+            assert_eq!(lake.rows(&held(table)).await, expected, "{table} after {amount}");
+        }
+    }
+    lake.append("bronze.events", &[event("bad", 1, "open", -1)]).await;
+    lake.append("bronze.events", &[event("worse", 1, "open", -2)]).await;
+    lake.run().await;
+    lake.append("bronze.events", &[event("bad", 1, "open", -1)]).await;
+    lake.run().await;
+    let others = [r#"{"id":"bad","amount":-2}"#, r#"{"id":"worse","amount":-2}"#];
+    assert_eq!(lake.rows(&held("gold.amounts")).await, others);
+    assert_eq!(lake.rows(&held("gold.whole")).await, others);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_no_row_may_violate_leaves_the_table_as_it_was() {
     let lake = Lake::new(&[("silver.events", &expecting("fail"), SQL)]);
     lake.append("bronze.events", &[event("good", 0, "open", 1)]).await;

@@ -11,7 +11,7 @@ use super::rescue::rescue;
 use super::union::{Changes, union};
 use super::way::{Defaults, RecordWay, Source, Way, value_of};
 use crate::batch::bronze;
-use crate::columns::Level;
+use crate::columns::{Level, type_name};
 use crate::config::spec::OnSchemaChange;
 
 /// Schemas of batches whose ways are remembered. A table meets a handful; containers may bring any number.
@@ -207,7 +207,7 @@ fn misfit(way: &Way, new: &DataType, held: &DataType, field: &str) -> Option<Mis
             misfit(way, new, branches[*branch].data_type(), field)
         }
         _ => {
-            let problem = format!("is `{}`, and its column is `{}`", delta_type(new), delta_type(held));
+            let problem = format!("is `{}`, and its column is `{}`", type_name(new), type_name(held));
             Some(Misfit { field: field.to_owned(), problem })
         }
     }
@@ -224,28 +224,6 @@ fn may_leave(way: &RecordWay) -> bool {
         }
     }
     way.columns.iter().any(|source| matches!(source, Source::Given(_, way) if of(way)))
-}
-
-/// What Delta calls a type, as far as words need it.
-fn delta_type(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Utf8 => "string".to_owned(),
-        DataType::Int64 => "long".to_owned(),
-        DataType::Int32 => "integer".to_owned(),
-        DataType::Float64 => "double".to_owned(),
-        DataType::Date32 => "date".to_owned(),
-        DataType::Timestamp(..) => "timestamp".to_owned(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
-        DataType::List(element) => format!("array<{}>", delta_type(element.data_type())),
-        DataType::Map(entries, _) => {
-            format!("map<string,{}>", value_of(entries).map_or_else(|| "?".to_owned(), delta_type))
-        }
-        DataType::Struct(fields) => {
-            let fields = fields.iter().map(|field| format!("{}:{}", field.name(), delta_type(field.data_type())));
-            format!("struct<{}>", fields.collect::<Vec<_>>().join(","))
-        }
-        other => other.to_string().to_lowercase(),
-    }
 }
 
 #[cfg(test)]
