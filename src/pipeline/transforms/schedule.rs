@@ -138,11 +138,10 @@ impl Transforms {
         // An input that isn't there yet is looked for again.
         entry.seen = if summary.outcome == "waits" { BTreeMap::new() } else { seen };
         entry.due = pause_of(trigger);
-        if was_failing || summary.commits > 0 {
+        if was_failing {
             for after in self.graph.after(number) {
                 if let (Some(entry), Trigger::Commits { .. }) =
                     (entries.get_mut(after), &self.graph.nodes()[after].spec.trigger)
-                    && was_failing
                 {
                     entry.due = Instant::now();
                 }

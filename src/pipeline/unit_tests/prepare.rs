@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -108,9 +109,17 @@ impl Preparing<'_> {
         if !self.problems.is_empty() {
             return Vec::new();
         }
-        let ways = spec.batches.iter().filter_map(|batches| {
-            let steps = self.steps(spec, *batches, &rows, &tables)?;
-            Some(Prepared {
+        let mut ways = Vec::new();
+        for batches in &spec.batches {
+            let steps = match self.steps(spec, *batches, &rows, &tables) {
+                Ok(steps) => steps,
+                Err(error) => {
+                    let hint = "its columns have other types than the rows that are given";
+                    self.wrong(&spec.place, format!("given rows can't be had: {error}"), hint);
+                    break;
+                }
+            };
+            ways.push(Prepared {
                 name: spec.name.clone(),
                 place: spec.place.clone(),
                 batches: *batches,
@@ -118,10 +127,8 @@ impl Preparing<'_> {
                 steps,
                 transforms: transforms.clone(),
                 expected: expected.clone(),
-            })
-        });
-        // The closure reports, so it must have ended before its problems are looked at.
-        let ways: Vec<Prepared> = ways.collect();
+            });
+        }
         ways
     }
 
@@ -302,7 +309,7 @@ impl Preparing<'_> {
         batches: Batches,
         rows: &[GivenRow],
         tables: &BTreeMap<TableName, SchemaRef>,
-    ) -> Option<Vec<Vec<(TableName, RecordBatch)>>> {
+    ) -> Result<Vec<Vec<(TableName, RecordBatch)>>, ArrowError> {
         let numbered = |at: usize, row: &GivenRow| match batches {
             Batches::Given => row.batch as usize,
             Batches::Once => 1,
@@ -315,12 +322,9 @@ impl Preparing<'_> {
             grouped[numbered(at, row) - 1].entry(row.table.clone()).or_default().push(row.row.clone());
         }
         let step = |tables_of_step: BTreeMap<TableName, Vec<ShownRow>>| {
-            let batches = tables_of_step.into_iter().map(|(table, rows)| {
-                let schema = tables.get(&table)?;
-                // Each value was looked at: what Arrow refuses all the same is a decimal of too many digits.
-                batch(&rows, schema).ok().map(|batch| (table, batch))
-            });
-            batches.collect::<Option<Vec<_>>>()
+            let known = tables_of_step.into_iter().filter_map(|(table, rows)| Some((tables.get(&table)?, table, rows)));
+            let batches = known.map(|(schema, table, rows)| Ok((table, batch(&rows, schema)?)));
+            batches.collect::<Result<Vec<_>, ArrowError>>()
         };
         grouped.into_iter().map(step).collect()
     }

@@ -146,9 +146,13 @@ fn value(name: &str, data_type: &DataType, cell: &Placed<CellValue>, problems: &
         (DataType::Float32 | DataType::Float64, CellValue::Float(number)) if number.is_finite() => Ok((*number).into()),
         (DataType::Timestamp(..), CellValue::Text(text) | CellValue::Time(text)) => time(text),
         (DataType::Date32, CellValue::Text(text) | CellValue::Time(text)) => date(text),
-        (DataType::Decimal128(_, scale), CellValue::Text(text)) => decimal(text, *scale),
-        (DataType::Decimal128(_, scale), CellValue::Integer(number)) => decimal(&number.to_string(), *scale),
-        (DataType::Decimal128(_, scale), CellValue::Float(number)) => decimal(&number.to_string(), *scale),
+        (DataType::Decimal128(precision, scale), CellValue::Text(text)) => decimal(text, *precision, *scale),
+        (DataType::Decimal128(precision, scale), CellValue::Integer(number)) => {
+            decimal(&number.to_string(), *precision, *scale)
+        }
+        (DataType::Decimal128(precision, scale), CellValue::Float(number)) => {
+            decimal(&number.to_string(), *precision, *scale)
+        }
         (DataType::Binary, CellValue::Text(text)) => hex(text),
         (DataType::Struct(known), CellValue::Fields(row)) => Ok(Value::Object(fields(row, known, problems))),
         (DataType::List(item), CellValue::List(cells)) => Ok(cells
@@ -207,7 +211,7 @@ fn date(text: &str) -> Fitting {
     }
 }
 
-fn decimal(text: &str, scale: i8) -> Fitting {
+fn decimal(text: &str, precision: u8, scale: i8) -> Fitting {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -217,6 +221,9 @@ fn decimal(text: &str, scale: i8) -> Fitting {
     }
     if fraction.len() > scale {
         return Err(Some(format!("it has {scale} digits after the point")));
+    }
+    if whole.trim_start_matches('0').len() + scale > usize::from(precision) {
+        return Err(Some(format!("it has {precision} digits, {scale} of them after the point")));
     }
     Ok(text.to_owned().into())
 }

@@ -134,7 +134,15 @@ impl Run<'_> {
         .await?;
         let was = output.head.metadata.configuration().get(CONFIG_HASH).cloned();
         let is_changed = was.as_deref() != Some(&self.spec.config_hash);
-        output.follow(&wanted, Some(&self.spec.partition_by), &self.properties(), &self.note()).await?;
+        let properties = self.properties();
+        match output.follow(&wanted, Some(&self.spec.partition_by), &properties, &self.note()).await {
+            // What is made whole each time has to be emptied first only where its columns don't fit any more.
+            Err(TransformError::Evolved { .. }) if full_refresh == Refresh::Full => {
+                self.begin_anew(&wanted).await?;
+                output.reload().await?;
+            }
+            followed => followed?,
+        }
         self.engine.fault_points.pass(FaultPoint::OutputMade);
         let mut tries = 0;
         // What is made at certain times may depend on the time.

@@ -28,7 +28,7 @@ pub struct InputTable {
     pub schema: SchemaRef,
     /// Its files at the version that a first run goes through, once they were listed.
     listed: Option<(u64, Vec<ActiveFile>)>,
-    /// The newest commit that was seen to bring no rows: `(version, when, epoch ms)`.
+    /// When the first commit that was passed over for bringing no rows was made, epoch ms.
     pub skipped_since_ms: Option<i64>,
 }
 

@@ -14,11 +14,12 @@ use std::sync::Arc;
 
 use arrow::array::AsArray as _;
 use arrow::compute::{filter_record_batch, is_not_null, is_null};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, SchemaRef};
 use datafusion::common::{Column, NullEquality, Result, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::functions_aggregate::expr_fn::{count, max, min};
+use datafusion::functions_nested::expr_fn::map_entries;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
@@ -350,18 +351,25 @@ fn cut_back(value: ScalarValue) -> ScalarValue {
     }
 }
 
-/// The columns of a schema that rows can be ordered and told apart by: no map has an order.
-pub fn comparable(schema: &SchemaRef) -> Vec<String> {
-    fn is_comparable(kind: &DataType) -> bool {
+/// The columns of a schema that rows can be ordered and told apart by, and what of them has an order: of a map, its
+/// entries. A map within a list or a struct has none.
+pub fn orderable(schema: &SchemaRef) -> Vec<(String, Expr)> {
+    fn has_order(kind: &DataType) -> bool {
         match kind {
             DataType::Map(..) => false,
-            DataType::List(element) => is_comparable(element.data_type()),
-            DataType::Struct(fields) => fields.iter().all(|field| is_comparable(field.data_type())),
+            DataType::List(element) => has_order(element.data_type()),
+            DataType::Struct(fields) => fields.iter().all(|field| has_order(field.data_type())),
             _ => true,
         }
     }
-    let fields = schema.fields().iter().filter(|field| is_comparable(field.data_type()));
-    fields.map(|field| field.name().clone()).collect()
+    let of = |field: &FieldRef| {
+        let ordered = match field.data_type() {
+            DataType::Map(entries, _) => has_order(entries.data_type()).then(|| map_entries(column(field.name()))),
+            kind => has_order(kind).then(|| column(field.name())),
+        };
+        ordered.map(|ordered| (field.name().clone(), ordered))
+    };
+    schema.fields().iter().filter_map(of).collect()
 }
 
 #[cfg(test)]

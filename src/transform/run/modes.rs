@@ -31,7 +31,7 @@ use futures::TryStreamExt as _;
 use super::TransformError;
 use super::columns::fit;
 use super::expectations::Sieve;
-use super::keyed::{KeySet, column, comparable, plain};
+use super::keyed::{KeySet, column, orderable, plain};
 use super::output::Output;
 use super::stage::{Staged, Staging};
 use crate::catalog::data_file::FilesWriter;
@@ -213,8 +213,8 @@ impl Work<'_> {
     pub async fn append_once(&self, new: Staged, since_ms: i64, dedupe: &Dedupe) -> Result<Planned, TransformError> {
         let by: Vec<Expr> = dedupe.by.iter().map(|name| column(name)).collect();
         let known = by.iter().cloned().map(Expr::is_not_null).reduce(Expr::and).unwrap_or_else(|| lit(true));
-        let others = comparable(new.schema()).into_iter().filter(|name| !dedupe.by.contains(name));
-        let order: Vec<Sort> = others.map(|name| column(&name).sort(true, true)).collect();
+        let others = orderable(new.schema()).into_iter().filter(|(name, _)| !dedupe.by.contains(name));
+        let order: Vec<Sort> = others.map(|(_, ordered)| ordered.sort(true, true)).collect();
         let rows = self.frame(&new).await?;
         let keys = rows.clone().filter(known.clone())?;
         let keys = KeySet::of(self.session, self.runtime, keys, &dedupe.by).await?;
@@ -261,7 +261,7 @@ impl Work<'_> {
         let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
         let mut order: Vec<Sort> = self.spec.sequence_by.iter().map(|name| column(name).sort(false, false)).collect();
         order.push(column(DELETED).sort(false, false));
-        order.extend(self.other_columns(&schema).iter().map(|name| column(name).sort(false, false)));
+        order.extend(self.other_columns(&schema).into_iter().map(|ordered| ordered.sort(false, false)));
         order.push(column(NEW).sort(true, false));
         let rank = row_number().partition_by(self.keys()).order_by(order).build()?;
         let last = all.with_column(RANK, rank)?.filter(column(RANK).eq(lit(1_u64)))?;
@@ -282,16 +282,22 @@ impl Work<'_> {
         let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
         let start = self.spec.sequence_by.first().map(|name| column(name));
         let start = start.ok_or_else(|| not_impl_datafusion_err!("a history without `sequence_by`"))?;
-        let same: Vec<Expr> = comparable(&schema).iter().map(|name| column(name)).chain([column(DELETED)]).collect();
-        let repeated = row_number().partition_by(same).order_by(vec![column(NEW).sort(true, false)]).build()?;
-        let once = all.with_column(RANK, repeated)?.filter(column(RANK).eq(lit(1_u64)))?;
+        let ordered = orderable(&schema);
+        // Rows that can't be told apart in every column aren't taken for one.
+        let once = if ordered.len() == schema.fields().len() {
+            let same = ordered.into_iter().map(|(_, ordered)| ordered).chain([column(DELETED)]).collect();
+            let repeated = row_number().partition_by(same).order_by(vec![column(NEW).sort(true, false)]).build()?;
+            all.with_column(RANK, repeated)?.filter(column(RANK).eq(lit(1_u64)))?
+        } else {
+            all
+        };
         let order: Vec<Sort> = self
             .spec
             .sequence_by
             .iter()
             .map(|name| column(name).sort(true, true))
             .chain([column(DELETED).sort(true, true)])
-            .chain(self.other_columns(&schema).iter().map(|name| column(name).sort(true, true)))
+            .chain(self.other_columns(&schema).into_iter().map(|ordered| ordered.sort(true, true)))
             .collect();
         let next = |of: Expr| lead(of, Some(1), None).partition_by(self.keys()).order_by(order.clone()).build();
         let placed = once.with_column(NEXT, next(start.clone())?)?;
@@ -382,9 +388,9 @@ impl Work<'_> {
     }
 
     /// What ties are broken by: all columns but keys and sequence.
-    fn other_columns(&self, schema: &SchemaRef) -> Vec<String> {
+    fn other_columns(&self, schema: &SchemaRef) -> Vec<Expr> {
         let named = |name: &String| self.spec.keys.contains(name) || self.spec.sequence_by.contains(name);
-        comparable(schema).into_iter().filter(|name| !named(name)).collect()
+        orderable(schema).into_iter().filter(|(name, _)| !named(name)).map(|(_, ordered)| ordered).collect()
     }
 
     /// All that is known of the keys of the new rows: rows held, deletions, and the new rows. Rows of

@@ -25,16 +25,19 @@ impl Run<'_> {
         let session = session(Arc::clone(&self.engine.runtime));
         let frame = self.query(&session, &HashMap::new()).await?;
         let output: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-        let columns = [&self.spec.keys, &self.spec.sequence_by, &self.spec.partition_by];
+        let table = table_schema(self.spec, &output);
+        let columns = [&self.spec.keys, &self.spec.sequence_by];
         let columns = columns.into_iter().flatten().chain(self.spec.dedupe.iter().flat_map(|dedupe| &dedupe.by));
-        let missing: Vec<String> = columns
-            .filter(|name| output.field_with_name(name).is_err())
+        let missing = columns.filter(|name| output.field_with_name(name).is_err());
+        let partitions = self.spec.partition_by.iter().filter(|name| table.field_with_name(name).is_err());
+        let missing: Vec<String> = missing
+            .chain(partitions)
             .map(|name| format!("column `{name}`, which its declaration names, isn't in the query's output"))
             .collect();
         if !missing.is_empty() {
             return Err(TransformError::Columns(missing));
         }
-        Ok(table_schema(self.spec, &output))
+        Ok(table)
     }
 
     /// The versions of inputs that are read whole.
@@ -104,8 +107,9 @@ impl Run<'_> {
         let mut frame = session.execute_logical_plan(output.plan).await?;
         // A partition's empty text is null in the table, and has to be the same key before it is there.
         for name in &self.spec.partition_by {
-            let is_text = frame.schema().field_with_unqualified_name(name)?.data_type() == &DataType::Utf8;
-            if is_text {
+            // A column that only a history has is no text.
+            let field = frame.schema().field_with_unqualified_name(name);
+            if field.is_ok_and(|field| field.data_type() == &DataType::Utf8) {
                 frame = frame.with_column(name, nullif(column(name), lit("")))?;
             }
         }

@@ -54,10 +54,9 @@ pub fn keys(
             return Ok(None);
         }
     }
-    for window in new.windows(&widened)? {
-        if !keys.iter().all(|key| window.iter().any(|partition| partition == key)) {
-            return Ok(None);
-        }
+    let at: Vec<Option<Column>> = keys.iter().map(|key| column_named(&widened, key)).collect();
+    if !new.windows_are_by(&widened, &at)? {
+        return Ok(None);
     }
     let keys = keys.iter().map(|key| column(key)).collect::<Vec<_>>();
     Ok(Some(DataFrame::new(state, widened).select(keys)?))
@@ -171,31 +170,57 @@ impl New {
         LogicalPlanBuilder::from(joined).project(columns)?.build().map(Some)
     }
 
-    /// The columns that each window over new rows is parted by.
-    fn windows(&self, plan: &LogicalPlan) -> Result<Vec<Vec<String>>> {
-        let mut windows = Vec::new();
-        plan.apply(|node| {
-            if let LogicalPlan::Window(window) = node
-                && self.is_in(node)?
-            {
-                for expression in &window.window_expr {
-                    let mut partitions = Vec::new();
-                    expression.apply(|inner| {
-                        if let Expr::WindowFunction(function) = inner {
-                            let columns = function.params.partition_by.iter().filter_map(|by| match by {
-                                Expr::Column(column) => Some(column.name.clone()),
-                                _ => None,
-                            });
-                            partitions.extend(columns);
-                        }
-                        Ok(TreeNodeRecursion::Continue)
-                    })?;
-                    windows.push(partitions);
+    /// Whether each window over new rows is parted by the very columns that become the keys, which are these in
+    /// `plan`; none where a key isn't a column of it.
+    fn windows_are_by(&self, plan: &LogicalPlan, keys: &[Option<Column>]) -> Result<bool> {
+        if !self.is_in(plan)? {
+            return Ok(true);
+        }
+        if let LogicalPlan::Window(window) = plan {
+            for expression in &window.window_expr {
+                let mut is_by_keys = true;
+                expression.apply(|inner| {
+                    if let Expr::WindowFunction(function) = inner {
+                        let by = &function.params.partition_by;
+                        let is_by = |key: &Column| by.iter().any(|by| matches!(by, Expr::Column(by) if by == key));
+                        is_by_keys &= keys.iter().all(|key| key.as_ref().is_some_and(is_by));
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+                if !is_by_keys {
+                    return Ok(false);
                 }
             }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(windows)
+        }
+        for input in plan.inputs() {
+            let below: Vec<_> = keys.iter().map(|key| source_of(plan, input, key.as_ref()?)).collect();
+            if !self.windows_are_by(input, &below)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn column_named(plan: &LogicalPlan, name: &str) -> Option<Column> {
+    plan.schema().columns().into_iter().find(|column| column.name == name)
+}
+
+/// The column of `input` that a column of the plan above it is, if it is one as it stands.
+fn source_of(plan: &LogicalPlan, input: &LogicalPlan, column: &Column) -> Option<Column> {
+    fn as_column(expression: &Expr) -> Option<Column> {
+        match expression {
+            Expr::Column(column) => Some(column.clone()),
+            Expr::Alias(alias) => as_column(&alias.expr),
+            _ => None,
+        }
+    }
+    let index = plan.schema().maybe_index_of_column(column);
+    match plan {
+        LogicalPlan::Projection(projection) => as_column(projection.expr.get(index?)?),
+        LogicalPlan::Aggregate(aggregate) => as_column(aggregate.group_expr.get(index?)?),
+        LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_) => input.schema().columns().into_iter().nth(index?),
+        _ => input.schema().has_column(column).then(|| column.clone()),
     }
 }
 

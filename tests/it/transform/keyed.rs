@@ -132,7 +132,7 @@ fn a_history_is_all_of_each_key_in_order_whatever_the_batches_were() {
 }
 
 /// Queries in which new rows change what old ones gave, each in its own way.
-const RECOMPUTED: [(&str, &str, &str); 10] = [
+const RECOMPUTED: [(&str, &str, &str); 11] = [
     (
         "gold.often",
         "id",
@@ -166,6 +166,12 @@ const RECOMPUTED: [(&str, &str, &str); 10] = [
         "id",
         "SELECT id, sum(n) AS n FROM (SELECT id, 1 AS n FROM STREAM(bronze.events) UNION ALL SELECT id, 100 AS n FROM \
          STREAM(bronze.sales)) GROUP BY id",
+    ),
+    (
+        "gold.of_another_name",
+        "id",
+        "SELECT status AS id, sum(amount) OVER (PARTITION BY id) AS of_all FROM (SELECT id, status, amount FROM \
+         STREAM(bronze.events)) x",
     ),
     (
         "gold.lines",
@@ -274,6 +280,32 @@ async fn an_empty_text_that_is_a_key_and_a_partition_is_one_key() {
         lake.run().await;
     }
     assert_eq!(lake.rows("SELECT * FROM silver.leads").await, [r#"{"id":"a","seq":3}"#]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_differ_in_a_map_alone_are_two_in_a_history() {
+    let declared = format!("{HISTORY}\npartition_by = [\"is_current\"]");
+    let sql = "SELECT id, seq, status, map(['amount'], [amount]) AS said FROM STREAM(bronze.events)";
+    let lake = Lake::new(&[("silver.leads", &declared, sql)]);
+    lake.append("bronze.events", &[event("a", 1, "open", 1), event("a", 1, "open", 1)]).await;
+    lake.run().await;
+    assert_eq!(lake.count("silver.leads").await, 1, "what is the same in every column is there once");
+    lake.append("bronze.events", &[event("a", 1, "open", 2)]).await;
+    lake.run().await;
+    assert_eq!(lake.count("silver.leads").await, 2);
+    assert_eq!(lake.rows("SELECT id FROM silver.leads WHERE is_current").await, [r#"{"id":"a"}"#]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_whose_columns_fit_no_more_is_begun_anew() {
+    let of = |sql| ("gold.counts", "mode = \"replace\"", sql);
+    let lake = Lake::new(&[of("SELECT count(*) AS n FROM bronze.events")]);
+    lake.append("bronze.events", &[event("a", 1, "open", 1)]).await;
+    lake.run().await;
+    lake.declare(&[of("SELECT CAST(count(*) AS VARCHAR) AS n FROM bronze.events")]);
+    assert_eq!(lake.run_with(Refresh::No).await[0].outcome, "failed");
+    assert_eq!(lake.run_with(Refresh::Full).await[0].outcome, "committed");
+    assert_eq!(lake.rows("SELECT * FROM gold.counts").await, [r#"{"n":"1"}"#]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
