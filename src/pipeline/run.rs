@@ -621,6 +621,6 @@ impl Pipeline {
 }
 
 /// Nothing rests on such a task; that it was lost is told.
-fn told_if_lost<T>(ended: Result<T, tokio::task::JoinError>, task: &'static str) -> Option<T> {
+pub(super) fn told_if_lost<T>(ended: Result<T, tokio::task::JoinError>, task: &'static str) -> Option<T> {
     ended.inspect_err(|error| tracing::error!(task, %error, "a task was lost")).ok()
 }

@@ -9,7 +9,7 @@ use super::PipelineError;
 use super::announcements::{self, Announcement};
 use super::dead_letters;
 use super::maintenance;
-use super::run::{Pipeline, PipelineOptions, PipelineSummary};
+use super::run::{Pipeline, PipelineOptions, PipelineSummary, told_if_lost};
 use super::schedule::Scheduled;
 use super::spool::Spool;
 use super::status::{PipelineStatus, State};
@@ -118,7 +118,14 @@ pub async fn run_selected(
                 let fault_points = options.fault_points.clone();
                 beside.spawn(async move { dead_letters::keep(&project, &spec, fault_points, shutdown).await });
             }
-            let ended = run_one(&project, &spec, options, announcements, status.clone(), shutdown).await;
+            let mut run = Box::pin(run_one(&project, &spec, options, announcements, status.clone(), shutdown));
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut run => break ended,
+                    Some(kept) = beside.join_next() => drop(told_if_lost(kept, "retention of dead letters")),
+                }
+            };
+            drop(run);
             beside.shutdown().await;
             if let Err(error) = &ended {
                 status.change(|snapshot| {
@@ -139,8 +146,7 @@ pub async fn run_selected(
         }
         ended
     };
-    let (ended, transformed) = tokio::join!(pipelines, transforming);
-    end(maintaining, &shutdown).await;
+    let (ended, transformed, ()) = tokio::join!(pipelines, transforming, end(maintaining, &shutdown));
     listening.end().await;
     let mut summary = ended?;
     transformed?;
@@ -168,7 +174,7 @@ fn maintain_beside(project: &ProjectSpec, options: &RunOptions, shutdown: &Shutd
 /// Lets it come to its end, which it does once it is told to stop.
 async fn end(mut beside: JoinSet<()>, shutdown: &Shutdown) {
     tokio::select! {
-        _ = beside.join_next() => {}
+        ended = beside.join_next() => drop(ended.map(|ended| told_if_lost(ended, "maintenance"))),
         () = shutdown.aborting() => beside.shutdown().await,
     }
 }

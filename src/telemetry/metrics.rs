@@ -70,7 +70,7 @@ metrics_of_the_program! {
     IN_FLIGHT = "sluice_pipeline_in_flight_events", Gauge, ["pipeline", "table", "partition"],
         "Events received and not settled yet";
     STOPPED = "sluice_pipeline_stopped_partitions", Gauge, ["pipeline", "table", "partition"],
-        "1 while a partition isn't read because too many of its events were rejected (`max_reject_share`)";
+        "1 while a partition isn't read: too many of its events were rejected, or its table isn't to take their schema";
     SCHEDULED_RUNS = "sluice_pipeline_scheduled_runs_total", Counter, ["pipeline", "table", "outcome"],
         "Scheduled backfills that ended: complete, incomplete, failed, stopped";
     SCHEDULED_COMPLETE = "sluice_pipeline_scheduled_complete_timestamp_seconds", Gauge, ["pipeline", "table"],

@@ -118,7 +118,8 @@ fn referred(name: &str, namespace: &str) -> String {
     if PRIMITIVES.contains(&name) { name.to_owned() } else { full_name(name, namespace) }
 }
 
-fn full_name(name: &str, namespace: &str) -> String {
+/// The full name of a type, by the rules of the Avro specification ("Names").
+pub(in crate::decode) fn full_name(name: &str, namespace: &str) -> String {
     match name.strip_prefix('.') {
         Some(name) => name.to_owned(),
         None if name.contains('.') || namespace.is_empty() => name.to_owned(),

@@ -16,7 +16,7 @@ mod plan;
 mod walk;
 mod writer;
 
-pub(super) use fingerprint::fingerprints;
+pub(super) use fingerprint::{fingerprints, full_name};
 pub use plan::SCHEMA_NODES_MAX;
 pub(super) use walk::{Step, Texts, Walk};
 pub use writer::{Rows, Set, WriterSchema};

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::decode::avro::full_name;
+
 /// How deep a schema may nest. JSON alone is read to 128 levels.
 const DEPTH_MAX: usize = 128;
 
@@ -255,12 +257,4 @@ fn decimal(object: &Map<String, Value>) -> Option<Decimal> {
 fn texts(list: Option<&Value>) -> Vec<String> {
     let list = list.and_then(Value::as_array).into_iter().flatten();
     list.filter_map(Value::as_str).map(str::to_owned).collect()
-}
-
-fn full_name(name: &str, namespace: &str) -> String {
-    match name.strip_prefix('.') {
-        Some(name) => name.to_owned(),
-        None if name.contains('.') || namespace.is_empty() => name.to_owned(),
-        None => format!("{namespace}.{name}"),
-    }
 }

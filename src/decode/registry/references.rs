@@ -7,6 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use crate::decode::avro::full_name;
+
 /// How deep a schema may nest once it is put together. JSON alone is read to 128 levels; without a bound, a chain
 /// of schemas that each nest deep would run out of stack.
 const DEPTH_MAX: usize = 128;
@@ -60,14 +62,6 @@ impl Definitions {
 
 fn parse(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("isn't JSON: {error}"))
-}
-
-fn full_name(name: &str, namespace: &str) -> String {
-    match name.strip_prefix('.') {
-        Some(name) => name.to_owned(),
-        None if name.contains('.') || namespace.is_empty() => name.to_owned(),
-        None => format!("{namespace}.{name}"),
-    }
 }
 
 fn namespace_of(full_name: &str) -> &str {

@@ -120,7 +120,11 @@ async fn expire(
     let Some(mut tables) = Tables::open(project, pipeline, table, fault_points).await? else { return Ok(done) };
     let outrun = |table: &str, tries| DeadLetterError::Outrun { table: table.to_owned(), tries };
     let mut tries = 0;
-    while let Some(mut chunk) = tables.letters.next_chunk().await? {
+    loop {
+        if tables.letters.begins_anew() {
+            done.in_flight = 0;
+        }
+        let Some(mut chunk) = tables.letters.next_chunk().await? else { break };
         let covered = covered(tables.writer.ledger());
         let (mut expired, mut removed) = (BTreeMap::<String, u64>::new(), 0);
         let mut letters = std::mem::take(&mut chunk.letters);
@@ -153,11 +157,7 @@ async fn expire(
                 }
             }
             Rewritten::Outrun if tries >= OUTRUN_TRIES => return Err(outrun(&done.table, tries)),
-            Rewritten::Outrun => {
-                tries += 1;
-                done.in_flight = 0;
-                tables.letters.list().await?;
-            }
+            Rewritten::Outrun => tries += 1,
         }
     }
     done.counted = count(&mut tables, &done.table).await?;

@@ -114,8 +114,9 @@ pub async fn replay(
     let done = Replay { pipeline: pipeline.name.clone(), table, ..Replay::default() };
     let Some(tables) = Tables::open(project, pipeline, &target.table, fault_points).await? else { return Ok(done) };
     let decoder = setup::decoder(project, pipeline, &Places::of(project)?)?;
-    let replaying = Replaying { tables, decoder, filter, done, landed: Numbers::new(), failed: Numbers::new() };
-    replaying.run(shutdown).await
+    let (landed, failed) = (Numbers::new(), Numbers::new());
+    let backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
+    Replaying { tables, decoder, filter, done, landed, failed, backoff }.run(shutdown).await
 }
 
 struct Replaying<'a> {
@@ -126,6 +127,7 @@ struct Replaying<'a> {
     /// What this run has landed, and what failed in it: when all is listed anew, none is counted or tried twice.
     landed: Numbers,
     failed: Numbers,
+    backoff: Backoff,
 }
 
 /// Events to decode, by partition and by the path that they came by, each once.
@@ -138,9 +140,12 @@ impl Replaying<'_> {
     async fn run(mut self, shutdown: Shutdown) -> Result<Replay, DeadLetterError> {
         let mut outrun = 0;
         while !shutdown.is_stopping() {
+            if self.tables.letters.begins_anew() {
+                self.done.in_flight = 0;
+            }
             let Some(chunk) = self.tables.letters.next_chunk().await? else { return Ok(self.done) };
             match self.settle(chunk).await? {
-                Settled::Done(()) => outrun = 0,
+                Settled::Done(did_anything) => outrun = if did_anything { 0 } else { outrun },
                 Settled::Outrun => {
                     outrun += 1;
                     if outrun > OUTRUN_TRIES {
@@ -155,11 +160,11 @@ impl Replaying<'_> {
         Ok(self.done)
     }
 
-    /// A chunk from its letters to their marks.
-    async fn settle(&mut self, mut chunk: Chunk) -> Result<Settled<()>, DeadLetterError> {
+    /// A chunk from its letters to their marks. Says whether any of them was meant.
+    async fn settle(&mut self, mut chunk: Chunk) -> Result<Settled<bool>, DeadLetterError> {
         let wanted = self.wanted(&chunk);
         if wanted.is_empty() {
-            return Ok(Settled::Done(()));
+            return Ok(Settled::Done(false));
         }
         let (parts, rejects) = self.decode(wanted).await?;
         let Settled::Done(landed) = self.land(&parts).await? else { return Ok(Settled::Outrun) };
@@ -183,7 +188,7 @@ impl Replaying<'_> {
             self.done.failed += 1;
             self.failed.entry(partition).or_default().insert(number);
         }
-        Ok(Settled::Done(()))
+        Ok(Settled::Done(true))
     }
 
     fn wanted(&mut self, chunk: &Chunk) -> Wanted {
@@ -242,18 +247,20 @@ impl Replaying<'_> {
         }
     }
 
+    /// After an error the letters are read again before anything else is tried: others may have settled them, and
+    /// what has landed all the same is found to have a row.
     async fn land(&mut self, parts: &[Replayed]) -> Result<Settled<Landed>, DeadLetterError> {
-        let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
-        loop {
-            match self.tables.writer.replay(parts).await {
-                Ok(settled) => return Ok(settled),
-                // What has landed all the same is found to have a row.
-                Err(error) if error.retry() == Retry::Backoff && backoff.failures() < TRIES => {
-                    tracing::warn!(table = self.done.table, error = report(&error), "a replay is tried again");
-                    tokio::time::sleep(backoff.pause()).await;
-                }
-                Err(error) => return Err(error.into()),
+        match self.tables.writer.replay(parts).await {
+            Ok(settled) => {
+                self.backoff.reset();
+                Ok(settled)
             }
+            Err(error) if error.retry() == Retry::Backoff && self.backoff.failures() < TRIES => {
+                tracing::warn!(table = self.done.table, error = report(&error), "a replay is tried again");
+                tokio::time::sleep(self.backoff.pause()).await;
+                Ok(Settled::Outrun)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -105,7 +105,12 @@ async fn maintain_all(
         if shutdown.is_stopping() {
             break;
         }
-        reports.push(lead(places, &target, &readers, options, shutdown).await?);
+        let led = lead(places, &target, &readers, options, shutdown).await;
+        reports.push(led.unwrap_or_else(|error| {
+            let failed = TableReport::failed(&target.name.to_string(), report(&error));
+            tell(&failed);
+            failed
+        }));
     }
     Ok(reports)
 }
@@ -135,6 +140,10 @@ async fn lead(
     };
     leader.release().await;
     tell(&report);
+    // What it would say of the table isn't known, and another process may have recorded its own by now.
+    if matches!(report.outcome, Outcome::Elsewhere | Outcome::Stopped) {
+        return Ok(report);
+    }
     match RecordFile::open(&places.state, &name) {
         Ok(file) => file.store(&report).await,
         Err(error) => tracing::warn!(table = name, %error, "when the table was maintained can't be kept"),

@@ -15,6 +15,7 @@ use super::SinkError;
 use super::schema::{Policy, TableColumns};
 use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
 use crate::catalog::log::{TableHead, read_head};
+use crate::catalog::rewrite::Base;
 use crate::catalog::state::{arrow_schema, create, metadata_of_new, metadata_with};
 use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 
@@ -111,6 +112,11 @@ impl OpenTable {
     /// Its columns, for rows that are made to fit them.
     pub fn columns(&self) -> TableColumns {
         TableColumns::new(Arc::clone(&self.schema), Policy::default())
+    }
+
+    /// For a commit that isn't the ledger's.
+    pub fn base(&self) -> Base {
+        Base { version: self.version, read_at: self.read_at }
     }
 
     pub fn is_stale(&self) -> bool {

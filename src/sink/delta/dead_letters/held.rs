@@ -11,7 +11,7 @@
 //! **Memory**: a chunk holds some 64 MiB of letters, or one file where that has more; files are written again in
 //! portions of that size. A file as flushes write it holds no more than a flush did.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,18 +19,21 @@ use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
 use chrono::Utc;
 use deltalake::DeltaTable;
-use deltalake::kernel::{Action, Add, Remove};
+use deltalake::kernel::Add;
 use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use deltalake::protocol::{DeltaOperation, OutputMode};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::Writer;
 use super::rows::{self, DeadLetter, LetterState, Rows};
-use super::{TRIES, Writer};
-use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
+use crate::catalog::commit_log::CommitLog;
+use crate::catalog::data_file;
+use crate::catalog::rewrite::{self, Change, Kind, Outcome};
 use crate::catalog::scan::scan_at;
+use crate::catalog::state::{ActiveFile, active_files};
 use crate::checkpoint::PartitionKey;
 use crate::compute;
 use crate::fault_points::{FaultPoint, FaultPoints};
@@ -53,18 +56,16 @@ pub struct HeldLetters {
     log: CommitLog,
     table: OpenTable,
     /// Those of the listing that weren't handed out yet.
-    files: VecDeque<HeldFile>,
+    files: VecDeque<ActiveFile>,
+    /// Others have changed the table: the listing holds no more.
+    must_list: bool,
 }
 
 #[derive(Debug, Clone)]
-struct HeldFile {
-    location: Path,
-    remove: Remove,
-}
 
 /// Some files of the table, and what they hold.
 pub struct Chunk {
-    files: Vec<HeldFile>,
+    files: Vec<ActiveFile>,
     pub letters: Vec<DeadLetter>,
     /// Rows without a key, which nothing of ours writes: they stay as they are.
     keyless: Vec<RecordBatch>,
@@ -74,7 +75,7 @@ pub struct Chunk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rewritten {
     Landed(u64),
-    /// Somebody else has rewritten files: nothing was changed, and all is to be listed anew.
+    /// Somebody else has rewritten files: nothing was changed, and all is listed anew.
     Outrun,
 }
 
@@ -85,7 +86,7 @@ impl HeldLetters {
     /// Errors of storage, and what makes a table unwritable, a column that isn't ours among it.
     pub async fn open(log: CommitLog) -> Result<Option<Self>, SinkError> {
         let Some(table) = OpenTable::open(log.clone()).await? else { return Ok(None) };
-        let mut letters = Self { log, table, files: VecDeque::new() };
+        let mut letters = Self { log, table, files: VecDeque::new(), must_list: false };
         letters.list().await?;
         Ok(Some(letters))
     }
@@ -100,21 +101,14 @@ impl HeldLetters {
             let feature = format!("column `{column}` isn't one of this version, and would be lost");
             return Err(SinkError::Unsupported { table: self.log.table.clone(), feature });
         }
-        let mut table = DeltaTable::new(Arc::clone(self.log.store()));
-        table.load_version(self.table.version).await.map_err(|source| self.log.failed(source))?;
-        let state = table.snapshot().map_err(|source| self.log.failed(source))?;
-        let mut files = Vec::new();
-        for file in state.log_data().iter() {
-            if file.deletion_vector_descriptor().is_some() {
-                let feature = "a file of it has a deletion vector, and can't be written again".to_owned();
-                return Err(SinkError::Unsupported { table: self.log.table.clone(), feature });
-            }
-            files.push(HeldFile { location: file.object_store_path(), remove: file.remove_action(true) });
-        }
-        // Always the same order for the same files.
-        files.sort_by(|one, other| one.location.cmp(&other.location));
-        self.files = files.into();
+        self.files = active_files(&self.log, self.table.version).await?.into();
+        self.must_list = false;
         Ok(())
+    }
+
+    /// Whether the next chunk is the first one again: others have changed the table.
+    pub fn begins_anew(&self) -> bool {
+        self.must_list
     }
 
     /// The next files of the listing; none when all were handed out.
@@ -122,6 +116,9 @@ impl HeldLetters {
     /// # Errors
     /// Errors of storage; [`SinkError::Arrow`] when a file holds what ours can't.
     pub async fn next_chunk(&mut self) -> Result<Option<Chunk>, SinkError> {
+        if self.must_list {
+            self.list().await?;
+        }
         let mut chunk = Chunk { files: Vec::new(), letters: Vec::new(), keyless: Vec::new() };
         let mut bytes = 0;
         while bytes < CHUNK_BYTES {
@@ -132,9 +129,10 @@ impl HeldLetters {
         Ok((!chunk.files.is_empty()).then_some(chunk))
     }
 
-    async fn read(&self, file: &HeldFile, chunk: &mut Chunk) -> Result<usize, SinkError> {
+    async fn read(&self, file: &ActiveFile, chunk: &mut Chunk) -> Result<usize, SinkError> {
         let store = self.log.store().object_store(None);
-        let found = store.get(&file.location).await.map_err(|source| self.log.failed(source))?;
+        let path = Path::parse(&file.path).map_err(|source| self.log.failed(source))?;
+        let found = store.get(&path).await.map_err(|source| self.log.failed(source))?;
         let bytes = found.bytes().await.map_err(|source| self.log.failed(source))?;
         let read = compute::spawn(move || -> Result<_, arrow::error::ArrowError> {
             let (mut letters, mut keyless, mut held) = (Vec::new(), Vec::new(), 0);
@@ -179,76 +177,38 @@ impl HeldLetters {
         let adds = self.write(&letters, keyless, &schema).await?;
         drop(letters);
         fault_points.pass(FaultPoint::LettersStaged);
-        let mut ours = Vec::new();
-        let mut may_still_land = false;
-        for _ in 0..TRIES {
-            let version = self.table.version + 1;
-            let removes = files.iter().map(|file| Action::Remove(file.remove.clone()));
-            let actions = metadata.clone().map(Action::Metadata).into_iter();
-            let actions = actions.chain(removes).chain(adds.iter().cloned().map(Action::Add)).collect();
-            let commit = self.log.lay_out(
-                actions,
-                self.table.transactions(&[], version),
-                DeltaOperation::StreamingUpdate {
-                    output_mode: OutputMode::Update,
-                    query_id: format!("dead-letters {what}"),
-                    epoch_id: i64::try_from(version).unwrap_or(i64::MAX),
-                },
-                HashMap::from([
-                    ("sluicePipeline".to_owned(), json!(writer.pipeline)),
-                    ("sluiceConfigHash".to_owned(), Value::String(writer.config_hash.clone())),
-                ]),
-            )?;
-            ours.push(commit.id);
-            let read_at = ReadAt::now();
-            let put = self.log.put(version, &commit).await;
-            may_still_land |= matches!(put, Put::Unknown(_));
-            if let Put::Landed = put
-                && !self.table.is_stale()
-                && self.log.holds(self.table.version).await?
-            {
-                self.table.advance(version, &[], read_at);
-                return self.landed(version, metadata.is_some(), fault_points).await;
+        let base = self.table.base();
+        let change = Change {
+            // It leans on the files that it removes, and on nothing else: what others append may go before it.
+            kind: Kind::Append,
+            removes: files.iter().map(|file| file.remove(true)).collect(),
+            adds,
+            transactions: Vec::new(),
+            metadata,
+            operation: DeltaOperation::StreamingUpdate {
+                output_mode: OutputMode::Update,
+                query_id: format!("dead-letters {what}"),
+                epoch_id: i64::try_from(base.version + 1).unwrap_or(i64::MAX),
+            },
+            note: json!({"deadLetters": what, "pipeline": writer.pipeline, "configHash": writer.config_hash}),
+        };
+        let adds = change.adds.clone();
+        match rewrite::commit(&self.log, base, change).await? {
+            Outcome::Landed(version) => {
+                fault_points.pass(FaultPoint::LettersCommitted);
+                self.table.catch_up(&[]).await?;
+                // What others have done beside it may concern files that are listed.
+                self.must_list = self.table.version != base.version + 1;
+                Ok(Rewritten::Landed(version))
             }
-            let caught_up = self.table.catch_up(&ours).await?;
-            if let Some(version) = caught_up.landed {
-                let landed = self.landed(version, metadata.is_some(), fault_points).await?;
-                // Others have landed behind it, and may have removed files that are listed here.
-                return Ok(if self.table.version > version { Rewritten::Outrun } else { landed });
-            }
-            if caught_up.files_removed || caught_up.schema_changed {
-                // A log that was read anew may name them already.
-                if !may_still_land && !caught_up.enumerated {
-                    self.delete(&adds).await;
+            Outcome::Lost { may_still_land, .. } => {
+                if !may_still_land {
+                    data_file::delete(self.log.store(), &adds).await;
                 }
-                return Ok(Rewritten::Outrun);
+                self.must_list = true;
+                Ok(Rewritten::Outrun)
             }
         }
-        Err(SinkError::Contended { table: self.log.table.clone(), tries: TRIES })
-    }
-
-    /// Files that no commit names and none will. Best effort: vacuum finds what stays.
-    async fn delete(&self, adds: &[Add]) {
-        let store = self.log.store().object_store(None);
-        for add in adds {
-            let Ok(path) = Path::from_url_path(&add.path) else { continue };
-            if let Err(error) = store.delete(&path).await {
-                tracing::debug!(file = add.path, error = %error, "an orphan stays until the next vacuum");
-            }
-        }
-    }
-
-    async fn landed(
-        &mut self,
-        version: u64,
-        has_metadata: bool,
-        fault_points: &FaultPoints,
-    ) -> Result<Rewritten, SinkError> {
-        fault_points.pass(FaultPoint::LettersCommitted);
-        if has_metadata {
-            self.table.reload_schema().await?;
-        }
-        Ok(Rewritten::Landed(version))
     }
 
     async fn write(

@@ -72,8 +72,7 @@ pub struct DeadLetter {
 }
 
 /// What became of a dead letter, as far as its own row says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LetterState {
     /// It may be replayed or dropped.
     Waiting,
@@ -81,16 +80,6 @@ pub enum LetterState {
     Replayed,
     /// Its bytes are gone.
     Expired,
-}
-
-impl LetterState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Replayed => "replayed",
-            Self::Expired => "expired",
-        }
-    }
 }
 
 impl DeadLetter {
