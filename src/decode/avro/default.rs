@@ -27,8 +27,7 @@ const DATUM_BYTES_MAX: usize = 1 << 16;
 /// Words that say why it isn't of the field's type.
 pub(super) fn json_of(node: &Node, default: &Json) -> Result<Option<String>, String> {
     let Some(data_type) = node.data_type.clone().filter(|_| !default.is_null()) else { return Ok(None) };
-    let mut datum = Vec::new();
-    write(node, default, &mut datum).ok_or("it isn't of its type, or too large")?;
+    let datum = datum_of(node, default).ok_or("it isn't of its type, or too large")?;
     let fields = Fields::from(vec![Field::new("default", data_type, true)]);
     let root = Node {
         kind: Kind::Record(vec![FieldNode {
@@ -52,6 +51,12 @@ pub(super) fn json_of(node: &Node, default: &Json) -> Result<Option<String>, Str
     let line = String::from_utf8_lossy(&line);
     let value = line.trim_end().strip_prefix("{\"default\":").and_then(|rest| rest.strip_suffix('}'));
     Ok(value.map(str::to_owned))
+}
+
+/// The datum of a default; `None` when it isn't of the node's type, or too large.
+pub(super) fn datum_of(node: &Node, default: &Json) -> Option<Vec<u8>> {
+    let mut datum = Vec::new();
+    write(node, default, &mut datum).map(|()| datum)
 }
 
 /// Writes a value as a datum; `None` when it isn't of the node's type. The depth is that of the plan.
@@ -118,7 +123,7 @@ fn write(node: &Node, json: &Json, to: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-fn long(value: i64, to: &mut Vec<u8>) {
+pub(super) fn long(value: i64, to: &mut Vec<u8>) {
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while rest > 0x7F {
         to.push((rest & 0x7F) as u8 | 0x80);
@@ -127,7 +132,7 @@ fn long(value: i64, to: &mut Vec<u8>) {
     to.push(rest as u8);
 }
 
-fn sized(bytes: &[u8], to: &mut Vec<u8>) {
+pub(super) fn sized(bytes: &[u8], to: &mut Vec<u8>) {
     long(i64::try_from(bytes.len()).unwrap_or(i64::MAX), to);
     to.extend(bytes);
 }

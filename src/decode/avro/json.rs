@@ -22,6 +22,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, FixedOffset, NaiveDate};
 
+use super::default::{self, long, sized};
 use super::plan::{FieldNode, Form, Kind, Node};
 use crate::decode::json::{Member, Value, is_number, parse};
 
@@ -36,15 +37,6 @@ const EXPONENT_MAX: i64 = 1000;
 
 /// What of a value has no place in the schema, as JSON.
 type Left = Option<String>;
-
-/// How bytes are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    Base64,
-    /// As the specification has it for defaults: a character for each byte. A union's default is of its first
-    /// branch.
-    AsDefault,
-}
 
 /// Why a value doesn't fit.
 #[derive(Debug, thiserror::Error)]
@@ -87,18 +79,13 @@ fn not_a<T>(wanted: &str, found: &Value<'_>) -> Result<T, Box<Misfit>> {
 pub(super) fn datum_of(root: &Node, body: &[u8]) -> Result<(Vec<u8>, Option<String>), String> {
     let value = parse(body)?;
     let mut out = Vec::with_capacity(body.len());
-    let left = write(root, &value, Written::Base64, &mut out).map_err(|misfit| misfit.to_string())?;
+    let left = write(root, &value, &mut out).map_err(|misfit| misfit.to_string())?;
     Ok((out, left))
 }
 
 /// The datum of a field that isn't there; none where it has to be.
 pub(super) fn absent(node: &Node, default: Option<&serde_json::Value>) -> Option<Vec<u8>> {
-    let default = default.and_then(|default| {
-        let text = default.to_string();
-        let mut out = Vec::new();
-        let left = write(node, &parse(text.as_bytes()).ok()?, Written::AsDefault, &mut out).ok()?;
-        left.is_none().then_some(out)
-    });
+    let default = default.and_then(|default| default::datum_of(node, default));
     default.or_else(|| {
         let mut out = Vec::new();
         let is_null = match &node.kind {
@@ -106,11 +93,11 @@ pub(super) fn absent(node: &Node, default: Option<&serde_json::Value>) -> Option
             Kind::Union(branches) => branches.iter().any(|branch| matches!(branch.node.kind, Kind::Null)),
             _ => false,
         };
-        (is_null && write(node, &Value::Null, Written::Base64, &mut out).is_ok()).then_some(out)
+        (is_null && write(node, &Value::Null, &mut out).is_ok()).then_some(out)
     })
 }
 
-fn write(node: &Node, value: &Value<'_>, written: Written, out: &mut Vec<u8>) -> Result<Left, Box<Misfit>> {
+fn write(node: &Node, value: &Value<'_>, out: &mut Vec<u8>) -> Result<Left, Box<Misfit>> {
     if out.len() > DATUM_BYTES_MAX {
         return misfit(format!("with its defaults it takes more than {DATUM_BYTES_MAX} bytes"));
     }
@@ -131,19 +118,13 @@ fn write(node: &Node, value: &Value<'_>, written: Written, out: &mut Vec<u8>) ->
             out.extend(value.to_le_bytes());
         }
         (Kind::Double, value) => out.extend(double(value)?.to_le_bytes()),
-        (Kind::Bytes, Value::Text(text)) => sized(&bytes(text, written)?, out),
-        (Kind::Fixed(size), Value::Text(text)) => fixed(&bytes(text, written)?, *size, out)?,
+        (Kind::Bytes, Value::Text(text)) => sized(&bytes(text)?, out),
+        (Kind::Fixed(size), Value::Text(text)) => fixed(&bytes(text)?, *size, out)?,
         (Kind::String, Value::Text(text)) => sized(text.as_bytes(), out),
         (Kind::Enum(symbols), Value::Text(text)) => match symbols.iter().position(|symbol| *symbol == **text) {
             Some(index) => long(index as i64, out),
             None => return misfit(format!("`{}` is none of the symbols", super::super::framing::quoted(text))),
         },
-        (Kind::Decimal { form, .. }, Value::Text(text)) if written == Written::AsDefault => {
-            match (form, bytes(text, written)?) {
-                (Form::Bytes, bytes) => sized(&bytes, out),
-                (Form::Fixed(size), bytes) => fixed(&bytes, *size, out)?,
-            }
-        }
         (Kind::Decimal { scale, form, .. }, Value::Number(text)) => decimal(text, *scale, *form, out)?,
         (Kind::Decimal { scale, form, .. }, Value::Text(text)) if is_number(text) => {
             decimal(text, *scale, *form, out)?;
@@ -167,15 +148,12 @@ fn write(node: &Node, value: &Value<'_>, written: Written, out: &mut Vec<u8>) ->
         (Kind::TimestampMillis, value) => long(time(value, |time| Some(time.timestamp_millis()))?, out),
         (Kind::TimestampMicros, value) => long(time(value, |time| Some(time.timestamp_micros()))?, out),
         (Kind::TimestampNanos, value) => long(time(value, DateTime::timestamp_nanos_opt)?, out),
-        (Kind::Duration, Value::Text(text)) if written == Written::AsDefault => {
-            fixed(&bytes(text, written)?, 12, out)?;
-        }
         (Kind::Duration, Value::Object(members)) => return duration(members, out).map(|()| None),
         (Kind::Array(items), Value::List(values)) => {
             let mut left = Vec::new();
             blocks(values.len(), out);
             for (index, value) in values.iter().enumerate() {
-                if let Some(json) = write(items, value, written, out)? {
+                if let Some(json) = write(items, value, out)? {
                     left.resize(index, "null".to_owned());
                     left.push(json);
                 }
@@ -188,30 +166,25 @@ fn write(node: &Node, value: &Value<'_>, written: Written, out: &mut Vec<u8>) ->
             blocks(members.len(), out);
             for member in members {
                 sized(member.name.as_bytes(), out);
-                let json = write(values, &member.value, written, out).map_err(|misfit| misfit.inside(&member.name))?;
+                let json = write(values, &member.value, out).map_err(|misfit| misfit.inside(&member.name))?;
                 left.take(&member.name, json);
             }
             out.extend((!members.is_empty()).then_some(0));
             return Ok(left.json());
         }
-        (Kind::Record(fields), Value::Object(members)) => return record(fields, members, written, out),
+        (Kind::Record(fields), Value::Object(members)) => return record(fields, members, out),
         (Kind::Optional { null_first, inner }, value) => {
-            // A default is of the first branch.
             let is_null = *value == Value::Null;
-            if written == Written::AsDefault && is_null != *null_first {
-                return misfit("a default that isn't of the first branch");
-            }
             long(i64::from(is_null != *null_first), out);
             if !is_null {
-                return write(inner, value, written, out);
+                return write(inner, value, out);
             }
         }
         (Kind::Union(branches), value) => {
             let before = out.len();
-            let tried = if written == Written::AsDefault { 1 } else { branches.len() };
-            for (index, branch) in branches.iter().take(tried).enumerate() {
+            for (index, branch) in branches.iter().enumerate() {
                 long(index as i64, out);
-                match write(&branch.node, value, written, out) {
+                match write(&branch.node, value, out) {
                     Ok(left) => return Ok(left),
                     Err(_) => out.truncate(before),
                 }
@@ -236,12 +209,7 @@ fn wanted(kind: &Kind) -> &'static str {
     }
 }
 
-fn record(
-    fields: &[FieldNode],
-    members: &[Member<'_>],
-    written: Written,
-    out: &mut Vec<u8>,
-) -> Result<Left, Box<Misfit>> {
+fn record(fields: &[FieldNode], members: &[Member<'_>], out: &mut Vec<u8>) -> Result<Left, Box<Misfit>> {
     let table: Option<HashMap<&str, usize>> = (members.len() > LOOKED_THROUGH_MAX)
         .then(|| members.iter().enumerate().map(|(at, member)| (&*member.name, at)).collect());
     let mut is_known = vec![false; members.len()];
@@ -256,7 +224,7 @@ fn record(
         match (found, &field.absent) {
             (Some(found), _) => {
                 is_known[found] = true;
-                let json = write(&field.node, &members[found].value, written, out);
+                let json = write(&field.node, &members[found].value, out);
                 left.take(&field.name, json.map_err(|misfit| misfit.inside(&field.name))?);
             }
             (None, Some(absent)) => out.extend_from_slice(absent),
@@ -289,23 +257,9 @@ impl Object {
     }
 }
 
-fn long(value: i64, out: &mut Vec<u8>) {
-    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    while rest > 0x7F {
-        out.push((rest & 0x7F) as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
 /// The beginning of an array or a map, which is one block; without items it is its end too.
 fn blocks(items: usize, out: &mut Vec<u8>) {
     long(items as i64, out);
-}
-
-fn sized(bytes: &[u8], out: &mut Vec<u8>) {
-    long(bytes.len() as i64, out);
-    out.extend_from_slice(bytes);
 }
 
 fn fixed(bytes: &[u8], size: usize, out: &mut Vec<u8>) -> Result<(), Box<Misfit>> {
@@ -316,14 +270,8 @@ fn fixed(bytes: &[u8], size: usize, out: &mut Vec<u8>) -> Result<(), Box<Misfit>
     Ok(())
 }
 
-fn bytes(text: &str, written: Written) -> Result<Vec<u8>, Box<Misfit>> {
-    match written {
-        Written::Base64 => STANDARD.decode(text).or_else(|_| misfit("a string that isn't base64")),
-        Written::AsDefault => {
-            let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
-            bytes.or_else(|_| misfit("a default of bytes that has characters beyond them"))
-        }
-    }
+fn bytes(text: &str) -> Result<Vec<u8>, Box<Misfit>> {
+    STANDARD.decode(text).or_else(|_| misfit("a string that isn't base64"))
 }
 
 /// A number without fraction, however it was written.

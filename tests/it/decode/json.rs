@@ -56,6 +56,20 @@ const WHOLE: &str = r#"{"b": true, "i": -5, "l": 9223372036854775807, "f": 1.5, 
   "o": "there", "un": {"n": 3}, "def": 1, "defy": ""}"#;
 
 #[test]
+fn a_default_may_be_of_any_branch_of_its_union() {
+    let decoder = by_schema(
+        r#"{"type": "record", "name": "T", "fields": [
+            {"name": "later", "type": ["null", "string"], "default": "x"},
+            {"name": "neither", "type": ["int", "string"], "default": "y"},
+            {"name": "first", "type": ["null", "string"], "default": null}]}"#,
+    );
+    let decoded = decode_now(&decoder, of(&["{}"]));
+    assert_eq!(decoded.rejects, []);
+    let [rows] = decoded.batches.as_slice() else { panic!("one batch") };
+    assert_eq!(payload(rows, 0), json!({"later": "x", "neither": {"int": null, "string": "y"}, "first": null}));
+}
+
+#[test]
 fn every_type_is_read_from_json() {
     let decoder = by_schema(ALL);
     let sparse = r#"{"b": false, "i": 1.0, "l": "-9223372036854775808", "f": "NaN", "d": "-Infinity", "y": "", "s": "", "x": "AAA=",
