@@ -3,6 +3,7 @@
 //! A point that is armed aborts the process: nothing is flushed, closed or released, as with
 //! a kill. `sluice run --crash-at data-staged:3` arms one for its third passing.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -97,8 +98,16 @@ impl NamedPoint for FaultPoint {
 pub type FaultPoints = Armed<FaultPoint>;
 
 /// Which point is armed, if any.
-#[derive(Debug, Clone)]
-pub struct Armed<P>(Option<(P, Arc<AtomicU32>)>);
+#[derive(Clone)]
+pub struct Armed<P>(Option<Act<P>>);
+
+/// What is done at a point.
+#[derive(Clone)]
+enum Act<P> {
+    /// At this one, once it was passed so often.
+    Abort(P, Arc<AtomicU32>),
+    Tell(Arc<dyn Fn(P) + Send + Sync>),
+}
 
 impl<P> Default for Armed<P> {
     fn default() -> Self {
@@ -106,13 +115,31 @@ impl<P> Default for Armed<P> {
     }
 }
 
+impl<P: NamedPoint> fmt::Debug for Armed<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            None => f.write_str("none"),
+            Some(Act::Abort(point, left)) => write!(f, "{}:{}", point.as_str(), left.load(Ordering::SeqCst)),
+            Some(Act::Tell(_)) => f.write_str("watched"),
+        }
+    }
+}
+
 impl<P: NamedPoint> Armed<P> {
+    /// Tells `watcher` of each point, and goes on once it returns: what has to happen just there can happen.
+    pub fn watched(watcher: impl Fn(P) + Send + Sync + 'static) -> Self {
+        Self(Some(Act::Tell(Arc::new(watcher))))
+    }
+
     /// Passes `point`; dies when it is armed and its count has come.
     pub fn pass(&self, point: P) {
-        let Some((armed, left)) = &self.0 else { return };
-        if *armed == point && left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            tracing::error!(point = point.as_str(), "the armed fault point is reached: aborting");
-            std::process::abort();
+        match &self.0 {
+            Some(Act::Abort(armed, left)) if *armed == point && left.fetch_sub(1, Ordering::SeqCst) == 1 => {
+                tracing::error!(point = point.as_str(), "the armed fault point is reached: aborting");
+                std::process::abort();
+            }
+            Some(Act::Tell(watcher)) => watcher(point),
+            Some(Act::Abort(..)) | None => {}
         }
     }
 }
@@ -134,7 +161,7 @@ impl<P: NamedPoint> FromStr for Armed<P> {
             format!("`{name}` is not a fault point; there are {known}")
         })?;
         match count.parse() {
-            Ok(count @ 1..) => Ok(Self(Some((point, Arc::new(AtomicU32::new(count)))))),
+            Ok(count @ 1..) => Ok(Self(Some(Act::Abort(point, Arc::new(AtomicU32::new(count)))))),
             _ => Err(format!("`{count}` is not a count of at least 1")),
         }
     }

@@ -3,4 +3,5 @@
 mod expectations;
 mod keyed;
 mod lake;
+mod overlaps;
 mod streams;
