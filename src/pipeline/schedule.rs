@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 const LOCK: &str = "$schedule";
 
 /// The wall clock is looked at this often: it may be set, and a machine may sleep.
-const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(15);
+pub(super) const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(15);
 
 /// A schedule as `sluice run` and `sluice status` tell it. The shape that scripts read: fields may be added,
 /// never renamed or removed.

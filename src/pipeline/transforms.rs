@@ -4,6 +4,7 @@
 //! One that fails holds back those that hang on it, and no other.
 
 mod schedule;
+mod times;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::PipelineError;
+use super::setup::Places;
 use crate::compute;
 use crate::config::spec::{ProjectSpec, TableName, TransformSpec};
 use crate::error::{Classify as _, Retry};
@@ -77,6 +79,7 @@ pub struct ViolationSummary {
 #[derive(Clone)]
 pub struct Transforms {
     engine: Engine,
+    state: Location,
     graph: Graph,
 }
 
@@ -88,7 +91,7 @@ impl Transforms {
         if !problems.is_empty() {
             return Err(PipelineError::Sql(problems));
         }
-        let lake = Location::resolve(&project.lake.url, project.storage_azure.as_ref())?;
+        let Places { lake, state } = Places::of(project)?;
         let runtime = runtime(options.memory_bytes).map_err(TransformError::from);
         let runtime = runtime
             .map_err(|source| PipelineError::Transform { table: project.name.clone(), source: Box::new(source) })?;
@@ -99,7 +102,7 @@ impl Transforms {
             fault_points: options.fault_points.clone(),
             shutdown,
         };
-        Ok(Self { engine, graph })
+        Ok(Self { engine, state, graph })
     }
 
     pub fn is_empty(&self) -> bool {

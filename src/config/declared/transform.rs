@@ -47,7 +47,7 @@ pub(in crate::config) struct TransformTable {
     #[schemars(extend("default" = EVERY))]
     pub every: Option<DurationText>,
     /// When it runs, in place of after commits: five fields as cron has them, in UTC; or `@hourly`, `@daily`, `@weekly`,
-    /// `@monthly`.
+    /// `@monthly`. Times that passed while no process ran are made up for by one run.
     pub cron: Option<CronText>,
     /// Versions of streamed inputs that somebody else changed, and that are to be passed over: `["bronze.leads@17"]`.
     pub skip_versions: Option<Vec<String>>,

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::Utc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::times::Times;
 use super::{TransformSummary, Transforms};
 use crate::catalog::commit_log::CommitLog;
 use crate::catalog::log::log_store_to_read;
@@ -15,7 +15,7 @@ use crate::catalog::table_location;
 use crate::config::spec::{TableName, Trigger};
 use crate::pipeline::PipelineError;
 use crate::retry::Backoff;
-use crate::transform::run::engine::Refresh;
+use crate::transform::run::engine::{Outcome, Refresh};
 
 /// How many run at once. They share one bound of memory, so more would spill sooner.
 const AT_ONCE: usize = 2;
@@ -27,7 +27,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// A transform in the schedule.
 struct Entry {
+    /// When it is looked at next.
     due: Instant,
+    /// Those of a cron; a look doesn't run it before one of them has come.
+    times: Option<Times>,
     backoff: Backoff,
     /// The version of each input that the last good run has seen.
     seen: BTreeMap<TableName, u64>,
@@ -44,10 +47,17 @@ impl Transforms {
     /// Runs them until they are told to stop; a part that was begun is brought to its end.
     ///
     /// # Errors
-    /// [`PipelineError::CutOff`] when the shutdown was.
+    /// [`PipelineError::CutOff`] when the shutdown was; when the state's place can't be used.
     pub async fn run(&self) -> Result<(), PipelineError> {
         let shutdown = self.engine.shutdown.clone();
-        let mut entries: Vec<Entry> = self.graph.nodes().iter().map(|node| Entry::new(&node.spec.trigger)).collect();
+        let mut entries = Vec::new();
+        for node in self.graph.nodes() {
+            let times = match &node.spec.trigger {
+                Trigger::Commits { .. } => None,
+                Trigger::Cron(cron) => Some(Times::open(&self.state, &node.spec.table, cron).await?),
+            };
+            entries.push(Entry::new(times));
+        }
         let mut running: JoinSet<(usize, TransformSummary, BTreeMap<TableName, u64>)> = JoinSet::new();
         let mut active = BTreeSet::new();
         loop {
@@ -65,7 +75,7 @@ impl Transforms {
                 Event::Due => {}
                 Event::Ended(number, summary, seen) => {
                     active.remove(&number);
-                    self.settle(&mut entries, number, &summary, seen);
+                    self.settle(&mut entries, number, &summary, seen).await;
                 }
             }
         }
@@ -75,7 +85,12 @@ impl Transforms {
                     running.abort_all();
                     return Err(PipelineError::CutOff);
                 }
-                ended = running.join_next() => if ended.is_none() { return Ok(()) },
+                ended = running.join_next() => match ended {
+                    None => return Ok(()),
+                    Some(ended) => if let Event::Ended(number, summary, seen) = ended_of(ended)? {
+                        self.settle(&mut entries, number, &summary, seen).await;
+                    },
+                }
             }
         }
     }
@@ -96,9 +111,12 @@ impl Transforms {
             if active.contains(&number) || entry.due > now {
                 continue;
             }
-            if held_back.contains(&number) {
-                entry.due = pause_of(&self.graph.nodes()[number].spec.trigger);
+            if held_back.contains(&number) || !entry.times.as_mut().is_none_or(Times::has_come) {
+                entry.due = now + entry.pause(&self.graph.nodes()[number].spec.trigger);
                 continue;
+            }
+            if let Some(times) = &mut entry.times {
+                times.begin();
             }
             active.insert(number);
             let (transforms, seen) = (self.clone(), entry.seen.clone());
@@ -119,10 +137,19 @@ impl Transforms {
         }
     }
 
-    fn settle(&self, entries: &mut [Entry], number: usize, summary: &TransformSummary, seen: BTreeMap<TableName, u64>) {
+    async fn settle(
+        &self,
+        entries: &mut [Entry],
+        number: usize,
+        summary: &TransformSummary,
+        seen: BTreeMap<TableName, u64>,
+    ) {
         let trigger = &self.graph.nodes()[number].spec.trigger;
         let Some(entry) = entries.get_mut(number) else { return };
         let was_failing = std::mem::replace(&mut entry.has_failed, summary.failure.is_some());
+        if let Some(times) = &mut entry.times {
+            times.take(summary, self.engine.shutdown.is_stopping()).await;
+        }
         if summary.failure.is_some() {
             let pause = entry.backoff.pause().max(FIRST_PAUSE);
             tracing::warn!(
@@ -134,10 +161,14 @@ impl Transforms {
             entry.due = Instant::now() + pause;
             return;
         }
-        entry.backoff.reset();
         // An input that isn't there yet is looked for again.
-        entry.seen = if summary.outcome == "waits" { BTreeMap::new() } else { seen };
-        entry.due = pause_of(trigger);
+        let waits = summary.outcome == Outcome::Waits.as_str();
+        entry.seen = if waits { BTreeMap::new() } else { seen };
+        entry.due = Instant::now();
+        entry.due += if waits && entry.times.is_some() { entry.backoff.pause() } else { entry.pause(trigger) };
+        if !waits {
+            entry.backoff.reset();
+        }
         if was_failing {
             for after in self.graph.after(number) {
                 if let (Some(entry), Trigger::Commits { .. }) =
@@ -186,26 +217,19 @@ impl Transforms {
 }
 
 impl Entry {
-    fn new(trigger: &Trigger) -> Self {
-        let due = match trigger {
-            Trigger::Commits { .. } => Instant::now(),
-            Trigger::Cron(_) => pause_of(trigger),
-        };
+    fn new(times: Option<Times>) -> Self {
         let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        Self { due, backoff, seen: BTreeMap::new(), has_failed: false }
+        Self { due: Instant::now(), times, backoff, seen: BTreeMap::new(), has_failed: false }
     }
-}
 
-/// When a transform with this trigger is due next.
-fn pause_of(trigger: &Trigger) -> Instant {
-    let pause = match trigger {
-        Trigger::Commits { every } => *every,
-        Trigger::Cron(cron) => {
-            let now = Utc::now();
-            cron.next_after(now).and_then(|next| (next - now).to_std().ok()).unwrap_or(LONGEST_PAUSE)
+    /// How long it isn't looked at.
+    fn pause(&self, trigger: &Trigger) -> Duration {
+        match (trigger, &self.times) {
+            (Trigger::Commits { every }, _) => *every,
+            (Trigger::Cron(_), Some(times)) => times.next_look(),
+            (Trigger::Cron(_), None) => LONGEST_PAUSE,
         }
-    };
-    Instant::now() + pause
+    }
 }
 
 fn ended_of(
