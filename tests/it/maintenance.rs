@@ -304,6 +304,26 @@ async fn what_a_stream_has_not_read_stays_however_old() {
 }
 
 #[tokio::test]
+async fn where_it_is_not_known_what_a_table_streams_nothing_goes() {
+    let lake = Lakehouse::with_leads().await;
+    tune(&lake, "checkpoint_every = 1\nlog_retention = \"7days\"");
+    small_commits(&lake, 10, 6).await;
+    let torn = folder(&lake, "silver.torn").join("_delta_log");
+    std::fs::create_dir_all(&torn).expect("a folder");
+    std::fs::write(torn.join("00000000000000000000.json"), "{\"protocol\": {\"minRea").expect("an entry");
+    let log = log_files(&lake, "bronze.leads");
+    maintain(&lake, &["bronze.leads"]);
+    age(&lake, "bronze.leads", 30);
+    let done = maintain(&lake, &["bronze.leads"]);
+    assert_eq!((&done[0]["log_kept_for"], &done[0]["vacuumed_files"]), (&json!("silver.torn"), &json!(0)), "{done}");
+    assert_eq!(done[0]["files_after"], 1, "small files become one all the same: {done}");
+    assert!(log_files(&lake, "bronze.leads").is_superset(&log));
+    std::fs::remove_dir_all(folder(&lake, "silver.torn")).expect("it goes");
+    let done = maintain(&lake, &["bronze.leads"]);
+    assert!(done[0]["vacuumed_files"].as_u64() > Some(0), "{done}");
+}
+
+#[tokio::test]
 async fn a_file_whose_rows_are_not_what_its_log_says_is_left_alone() {
     let lake = Lakehouse::with_leads().await;
     small_commits(&lake, 10, 6).await;

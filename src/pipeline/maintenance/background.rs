@@ -64,7 +64,8 @@ impl Background<'_> {
         let there = Catalog::new(&places.lake).tables().await?;
         due.retain(|target| there.contains(&target.name));
         let options = MaintainOptions { tables: Vec::new(), mode: Mode::Do, fault_points: Armed::default() };
-        maintain_all(self.project, &places, &there, due, &options, shutdown).await.map(drop)
+        maintain_all(self.project, &places, &there, due, &options, shutdown).await;
+        Ok(())
     }
 
     /// A period after it was maintained last, by whatever process; the first time a period after it was first

@@ -21,7 +21,7 @@ use crate::storage::Location;
 /// How long a blob says that its holder leads. Longer, and a dead leader is followed later; shorter, and a
 /// slow store loses a living one its place.
 const HELD_FOR: TimeDelta = TimeDelta::seconds(60);
-/// Three tries before it is over.
+/// Two tries before it is over.
 const RENEWED_EVERY: Duration = Duration::from_secs(20);
 
 /// Whether this process leads.
@@ -97,16 +97,10 @@ impl Lease {
     async fn take(store: Arc<dyn ObjectStore>, path: Path) -> Result<Option<Self>, object_store::Error> {
         let mut lease =
             Self { store, path, holder: Uuid::new_v4(), version: UpdateVersion { e_tag: None, version: None } };
-        let mode = match lease.store.get(&lease.path).await {
-            Ok(held) => {
-                lease.version = UpdateVersion { e_tag: held.meta.e_tag.clone(), version: held.meta.version.clone() };
-                // A torn one holds nobody off.
-                let held = serde_json::from_slice::<Held>(&held.bytes().await?).ok();
-                if held.is_some_and(|held| held.until > Utc::now()) {
-                    return Ok(None);
-                }
-                PutMode::Update(lease.version.clone())
-            }
+        let mode = match lease.look().await {
+            // A torn one holds nobody off.
+            Ok((Some(held), _)) if held.until > Utc::now() => return Ok(None),
+            Ok((_, version)) => PutMode::Update(version),
             Err(object_store::Error::NotFound { .. }) => PutMode::Create,
             Err(error) => return Err(error),
         };
@@ -121,7 +115,7 @@ impl Lease {
         let mut failures = 0;
         loop {
             tokio::time::sleep(RENEWED_EVERY).await;
-            match self.put(Utc::now() + HELD_FOR).await {
+            match self.renew().await {
                 Ok(()) => failures = 0,
                 Err(error @ object_store::Error::Precondition { .. }) => return error,
                 Err(error) if failures == 1 => return error,
@@ -131,6 +125,28 @@ impl Lease {
                 }
             }
         }
+    }
+
+    /// Holds it for a minute more. What this process put before without being told is its own, too.
+    async fn renew(&mut self) -> Result<(), object_store::Error> {
+        let until = Utc::now() + HELD_FOR;
+        let refused = match self.put(until).await {
+            Err(error @ object_store::Error::Precondition { .. }) => error,
+            put => return put,
+        };
+        let (held, version) = self.look().await?;
+        if held.is_none_or(|held| held.holder != self.holder) {
+            return Err(refused);
+        }
+        self.version = version;
+        self.put(until).await
+    }
+
+    /// What the blob says, where it isn't torn.
+    async fn look(&self) -> Result<(Option<Held>, UpdateVersion), object_store::Error> {
+        let found = self.store.get(&self.path).await?;
+        let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        Ok((serde_json::from_slice(&found.bytes().await?).ok(), version))
     }
 
     async fn put(&mut self, until: DateTime<Utc>) -> Result<(), object_store::Error> {
@@ -144,5 +160,42 @@ impl Lease {
         let PutResult { e_tag, version, .. } = self.store.put_opts(&self.path, bytes.into(), options).await?;
         self.version = UpdateVersion { e_tag, version };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    async fn taken(store: &Arc<InMemory>) -> Option<Lease> {
+        let store: Arc<dyn ObjectStore> = Arc::<InMemory>::clone(store);
+        Lease::take(store, Path::from("t.lease")).await.expect("the store answers")
+    }
+
+    #[tokio::test]
+    async fn one_leads_until_it_lets_go_or_its_time_is_over() {
+        let store = Arc::new(InMemory::new());
+        let mut lease = taken(&store).await.expect("nobody leads");
+        assert!(taken(&store).await.is_none());
+        lease.renew().await.expect("it leads");
+        lease.put(DateTime::<Utc>::UNIX_EPOCH).await.expect("it lets go");
+        let next = taken(&store).await.expect("nobody leads");
+        let refused = lease.renew().await.expect_err("another leads");
+        assert!(matches!(refused, object_store::Error::Precondition { .. }), "{refused}");
+        store.put(&next.path, "torn".into()).await.expect("the store answers");
+        assert!(taken(&store).await.is_some(), "a torn blob holds nobody off");
+    }
+
+    #[tokio::test]
+    async fn what_was_put_without_an_answer_does_not_lose_the_lead() {
+        let store = Arc::new(InMemory::new());
+        let mut lease = taken(&store).await.expect("nobody leads");
+        let (version, holder) = (lease.version.clone(), lease.holder);
+        lease.renew().await.expect("it leads");
+        let mut unaware = Lease { store: Arc::<InMemory>::clone(&store), path: lease.path.clone(), holder, version };
+        unaware.renew().await.expect("it leads, whatever it knows of its last put");
+        unaware.renew().await.expect("it leads");
     }
 }

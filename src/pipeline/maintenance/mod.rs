@@ -88,7 +88,7 @@ pub async fn maintain(
     } else {
         options.tables.iter().map(|name| Target::of(project, name)).collect()
     };
-    maintain_all(project, &places, &there, targets, &options, shutdown).await
+    Ok(maintain_all(project, &places, &there, targets, &options, shutdown).await)
 }
 
 async fn maintain_all(
@@ -98,8 +98,8 @@ async fn maintain_all(
     targets: Vec<Target>,
     options: &MaintainOptions,
     shutdown: &Shutdown,
-) -> Result<Vec<TableReport>, PipelineError> {
-    let readers = Arc::new(Readers::look(project, &places.lake, there).await?);
+) -> Vec<TableReport> {
+    let readers = Arc::new(Readers::look(project, &places.lake, there).await);
     let mut reports = Vec::new();
     for target in targets {
         if shutdown.is_stopping() {
@@ -112,7 +112,7 @@ async fn maintain_all(
             failed
         }));
     }
-    Ok(reports)
+    reports
 }
 
 /// Maintains a table if nobody else does.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 
 use super::targets::is_of_pipeline;
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
@@ -10,6 +10,7 @@ use crate::catalog::maintenance::Keep;
 use crate::catalog::maintenance::readers::{is_reader, needs_of};
 use crate::catalog::{CatalogError, table_location};
 use crate::config::spec::{OWN_SCHEMA, ProjectSpec, TableName};
+use crate::pipeline::partition::report;
 use crate::storage::Location;
 use crate::transform;
 
@@ -18,7 +19,11 @@ const LOOKS_AT_ONCE: usize = 8;
 
 /// The tables that stream others.
 #[derive(Debug, Default)]
-pub(super) struct Readers(BTreeMap<TableName, Reader>);
+pub(super) struct Readers {
+    known: BTreeMap<TableName, Reader>,
+    /// One of which nobody knows what it needs, since its log can't be read: nothing that it may need goes.
+    unread: Option<TableName>,
+}
 
 #[derive(Debug)]
 struct Reader {
@@ -30,35 +35,40 @@ struct Reader {
 impl Readers {
     /// Looks at every table of the lake that no pipeline of the project fills: a lake may be shared, and a stream
     /// of another project needs what ours do.
-    ///
-    /// # Errors
-    /// A log that can't be read: nobody knows then what it needs.
-    pub(super) async fn look(
-        project: &ProjectSpec,
-        lake: &Location,
-        there: &[TableName],
-    ) -> Result<Self, CatalogError> {
+    pub(super) async fn look(project: &ProjectSpec, lake: &Location, there: &[TableName]) -> Self {
         let may_stream = |name: &&TableName| name.schema != OWN_SCHEMA && !is_of_pipeline(project, name);
-        let looks = there.iter().filter(may_stream).map(|name| async move {
-            let Some(store) = log_store_to_read(&table_location(lake, name)).await? else { return Ok(None) };
-            let head = read_head(&store).await?.filter(is_reader);
-            Ok::<_, CatalogError>(head.map(|head| (name.clone(), head)))
-        });
+        let looks = there.iter().filter(may_stream).map(|name| async move { (name, head_of(lake, name).await) });
         let looks: Vec<_> = looks.collect();
-        let heads: Vec<Option<(TableName, TableHead)>> =
-            futures::stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
-        let readers = heads.into_iter().flatten().map(|(name, head)| {
-            let streams = streams_of(project, &name);
-            (name, Reader { head, streams })
-        });
-        Ok(Self(readers.collect()))
+        let heads: Vec<_> = futures::stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).collect().await;
+        let mut readers = Self::default();
+        for (name, head) in heads {
+            match head {
+                Ok(Some(head)) if is_reader(&head) => {
+                    let streams = streams_of(project, name);
+                    readers.known.insert(name.clone(), Reader { head, streams });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        table = %name,
+                        error = report(&error),
+                        "what this table streams isn't known: no file or version of any table goes until it is"
+                    );
+                    readers.unread = Some(name.clone());
+                }
+            }
+        }
+        readers
     }
 
     /// What has to stay of this table, and for whom most.
     pub(super) fn needs(&self, table: &TableName, id: &str) -> (Keep, Option<TableName>) {
+        if let Some(unread) = &self.unread {
+            return (Keep { consumed: Some(0), pinned: None }, Some(unread.clone()));
+        }
         let mut keep = Keep::default();
         let mut slowest: Option<(u64, TableName)> = None;
-        for (name, reader) in &self.0 {
+        for (name, reader) in &self.known {
             // Its SQL was another once.
             if reader.streams.as_ref().is_some_and(|streams| !streams.contains(table)) {
                 continue;
@@ -72,6 +82,13 @@ impl Readers {
             }
         }
         (keep, slowest.map(|(_, name)| name))
+    }
+}
+
+async fn head_of(lake: &Location, name: &TableName) -> Result<Option<TableHead>, CatalogError> {
+    match log_store_to_read(&table_location(lake, name)).await? {
+        Some(store) => Ok(read_head(&store).await?),
+        None => Ok(None),
     }
 }
 
