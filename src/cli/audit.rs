@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, Table};
 
 use super::progress::Progress;
-use super::rows::fit_for_a_screen;
+use super::rows::{fit_for_a_screen, plain_table};
 use super::{Exit, Format, Global};
 use crate::config::spec::TableName;
 use crate::error::AnyError;
@@ -95,9 +95,8 @@ fn words(audit: &Audit) -> String {
 }
 
 fn partitions(audit: &Audit) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["source", "partition", "covered", "rows", "rejected", "filtered", "duplicates", "missing"]);
+    let mut table =
+        plain_table(["source", "partition", "covered", "rows", "rejected", "filtered", "duplicates", "missing"]);
     for partition in &audit.partitions {
         let ranges: Vec<String> = partition.ranges.iter().map(|(from, to)| format!("[{from}, {to})")).collect();
         let ranges = if ranges.is_empty() { "nothing".to_owned() } else { ranges.join(" ") };

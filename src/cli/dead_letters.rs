@@ -8,12 +8,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use clap::{Subcommand, ValueEnum};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::backfill::time;
 use super::progress::Progress;
-use super::rows::fit_for_a_screen;
+use super::rows::{fit_for_a_screen, or_dash, plain_table};
 use super::{Exit, Format, Global};
 use crate::config::spec::ProjectSpec;
 use crate::error::AnyError;
@@ -408,17 +408,6 @@ fn words_of_listing(listing: &Listing) -> String {
         let _ = write!(text, "\n\n{table}");
     }
     text
-}
-
-fn plain_table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
-    table
-}
-
-fn or_dash(text: Option<&String>) -> String {
-    text.map_or_else(|| "–".to_owned(), |text| fit_for_a_screen(text))
 }
 
 fn whole(letter: Shown, held: &DeadLetter, bytes: Bytes) -> Whole {

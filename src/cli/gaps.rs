@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::rows::fit_for_a_screen;
+use super::rows::{or_dash, plain_table};
 use super::{Exit, Format, Global};
 use crate::checkpoint::Range;
 use crate::error::AnyError;
@@ -213,12 +213,10 @@ fn numbers(count: u64) -> String {
 }
 
 fn table(gaps: &[Gap]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["table", "source", "partition", "from", "to", "numbers", "known by", "state", "by", "at", "why"]);
+    let mut table =
+        plain_table(["table", "source", "partition", "from", "to", "numbers", "known by", "state", "by", "at", "why"]);
     for gap in gaps {
         let accepted = gap.accepted.as_ref();
-        let or_dash = |text: Option<&String>| text.map_or_else(|| "–".to_owned(), |text| fit_for_a_screen(text));
         table.add_row([
             gap.table.clone(),
             gap.source.clone(),

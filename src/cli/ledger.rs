@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use chrono::{DateTime, SecondsFormat};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::CellAlignment;
 use serde::Serialize;
 
+use super::rows::{or_dash, plain_table};
 use super::{Exit, Format, Global};
 use crate::catalog::{Catalog, CatalogError, table_location};
 use crate::checkpoint::{Counter, PartitionKey, PartitionLedger};
@@ -134,9 +135,7 @@ fn words(shown: &Shown) -> String {
         text.push_str("no partition has been read yet");
         return text;
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["source", "partition", "from", "to", "last enqueued", "counters"]);
+    let mut table = plain_table(["source", "partition", "from", "to", "last enqueued", "counters"]);
     for partition in &shown.partitions {
         for (at, range) in partition.ranges.iter().enumerate() {
             // Counters are of the partition, not of a range.
@@ -146,7 +145,7 @@ fn words(shown: &Shown) -> String {
                 partition.partition.clone(),
                 range.from.to_string(),
                 range.to.to_string(),
-                range.last_enqueued_at.clone().unwrap_or_else(|| "–".to_owned()),
+                or_dash(range.last_enqueued_at.as_ref()),
                 counters,
             ]);
         }

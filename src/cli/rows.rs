@@ -7,6 +7,7 @@ use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use arrow::json::EncoderOptions;
 use arrow::json::writer::{NullableEncoder, make_encoder};
+use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::json::{self, NotANumber};
 
@@ -146,6 +147,19 @@ pub(super) fn fit_for_a_screen(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+/// A table of words, without lines, as wide as its longest cells.
+pub(super) fn plain_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    table
+}
+
+/// What a cell says where there may be nothing to say.
+pub(super) fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| fit_for_a_screen(&value.to_string()))
 }
 
 fn json_text(text: &str) -> String {

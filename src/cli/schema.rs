@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
+
 use serde::Serialize;
 
-use super::rows::fit_for_a_screen;
+use super::rows::{fit_for_a_screen, or_dash, plain_table};
 use super::{Exit, Format, Global};
 use crate::config::spec::ProjectSpec;
 use crate::decode::{Listed, SubjectVersion};
@@ -306,13 +306,6 @@ fn lines(names: &[String], none: &str) -> String {
     names.iter().map(|name| fit_for_a_screen(name)).collect::<Vec<_>>().join("\n")
 }
 
-fn plain_table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
-    table
-}
-
 /// As it is, where it isn't JSON.
 fn pretty(text: &str) -> String {
     let json: Option<serde_json::Value> = serde_json::from_str(text).ok();
@@ -357,7 +350,6 @@ fn words_of_diff(found: &Diff) -> String {
         }
         let mut columns = plain_table(["column", "change", "in the table", "in the schema"]);
         for column in &table.columns {
-            let or_dash = |text: Option<&String>| text.map_or_else(|| "–".to_owned(), |text| fit_for_a_screen(text));
             columns.add_row([
                 fit_for_a_screen(&column.column),
                 column.change.as_str().to_owned(),

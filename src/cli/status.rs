@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::progress::Progress;
+use super::rows::{or_dash, plain_table};
 use super::{Exit, Format, Global};
 use crate::error::AnyError;
 use crate::pipeline::standing::{PipelineStanding, standings};
@@ -100,9 +101,7 @@ fn shown(pipeline: &PipelineStanding) -> String {
     if pipeline.partitions.is_empty() {
         return text.trim_end().to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
+    let mut table = plain_table([
         "partition",
         "position",
         "last enqueued",
@@ -132,8 +131,4 @@ fn shown(pipeline: &PipelineStanding) -> String {
 
 fn shown_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-fn or_dash(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }

@@ -5,7 +5,6 @@
 //! last. A leader that dies is followed once that is over. Two leaders at once, by clocks that differ, do
 //! no harm: commits are guarded, and what deletes looks first. It is work done twice.
 
-use std::fs::{File, TryLockError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::pipeline::PipelineError;
+use crate::pipeline::lock::FileLock;
 use crate::storage::Location;
 
 /// How long a blob says that its holder leads. Longer, and a dead leader is followed later; shorter, and a
@@ -32,7 +32,7 @@ pub enum Taken {
 
 /// Leads until it is released or dropped.
 pub enum Leader {
-    Folder { _file: File },
+    Folder { _held: FileLock },
     Storage(Lease),
 }
 
@@ -56,15 +56,8 @@ impl Leader {
     pub async fn take(state: &Location, table: &str) -> Result<Taken, PipelineError> {
         let place = state.join("maintenance");
         if let Some(folder) = place.folder() {
-            let path = folder.join(format!("{table}.lock"));
-            let failed = |source| PipelineError::File { path: path.clone(), source };
-            std::fs::create_dir_all(&folder).map_err(failed)?;
-            let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
-            return match file.try_lock() {
-                Ok(()) => Ok(Taken::Ours(Self::Folder { _file: file })),
-                Err(TryLockError::WouldBlock) => Ok(Taken::Elsewhere),
-                Err(TryLockError::Error(source)) => Err(failed(source)),
-            };
+            let held = FileLock::take(folder.join(format!("{table}.lock")))?;
+            return Ok(held.map_or(Taken::Elsewhere, |held| Taken::Ours(Self::Folder { _held: held })));
         }
         let (store, path) = (place.object_store()?, Path::from(format!("{table}.lease")));
         let taken = Lease::take(store, path).await;
