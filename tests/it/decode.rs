@@ -2,7 +2,7 @@
 
 mod cloud_events;
 mod confluent;
-mod container;
+pub(crate) mod container;
 mod differential;
 mod evolution;
 mod folder;
