@@ -5,6 +5,7 @@ use std::io::Read as _;
 use apache_avro::{Codec, DeflateSettings, Writer};
 use arrow::datatypes::Int32Type;
 
+use super::ends::containers;
 use super::*;
 
 const MARKER: [u8; 16] = [7; 16];
@@ -77,11 +78,6 @@ fn text(number: i64, text: &[u8]) -> Vec<u8> {
     [long(number), sized(text)].concat()
 }
 
-fn decoder() -> Decoder {
-    let spec = DecodeSpec { format: Format::Avro, schema: None, framing: Framing::Container, ..DecodeSpec::default() };
-    Decoder::open(&spec, None).expect("a container needs neither registry nor schema")
-}
-
 /// Number of the event and index of each row, over all batches.
 fn keys(decoded: &Decoded) -> Vec<(i64, i32)> {
     let keys = decoded.batches.iter().flat_map(|rows| {
@@ -106,7 +102,7 @@ fn each_record_is_a_row_with_the_position_of_its_event_and_an_index() {
         writer.into_inner().expect("a container")
     });
     let [plain, small] = bodies;
-    let decoded = decode_now(&decoder(), batch(vec![event(7, None, plain), event(8, None, small)]));
+    let decoded = decode_now(&containers(), batch(vec![event(7, None, plain), event(8, None, small)]));
     assert!(decoded.rejects.is_empty(), "{:?}", decoded.rejects);
     let [rows] = decoded.batches.as_slice() else { panic!("one schema, one batch") };
     let expected: Vec<_> = [7, 8].into_iter().flat_map(|number| (0..5).map(move |index| (number, index))).collect();
@@ -136,7 +132,7 @@ fn a_container_with_one_bad_record_is_rejected_whole_and_costs_its_neighbours_no
         (good[..good.len() - 1].to_vec(), "the container can't be read: it is cut off"),
     ] {
         let decoded = decode_now(
-            &decoder(),
+            &containers(),
             batch((0..3).map(|n| event(n, None, if n == 1 { bad.clone() } else { good.clone() })).collect()),
         );
         assert_eq!(keys(&decoded), [(0, 0), (0, 1), (2, 0), (2, 1)], "{wanted}");
@@ -154,7 +150,7 @@ fn a_block_of_any_codec_that_is_torn_says_how() {
         let whole = packed(codec, &plain);
         let rows = |packed: &[u8]| {
             let body = [header(TEXTS, codec), block(3, packed)].concat();
-            let decoded = decode_now(&decoder(), batch(vec![event(0, None, body)]));
+            let decoded = decode_now(&containers(), batch(vec![event(0, None, body)]));
             let reject = decoded.rejects.first().map(|reject| reject.text.clone());
             reject.ok_or_else(|| keys(&decoded).len())
         };
@@ -179,7 +175,7 @@ fn a_block_of_any_codec_that_is_torn_says_how() {
         (&wrong[..3], "is torn: it is too short for its checksum"),
     ] {
         let body = [header(TEXTS, "snappy"), block(3, packed)].concat();
-        let decoded = decode_now(&decoder(), batch(vec![event(0, None, body)]));
+        let decoded = decode_now(&containers(), batch(vec![event(0, None, body)]));
         let [reject] = decoded.rejects.as_slice() else { panic!("a reject") };
         assert!(reject.text.contains(wanted), "{}", reject.text);
     }
@@ -188,7 +184,7 @@ fn a_block_of_any_codec_that_is_torn_says_how() {
 #[test]
 fn a_codec_that_nobody_reads_is_named() {
     let body = [header(TEXTS, "lz4"), block(1, b"abc")].concat();
-    let decoded = decode_now(&decoder(), batch(vec![event(0, None, body)]));
+    let decoded = decode_now(&containers(), batch(vec![event(0, None, body)]));
     let [reject] = decoded.rejects.as_slice() else { panic!("a reject") };
     let wanted = "the container can't be read: its codec is `lz4`, and only `null`, `deflate`, `snappy`, `zstandard`, \
                   `bzip2` and `xz` can be read";
@@ -201,7 +197,7 @@ fn a_schema_that_no_table_can_hold_is_named() {
         ("{", "it isn't an Avro schema"),
         (r#"{"type":"record","name":"R","fields":[{"name":"next","type":["null","R"]}]}"#, "recursive"),
     ] {
-        let decoded = decode_now(&decoder(), batch(vec![event(0, None, container(schema, &[(1, b"\0")]))]));
+        let decoded = decode_now(&containers(), batch(vec![event(0, None, container(schema, &[(1, b"\0")]))]));
         let [reject] = decoded.rejects.as_slice() else { panic!("a reject") };
         assert_eq!(reject.class, RejectClass::SchemaUnusable);
         assert!(reject.text.contains(wanted), "{}", reject.text);
@@ -249,24 +245,16 @@ fn containers_that_would_fill_the_memory_are_refused() {
         (heavy, "would repeat"),
     ]) {
         assert!(event.body.len() < 2 << 20, "{wanted}: {} bytes do the harm", event.body.len());
-        let decoded = decode_now(&decoder(), batch(vec![event]));
+        let decoded = decode_now(&containers(), batch(vec![event]));
         let [reject] = decoded.rejects.as_slice() else { panic!("a reject: {wanted}") };
         assert!(reject.text.contains(wanted), "{}", reject.text);
     }
 }
 
-/// What came of an event: rows with the indexes from 0 on, or one reject.
-fn is_accounted_for(decoded: &Decoded) -> bool {
-    let keys = keys(decoded);
-    let in_order = keys.iter().zip(0..).all(|((_, index), expected)| *index == expected);
-    in_order && (keys.is_empty() == (decoded.rejects.len() == 1)) && decoded.rejects.len() <= 1
-}
-
 proptest! {
     #[test]
     fn any_bytes_behind_the_magic_give_rows_or_one_reject(rest in prop::collection::vec(any::<u8>(), 0..200)) {
-        let decoded = decode_now(&decoder(), batch(vec![event(0, None, [&b"Obj\x01"[..], &rest].concat())]));
-        prop_assert!(is_accounted_for(&decoded));
+        each_event_ends_once(&containers(), vec![event(0, None, [&b"Obj\x01"[..], &rest].concat())]);
     }
 
     #[test]
@@ -286,8 +274,7 @@ proptest! {
         if is_cut {
             body.truncate(cut.index(body.len()));
         }
-        let decoded = decode_now(&decoder(), batch(vec![event(0, None, body)]));
-        prop_assert!(is_accounted_for(&decoded), "{:?}", decoded.rejects);
+        each_event_ends_once(&containers(), vec![event(0, None, body)]);
     }
 
     #[test]
@@ -298,7 +285,7 @@ proptest! {
                 block(texts.len() as i64, &packed(codec, &records))
             });
             let body = [vec![header(TEXTS, codec)], blocks.collect()].concat().concat();
-            let decoded = decode_now(&decoder(), batch(vec![event(0, None, body)]));
+            let decoded = decode_now(&containers(), batch(vec![event(0, None, body)]));
             assert!(decoded.rejects.is_empty(), "{codec}: {:?}", decoded.rejects);
             decoded.batches
         };
@@ -310,7 +297,6 @@ proptest! {
 
     #[test]
     fn any_schema_in_a_header_gets_an_answer(schema in r#"[\[\]{}:,"a-z0-9]{0,80}"#, data in prop::collection::vec(any::<u8>(), 0..16)) {
-        let decoded = decode_now(&decoder(), batch(vec![event(0, None, container(&schema, &[(1, &data)]))]));
-        prop_assert!(is_accounted_for(&decoded));
+        each_event_ends_once(&containers(), vec![event(0, None, container(&schema, &[(1, &data)]))]);
     }
 }
