@@ -9,11 +9,12 @@
 //! Nothing here does I/O: a step is given the bytes that are there, and says how many it needs.
 //! Source of the layout: the Avro specification 1.11, "Object Container Files".
 
-use std::io::Read as _;
+mod codec;
 
 use bytes::Bytes;
-use flate2::read::DeflateDecoder;
 use thiserror::Error;
+
+use codec::Codec;
 
 /// How every container begins.
 pub const MAGIC: &[u8; 4] = b"Obj\x01";
@@ -37,18 +38,12 @@ pub enum ContainerError {
     NotAContainer,
     #[error("its header is torn: {0}")]
     Header(&'static str),
-    #[error("its codec is `{codec}`, and only `null` and `deflate` can be read")]
+    #[error("its codec is `{codec}`, and only `null`, `deflate`, `snappy`, `zstandard`, `bzip2` and `xz` can be read")]
     Codec { codec: String },
     #[error("it is cut off: {needed} bytes from byte {at} on were announced, and {left} are there")]
     CutOff { at: u64, needed: usize, left: u64 },
     #[error("the block at byte {at} is torn: {what}")]
     Block { at: u64, what: &'static str },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Codec {
-    Null,
-    Deflate,
 }
 
 /// What the header of a container says.
@@ -83,14 +78,10 @@ impl Block {
     /// Its records, decompressed; without a codec a view of the container's own bytes. CPU work.
     ///
     /// # Errors
-    /// Bytes that can't be inflated, or more than `bytes_max` of them.
+    /// Bytes that can't be decompressed, or more than `bytes_max` of them.
     pub fn unpacked(&self, bytes_max: usize) -> Result<Bytes, ContainerError> {
         let torn = |what| ContainerError::Block { at: self.at, what };
-        let data = match self.codec {
-            Codec::Null if self.packed.len() > bytes_max => return Err(torn(TOO_MUCH)),
-            Codec::Null => self.packed.clone(),
-            Codec::Deflate => inflate(&self.packed, bytes_max).map_err(torn)?,
-        };
+        let data = self.codec.unpacked(&self.packed, bytes_max).map_err(torn)?;
         // Each record takes a byte at least.
         if self.records > data.len() {
             return Err(torn("it claims more records than it has bytes"));
@@ -157,25 +148,13 @@ impl Header {
 
 impl Header {
     /// What is there of the records of the block at the front of `bytes`; none of an empty block, nor of
-    /// one that has to be inflated first.
+    /// one that has to be decompressed first.
     pub fn records_so_far(&self, bytes: &Bytes) -> Option<Bytes> {
         let mut cursor = Cursor { bytes, at: 0 };
         let (Ok(records), Ok(length)) = (cursor.long(), cursor.long()) else { return None };
         let end = cursor.at.checked_add(usize::try_from(length).ok()?)?.min(bytes.len());
         (self.codec == Codec::Null && records > 0).then(|| bytes.slice(cursor.at..end))
     }
-}
-
-const TOO_MUCH: &str = "it holds more bytes than are read";
-
-fn inflate(data: &[u8], bytes_max: usize) -> Result<Bytes, &'static str> {
-    let mut inflated = Vec::with_capacity(data.len().saturating_mul(4).min(bytes_max));
-    let mut decoder = DeflateDecoder::new(data).take(bytes_max as u64 + 1);
-    decoder.read_to_end(&mut inflated).map_err(|_| "its bytes can't be inflated")?;
-    if inflated.len() > bytes_max {
-        return Err(TOO_MUCH);
-    }
-    Ok(inflated.into())
 }
 
 /// Why a value can't be read.
@@ -212,7 +191,10 @@ impl<'a> Cursor<'a> {
                         let text = std::str::from_utf8(value).map_err(|_| Torn::Wrong("its schema isn't UTF-8"))?;
                         schema = Some(text.to_owned());
                     }
-                    b"avro.codec" => codec = codec_of(value)?,
+                    b"avro.codec" => {
+                        codec = Codec::named(value)
+                            .ok_or_else(|| Torn::Codec(String::from_utf8_lossy(value).chars().take(40).collect()))?;
+                    }
                     _ => {}
                 }
             }
@@ -245,13 +227,5 @@ impl<'a> Cursor<'a> {
             }
         }
         Err(Torn::Wrong("a number has more than 64 bits"))
-    }
-}
-
-fn codec_of(name: &[u8]) -> Result<Codec, Torn> {
-    match name {
-        b"null" | b"" => Ok(Codec::Null),
-        b"deflate" => Ok(Codec::Deflate),
-        other => Err(Torn::Codec(String::from_utf8_lossy(other).chars().take(40).collect())),
     }
 }

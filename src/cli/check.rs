@@ -133,36 +133,13 @@ fn words_of_route(route: &RouteSpec) -> String {
 #[derive(Debug, Serialize)]
 struct Checked<'a> {
     ok: bool,
-    problems: Vec<CheckedProblem<'a>>,
+    problems: &'a [Problem],
     /// What could not be checked, and why.
-    notes: Vec<CheckedProblem<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct CheckedProblem<'a> {
-    file: Option<&'a str>,
-    line: Option<usize>,
-    column: Option<usize>,
-    message: &'a str,
-    hint: Option<&'a str>,
+    notes: &'a [Problem],
 }
 
 impl<'a> Checked<'a> {
     fn new(problems: &'a [Problem], notes: &'a [Problem]) -> Self {
-        let shown = |problems: &'a [Problem]| problems.iter().map(CheckedProblem::from).collect();
-        Self { ok: problems.is_empty(), problems: shown(problems), notes: shown(notes) }
-    }
-}
-
-impl<'a> From<&'a Problem> for CheckedProblem<'a> {
-    fn from(problem: &'a Problem) -> Self {
-        let (line, column) = problem.place.as_ref().map(|place| place.line_and_column()).unzip();
-        Self {
-            file: problem.place.as_ref().map(|place| place.file.name.as_str()),
-            line,
-            column,
-            message: &problem.message,
-            hint: problem.hint.as_deref(),
-        }
+        Self { ok: problems.is_empty(), problems, notes }
     }
 }

@@ -15,7 +15,8 @@ use crate::decode::{Listed, SubjectVersion};
 use crate::error::AnyError;
 use crate::pipeline::gaps::Target;
 use crate::pipeline::schemas::{
-    Change, Checked, Diff, KnownBy, Mode, Registry, SchemaError, SubjectName, check, diff, find, read_file, register,
+    Change, Checked, Diff, GainedColumn, KnownBy, Mode, Registry, SchemaError, SubjectName, TransformDiff,
+    TransformEffect, check, diff, find, read_file, register,
 };
 
 #[derive(Debug, clap::Args)]
@@ -34,7 +35,7 @@ enum Command {
     Register(RegisterArgs),
     /// Whether a new version is compatible, by the Avro rules, and where it isn't
     Check(CheckArgs),
-    /// What a new version does to the tables: columns that are added, widened, rescued
+    /// What a new version does to the tables, columns that are added, widened, rescued; and to the transforms that read them
     Diff(DiffArgs),
 }
 
@@ -105,11 +106,12 @@ struct DiffArgs {
     /// Pipelines, or tables as in `bronze.leads`; else those that have events of a schema of this name
     #[arg(value_name = "PIPELINE|TABLE")]
     targets: Vec<String>,
-    /// End with 1 when a column can't hold what it gets
+    /// End with 1 when a column can't hold what it gets, or a transform breaks
     #[arg(long)]
     exit_code: bool,
     /// `json` writes `{"name", "tables": [{"table", "pipeline", "known_by", "unchanged", "columns": [{"column", "change",
-    /// "table_type", "schema_type"}]}], "notes"}`
+    /// "table_type", "schema_type"}]}], "transforms": [{"transform", "owner", "reads", "effect", "columns": [{"column", "type"}],
+    /// "nulls", "problems": [{"file", "line", "column", "message", "hint"}], "why"}], "notes"}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
 }
@@ -292,11 +294,12 @@ async fn run_diff(args: DiffArgs, project: &ProjectSpec, global: &Global) -> Res
     let found = diff(project, registry.as_ref(), &text, &targets.map_err(SchemaError::from)?.concat()).await?;
     let changes = found.tables.iter().flat_map(|table| &table.columns);
     let rescues = changes.into_iter().any(|column| column.change == Change::Rescued);
+    let breaks = found.transforms.iter().any(|transform| transform.effect == TransformEffect::Breaks);
     match args.format {
         Format::Json => global.output().json(&found)?,
         Format::Text => global.output().line(words_of_diff(&found))?,
     }
-    Ok(if args.exit_code && rescues { Exit::Failed } else { Exit::Well }.into())
+    Ok(if args.exit_code && (rescues || breaks) { Exit::Failed } else { Exit::Well }.into())
 }
 
 fn lines(names: &[String], none: &str) -> String {
@@ -359,8 +362,43 @@ fn words_of_diff(found: &Diff) -> String {
         }
         let _ = write!(text, "\n{columns}");
     }
+    for transform in &found.transforms {
+        let _ = write!(text, "\n{}", words_of_transform(transform));
+    }
     for note in &found.notes {
         let _ = write!(text, "\n  note: {}", fit_for_a_screen(note));
+    }
+    text
+}
+
+fn words_of_transform(transform: &TransformDiff) -> String {
+    let effect = match transform.effect {
+        TransformEffect::Unaffected => "unaffected",
+        TransformEffect::GainsColumns => "gains columns",
+        TransformEffect::Breaks => "BREAKS",
+        TransformEffect::Unknown => "can't be told",
+    };
+    let mut text = format!("{}, which reads {}: {effect}", transform.transform, transform.reads.join(", "));
+    if let Some(why) = &transform.why {
+        let _ = write!(text, ": {}", fit_for_a_screen(why));
+    }
+    if !transform.columns.is_empty() {
+        let mut columns = plain_table(["column", "type"]);
+        for GainedColumn { column, data_type } in &transform.columns {
+            columns
+                .add_row([fit_for_a_screen(column), data_type.as_deref().map_or_else(String::new, fit_for_a_screen)]);
+        }
+        let _ = write!(text, "\n{columns}");
+    }
+    for null in &transform.nulls {
+        let _ = write!(text, "\n  it reads {}, which is null for the new events", fit_for_a_screen(null));
+    }
+    for problem in &transform.problems {
+        let place = problem.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+        let _ = write!(text, "\n  {place}{}", fit_for_a_screen(&problem.message));
+        if let Some(hint) = &problem.hint {
+            let _ = write!(text, "\n    hint: {}", fit_for_a_screen(hint));
+        }
     }
     text
 }

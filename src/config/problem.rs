@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
+
 use super::mask::mask;
 use crate::error::{Classify, Kind};
 
@@ -60,6 +62,20 @@ impl Problem {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+/// The shape that scripts read: `{"file", "line", "column", "message", "hint"}`.
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (line, column) = self.place.as_ref().map(Place::line_and_column).unzip();
+        let mut shown = serializer.serialize_struct("Problem", 5)?;
+        shown.serialize_field("file", &self.place.as_ref().map(|place| place.file.name.as_str()))?;
+        shown.serialize_field("line", &line)?;
+        shown.serialize_field("column", &column)?;
+        shown.serialize_field("message", &self.message)?;
+        shown.serialize_field("hint", &self.hint)?;
+        shown.end()
     }
 }
 

@@ -1,5 +1,5 @@
-//! A project checked beyond its files: every transform planned over the columns of its inputs, with no network and no
-//! data.
+//! A project checked beyond its files: every transform planned over the columns of its inputs, with no data, and with no
+//! network unless somebody says so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use crate::transform::{Input, Output, check as transform_check, notes, place_of_
 pub struct Checked {
     /// In the order of files and places.
     pub problems: Vec<Problem>,
+    /// Those of them that each transform has, by its table.
+    pub wrong: BTreeMap<TableName, Vec<Problem>>,
     /// What isn't wrong, and should be known: what could not be checked, and why.
     pub notes: Vec<Problem>,
     /// The transforms whose SQL could be read, each after those whose tables it reads.
@@ -35,36 +37,53 @@ pub struct Checked {
     pub columns: BTreeMap<TableName, SchemaRef>,
 }
 
-/// Checks the transforms of a project.
+/// Where the columns of tables are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Declarations first, so that they can be checked before they are deployed; a lake only where it is a folder.
+    ThisMachine,
+    /// Tables that are there first, wherever the lake is: what a run would find.
+    Lake,
+}
+
+/// Checks the transforms of a project, without network.
 ///
 /// # Errors
 /// What could not be looked at: a table of a local lake that can't be read, schema files that vanished.
 pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
+    check_over(project, BTreeMap::new(), Reach::ThisMachine).await
+}
+
+/// As [`check`], where the columns of some tables are given.
+///
+/// # Errors
+/// As [`check`]; errors of storage.
+pub async fn check_over(
+    project: &ProjectSpec,
+    given: BTreeMap<TableName, SchemaRef>,
+    reach: Reach,
+) -> Result<Checked, PipelineError> {
     let (graph, mut problems) = Graph::build(&project.transforms);
     problems.extend(routes::problems(project));
-    let checked = Checked { problems, notes: Vec::new(), graph, outputs: BTreeMap::new(), columns: BTreeMap::new() };
-    let mut checker = Checker { project, places: Places::of(project)?, checked };
+    let checked = Checked {
+        problems,
+        wrong: BTreeMap::new(),
+        notes: Vec::new(),
+        graph,
+        outputs: BTreeMap::new(),
+        columns: given,
+    };
+    let mut checker = Checker { project, places: Places::of(project)?, reach, checked };
     let modes = project.transforms.iter().map(|spec| (spec.table.clone(), spec.mode)).collect();
     for node in checker.checked.graph.clone().nodes() {
-        checker.checked.problems.extend(transform_check::streams(node, &modes));
-        if !checker.inputs(node).await? {
-            continue;
-        }
-        // Each in a session of its own: what one plans is no other's.
-        let session = session(Arc::new(RuntimeEnv::default()));
-        match transform_check::check(&session, node, &checker.checked.columns).await {
-            Ok(output) => {
-                checker.checked.notes.extend(notes(node, &output.plan));
-                let schema = table_schema(&node.spec, &output.schema);
-                let changed = checker.changed(node, &schema).await?;
-                checker.checked.problems.extend(changed);
-                checker.checked.columns.insert(node.spec.table.clone(), schema);
-                checker.checked.outputs.insert(node.spec.table.clone(), output);
-            }
-            Err(problems) => checker.checked.problems.extend(problems),
+        let mut wrong = transform_check::streams(node, &modes);
+        checker.node(node, &mut wrong).await?;
+        if !wrong.is_empty() {
+            checker.checked.wrong.insert(node.spec.table.clone(), wrong);
         }
     }
     let mut checked = checker.checked;
+    checked.problems.extend(checked.wrong.values().flatten().cloned());
     checked.problems.sort_by_key(order);
     checked.problems.dedup();
     Ok(checked)
@@ -79,6 +98,7 @@ pub(super) fn order(problem: &Problem) -> (String, usize, usize) {
 struct Checker<'a> {
     project: &'a ProjectSpec,
     places: Places,
+    reach: Reach,
     checked: Checked,
 }
 
@@ -97,8 +117,27 @@ enum Known {
 }
 
 impl Checker<'_> {
+    async fn node(&mut self, node: &Node, wrong: &mut Vec<Problem>) -> Result<(), PipelineError> {
+        if !self.inputs(node, wrong).await? {
+            return Ok(());
+        }
+        // Each in a session of its own: what one plans is no other's.
+        let session = session(Arc::new(RuntimeEnv::default()));
+        match transform_check::check(&session, node, &self.checked.columns).await {
+            Ok(output) => {
+                self.checked.notes.extend(notes(node, &output.plan));
+                let schema = table_schema(&node.spec, &output.schema);
+                wrong.extend(self.changed(node, &schema).await?);
+                self.checked.columns.insert(node.spec.table.clone(), schema);
+                self.checked.outputs.insert(node.spec.table.clone(), output);
+            }
+            Err(problems) => wrong.extend(problems),
+        }
+        Ok(())
+    }
+
     /// Learns the columns of a transform's inputs. False where not all of them can be known.
-    async fn inputs(&mut self, node: &Node) -> Result<bool, PipelineError> {
+    async fn inputs(&mut self, node: &Node, wrong: &mut Vec<Problem>) -> Result<bool, PipelineError> {
         let mut all = true;
         for input in &node.parsed.inputs {
             if self.checked.columns.contains_key(&input.table) {
@@ -110,7 +149,7 @@ impl Checker<'_> {
                 Known::Nobody => {
                     let place = node.spec.sql_place(input.place.clone());
                     let message = format!("there is no table `{}`", input.table);
-                    self.checked.problems.push(Problem::new(place, message).with_hint(self.guess(&input.table)));
+                    wrong.push(Problem::new(place, message).with_hint(self.guess(&input.table)));
                     all = false;
                 }
                 Known::Unknown { why, hint } => {
@@ -136,7 +175,15 @@ impl Checker<'_> {
             if *table != owner {
                 return Ok(Known::Nobody);
             }
-            return Ok(match columns::known(self.project, pipeline, &owner, &self.places).await? {
+            let there = match self.reach {
+                Reach::ThisMachine => None,
+                Reach::Lake => columns::of_table(table, &self.places).await?,
+            };
+            let known = match there {
+                None => columns::known(self.project, pipeline, &owner, &self.places).await?,
+                there => there,
+            };
+            return Ok(match known {
                 Some(schema) => Known::Columns(schema),
                 None => Known::Unknown {
                     why: "for its events were never seen on this machine".to_owned(),
@@ -154,7 +201,7 @@ impl Checker<'_> {
         if let (Some(node), Some(output)) = (self.checked.graph.node(&owner), self.checked.outputs.get(&owner)) {
             return Ok(side_table(node, output, table).map_or(Known::Nobody, Known::Columns));
         }
-        if let Some(schema) = columns::in_lake(table, &self.places).await? {
+        if let Some(schema) = self.in_lake(table).await? {
             return Ok(Known::Columns(schema));
         }
         let is_own = table.schema == OWN_SCHEMA;
@@ -162,11 +209,18 @@ impl Checker<'_> {
             let hint = "a run makes it; from then on it is checked".to_owned();
             return Ok(Known::Unknown { why: "which isn't there yet".to_owned(), hint });
         }
-        if self.places.lake.folder().is_some() {
+        if self.reach == Reach::Lake || self.places.lake.folder().is_some() {
             return Ok(Known::Nobody);
         }
         let why = "which nobody in this project makes, and the lake is not on this machine".to_owned();
         Ok(Known::Unknown { why, hint: self.guess(table) })
+    }
+
+    async fn in_lake(&self, table: &TableName) -> Result<Option<SchemaRef>, PipelineError> {
+        match self.reach {
+            Reach::ThisMachine => columns::in_lake(table, &self.places).await,
+            Reach::Lake => columns::of_table(table, &self.places).await,
+        }
     }
 
     /// The tables that there are, or the one that was meant.
@@ -189,7 +243,7 @@ impl Checker<'_> {
 
     /// What a run would refuse of a table that is there already: columns that are gone or of another type.
     async fn changed(&self, node: &Node, schema: &SchemaRef) -> Result<Vec<Problem>, PipelineError> {
-        let Some(held) = columns::in_lake(&node.spec.table, &self.places).await? else { return Ok(Vec::new()) };
+        let Some(held) = self.in_lake(&node.spec.table).await? else { return Ok(Vec::new()) };
         let mut problems = Vec::new();
         for (at, field) in schema.fields().iter().enumerate() {
             let before = held.fields().iter().find(|held| held.name().eq_ignore_ascii_case(field.name()));

@@ -79,6 +79,14 @@ pub async fn in_lake(table: &TableName, places: &Places) -> Result<Option<Schema
     if places.lake.folder().is_none() {
         return Ok(None);
     }
+    of_table(table, places).await
+}
+
+/// The columns of a table that is there, wherever the lake is.
+///
+/// # Errors
+/// A table that is there and can't be read.
+pub async fn of_table(table: &TableName, places: &Places) -> Result<Option<SchemaRef>, PipelineError> {
     let opened = Catalog::new(&places.lake).open(table, None).await?;
     // A scan has other types than the table: views, dictionaries.
     Ok(opened.map(|table| plain_schema(&table.provider.schema())))

@@ -1,15 +1,22 @@
 //! From a parsed query to its plan.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SQLOptions, SessionContext};
 use datafusion::sql::parser::Statement;
 
-use super::Parsed;
 use super::diagnose::diagnose;
 use super::output::{Output, output};
 use super::place::place_of_column;
 use super::words;
+use super::{Input, Parsed, session};
 use crate::catalog::sql::{SqlProblem, plain};
+use crate::config::spec::TableName;
 
 /// Plans a query over the inputs that `session` has been told of.
 ///
@@ -61,6 +68,28 @@ pub async fn checked(session: &SessionContext, parsed: &Parsed) -> Result<Output
             }
         }
     }
+}
+
+/// The columns at the top that the query of `plan` reads of each of its tables, as far as it can be told before a run.
+///
+/// # Errors
+/// What keeps the plan from being optimised.
+pub fn columns_read(
+    parsed: &Parsed,
+    plan: &LogicalPlan,
+) -> Result<BTreeMap<TableName, BTreeSet<String>>, DataFusionError> {
+    let plan = session(Arc::new(RuntimeEnv::default())).state().optimize(plan)?;
+    let mut read: BTreeMap<TableName, BTreeSet<String>> = BTreeMap::new();
+    plan.apply_with_subqueries(|plan| {
+        let LogicalPlan::TableScan(scan) = plan else { return Ok(TreeNodeRecursion::Continue) };
+        let is_it = |input: &&Input| scan.table_name.resolved_eq(&input.reference());
+        if let Some(input) = parsed.inputs.iter().find(is_it) {
+            let columns = scan.projected_schema.fields().iter().map(|field| field.name().clone());
+            read.entry(input.table.clone()).or_default().extend(columns);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(read)
 }
 
 /// The name of a table is looked up here, where its place is known.

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
+use sluicebox::avro_container::{Header, Step};
 use sluicebox::batch::{Event, Origin};
 use sluicebox::checkpoint::{PartitionKey, Range, RangeSet, SourceId};
 use sluicebox::config::capture_name::NameTemplate;
@@ -19,6 +21,8 @@ use sluicebox::source::{HoleCause, SourceEvent};
 use sluicebox::storage::Location;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use crate::decode::container::{CODECS, block, header, packed};
 
 pub(crate) const HUB: &str = "leads";
 const TEMPLATE: &str = "{Namespace}/{EventHub}/p{PartitionId}--{Year}-{Month}-{Day}--{Hour}-{Minute}-{Second}";
@@ -388,6 +392,33 @@ async fn a_blob_cut_off_anywhere_gives_its_whole_blocks_and_says_so() {
     }
 }
 
+/// Capture writes `null`; what others wrote of a hub, or packed again for their archive, is read from the same folders.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_any_codec_gives_the_same_events() {
+    let folder = tempfile::tempdir().expect("a folder");
+    captured(folder.path(), CaptureCodec::Null, &[400]).await;
+    let listing = source(folder.path()).list(None).await.expect("listed");
+    let path = listing.partitions["0"][0].path.to_string();
+    let plain = read(&source(folder.path()), listing, "0", Range::new(0, i64::MAX), Missing::Between).await.events;
+    let whole = Bytes::from(std::fs::read(folder.path().join(path)).expect("read"));
+    let Step::Whole(head) = Header::read(&whole).expect("a header") else { panic!("a whole header") };
+    for codec in CODECS {
+        let mut again = header(&head.schema, codec);
+        let mut at = head.bytes;
+        while at < whole.len() {
+            let Step::Whole(one) = head.block(&whole.slice(at..), at as u64).expect("a block") else { panic!("whole") };
+            again.extend(block(one.records as i64, &packed(codec, &one.packed)));
+            at += one.bytes;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        put(folder.path(), "p0--2026-11-25--00-00-00.avro", &again);
+        let source = source(folder.path());
+        let listing = source.list(None).await.expect("listed");
+        let told = read(&source, listing, "0", Range::new(0, i64::MAX), Missing::Between).await;
+        assert_eq!((&told.events, told.failed.as_slice()), (&plain, &[][..]), "{codec}");
+    }
+}
+
 const PLAIN: &str = r#"{"type":"record","name":"EventData","fields":[{"name":"SequenceNumber","type":"long"},{"name":"Body","type":["null","bytes"]}]}"#;
 
 /// Nulls without end, in a byte or two.
@@ -418,8 +449,8 @@ fn put_length(bytes: &mut Vec<u8>, length: usize) {
 
 #[tokio::test]
 async fn other_codecs_and_foreign_files_are_refused_by_name() {
-    let snappy = {
-        let mut bytes = b"Obj\x01\x04\x14avro.codec\x0csnappy\x16avro.schema\x0c\"long\"\x00".to_vec();
+    let lz4 = {
+        let mut bytes = b"Obj\x01\x04\x14avro.codec\x06lz4\x16avro.schema\x0c\"long\"\x00".to_vec();
         bytes.extend([7; 16]);
         bytes
     };
@@ -429,7 +460,7 @@ async fn other_codecs_and_foreign_files_are_refused_by_name() {
         bytes
     };
     for (bytes, words) in [
-        (snappy, "its codec is `snappy`, and only `null` and `deflate` can be read"),
+        (lz4, "its codec is `lz4`, and only `null`, `deflate`, `snappy`, `zstandard`, `bzip2` and `xz` can be read"),
         (b"PAR1 is another format".to_vec(), "it doesn't begin as an Avro container"),
         (foreign, "its schema isn't that of Capture: it isn't a record"),
         (REAL[..100].to_vec(), "it is cut off"),

@@ -2,8 +2,9 @@
 
 mod cloud_events;
 mod confluent;
-mod container;
+pub(crate) mod container;
 mod differential;
+mod ends;
 mod evolution;
 mod folder;
 mod hostile;
@@ -26,28 +27,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
-use sluicebox::batch::{Decoded, Event, EventBatch, Origin, RejectClass, bronze};
-use sluicebox::checkpoint::{PartitionKey, SourceId};
+use sluicebox::batch::{Decoded, Event, EventBatch, RejectClass, bronze};
 use sluicebox::config::spec::{DecodeSpec, Format, Framing};
 use sluicebox::decode::{Decoder, IdKind, RegisteredSchema, RegistryError, SchemaId, SchemaRegistry};
 
-/// A nested record as a team would send it, and the schema that the other tests use.
-const LEAD: &str = r#"{
-  "type": "record", "name": "Lead", "namespace": "insurer.conversions", "fields": [
-    {"name": "lead_id", "type": "string"},
-    {"name": "score", "type": ["null", "double"], "default": null},
-    {"name": "channel", "type": {"type": "enum", "name": "Channel", "symbols": ["WEB", "PHONE", "AGENT"]}},
-    {"name": "contact", "type": {"type": "record", "name": "Contact", "fields": [
-      {"name": "email", "type": "string"},
-      {"name": "age", "type": ["null", "int"], "default": null}
-    ]}},
-    {"name": "tags", "type": {"type": "array", "items": "string"}},
-    {"name": "attributes", "type": {"type": "map", "values": "long"}},
-    {"name": "consented", "type": "boolean"},
-    {"name": "created_at", "type": {"type": "long", "logicalType": "timestamp-millis"}}
-  ]}"#;
+use ends::{LEAD, LEAD_ID, batch, decode_now, each_event_ends_once, event};
 
-const LEAD_ID: &str = "b489dc4916744e3db72dda8f9693f342";
 const UNKNOWN_ID: &str = "00000000000000000000000000000000";
 
 /// Holds what a test puts into it, and counts how often it is asked.
@@ -85,27 +70,6 @@ impl SchemaRegistry for Shelf {
 fn by_content_type(registry: Arc<dyn SchemaRegistry>) -> Decoder {
     let spec = DecodeSpec { format: Format::Avro, schema: None, framing: Framing::Auto, ..DecodeSpec::default() };
     Decoder::open(&spec, Some(registry)).expect("a decoder")
-}
-
-fn event(sequence_number: i64, schema_id: Option<&str>, body: impl Into<Bytes>) -> Event {
-    Event {
-        sequence_number,
-        offset: (sequence_number * 100).to_string(),
-        enqueued_at: 1_795_435_200_000 + sequence_number,
-        body: body.into(),
-        content_type: schema_id.map(|id| format!("avro/binary+{id}")),
-        properties: vec![("cloudEvents_id".to_owned(), format!("event-{sequence_number}"))],
-    }
-}
-
-fn batch(events: Vec<Event>) -> Arc<EventBatch> {
-    let partition = PartitionKey::new(SourceId::new("emulator/leads"), "0");
-    Arc::new(EventBatch { partition, origin: Origin::Live, events })
-}
-
-fn decode_now(decoder: &Decoder, batch: Arc<EventBatch>) -> Decoded {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(decoder.decode(batch)).expect("decoded")
 }
 
 fn encode(schema: &Schema, value: Value) -> Vec<u8> {
@@ -339,14 +303,10 @@ proptest! {
     #[test]
     fn any_bytes_end_as_a_row_or_as_a_reject(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..120), 1..20)) {
         let decoder = by_content_type(Shelf::with(&[(LEAD_ID, LEAD)]));
-        let events: Vec<_> = bodies.iter().zip(0..).map(|(body, n)| event(n, Some(LEAD_ID), body.clone())).collect();
-        let decoded = decode_now(&decoder, batch(events.clone()));
-        let mut numbers: Vec<_> = decoded.batches.iter().flat_map(sequence_numbers).collect();
-        numbers.extend(decoded.rejects.iter().map(|reject| reject.event.sequence_number));
-        numbers.sort_unstable();
-        prop_assert_eq!(numbers, (0..bodies.len() as i64).collect::<Vec<_>>());
-        for reject in &decoded.rejects {
-            prop_assert_eq!(&reject.event, &events[reject.event.sequence_number as usize]);
+        each_event_ends_once(&decoder, bodies.iter().zip(0..).map(|(body, n)| event(n, Some(LEAD_ID), body.clone())).collect());
+        let dir = tempfile::tempdir().expect("a folder");
+        for decoder in ends::datums(dir.path()) {
+            each_event_ends_once(&decoder, bodies.iter().zip(0..).map(|(body, n)| event(n, None, body.clone())).collect());
         }
     }
 }

@@ -341,6 +341,111 @@ async fn a_diff_says_what_becomes_of_a_table_and_so_it_does() {
     emulator.stop().await;
 }
 
+/// Transforms over `bronze.leads`, by table: what a new column does to each.
+const TRANSFORMS: [(&str, &str); 6] = [
+    ("silver.named", "SELECT id, age FROM STREAM(bronze.leads)"),
+    ("silver.whole", "SELECT * FROM STREAM(bronze.leads)"),
+    ("silver.noted", "SELECT *,\n  'none' AS note\nFROM STREAM(bronze.leads)"),
+    ("silver.places", "SELECT address FROM STREAM(bronze.leads)"),
+    ("gold.copies", "SELECT * FROM STREAM(silver.whole)"),
+    ("gold.notes", "SELECT note FROM STREAM(silver.noted)"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diff_says_what_becomes_of_the_transforms_and_so_it_does() {
+    let (lake, emulator) = with_emulator().await;
+    let id = emulator.registry().register("insurer", "lead", LEAD).expect("registered");
+    let city = Avro::Record(vec![("city".to_owned(), Avro::String("Köln".to_owned()))]);
+    let first = vec![("id", Avro::String("a".to_owned())), ("age", Avro::Int(7)), ("address", city)];
+    emulator.broker().append("leads", "0", vec![event(LEAD, &id, first)]).expect("an event");
+    let mut declared = String::new();
+    for (table, sql) in TRANSFORMS {
+        let path = format!("sql/{}.sql", table.replace('.', "_"));
+        file(&lake, &path, sql);
+        declared += &format!(
+            "[[transform]]\ntable = \"{table}\"\nowner = \"conversions\"\nsql = \"{path}\"\nmode = \"append\"\n"
+        );
+    }
+    file(&lake, "pipelines/made.toml", &declared);
+    let said = lake.sluice(&["run", "--until-caught-up"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+
+    // The same schema again: nothing changes, and nothing is said of transforms.
+    let one = file(&lake, "one.avsc", LEAD);
+    assert_eq!(told(&lake, &["diff", &one], 0)["transforms"], json!([]));
+    // A field that is taken away changes no plan, and what reads it is named.
+    let fewer = file(&lake, "fewer.avsc", &LEAD.replace(r#"{"name":"age","type":"int"},"#, ""));
+    let found = told(&lake, &["diff", &fewer], 0);
+    let nulls: BTreeMap<&str, &Value> = found["transforms"]
+        .as_array()
+        .expect("transforms")
+        .iter()
+        .map(|one| (one["transform"].as_str().expect("a name"), &one["nulls"]))
+        .collect();
+    assert_eq!(nulls["silver.named"], &json!(["bronze.leads.age"]), "{found}");
+    assert_eq!((nulls["silver.places"], nulls["gold.copies"]), (&json!([]), &json!([])), "{found}");
+    assert!(
+        found["transforms"].as_array().expect("transforms").iter().all(|one| one["effect"] == "unaffected"),
+        "{found}"
+    );
+
+    let two = file(&lake, "two.avsc", &lead_2());
+    let found = told(&lake, &["diff", &two], 0);
+    let by_name: BTreeMap<&str, &Value> = found["transforms"]
+        .as_array()
+        .expect("transforms")
+        .iter()
+        .map(|one| (one["transform"].as_str().expect("a name"), one))
+        .collect();
+    let effect = |name: &str| by_name[name]["effect"].as_str().expect("an effect");
+    assert_eq!(effect("silver.named"), "unaffected", "{found}");
+    assert_eq!(by_name["silver.named"]["nulls"], json!(["bronze.leads.id"]), "{found}");
+    // The column is there already, in fewer parts: a run refuses that, whole or as one of all.
+    for name in ["silver.whole", "silver.places"] {
+        assert_eq!(effect(name), "breaks", "{found}");
+        let problem = &by_name[name]["problems"][0];
+        assert!(problem["message"].as_str().is_some_and(|text| text.contains("column `address`")), "{found}");
+    }
+    let problem = &by_name["silver.noted"]["problems"][0];
+    assert_eq!((&problem["file"], &problem["line"]), (&json!("sql/silver_noted.sql"), &json!(1)), "{found}");
+    assert_eq!(effect("gold.notes"), "unknown", "{found}");
+    let said = ran(&lake, &["diff", &two, "--exit-code"], 1).stdout;
+    insta::assert_snapshot!(said);
+
+    // An optional field alone.
+    let three = file(&lake, "three.avsc", &lead_3());
+    let found = told(&lake, &["diff", &three], 0);
+    ran(&lake, &["diff", &three, "--exit-code"], 1);
+    let effects: Vec<_> = found["transforms"]
+        .as_array()
+        .expect("transforms")
+        .iter()
+        .map(|one| (one["transform"].as_str().expect("a name"), one["effect"].as_str().expect("an effect")))
+        .collect();
+    let expected = [
+        ("silver.named", "unaffected"),
+        ("silver.noted", "breaks"),
+        ("silver.places", "unaffected"),
+        ("silver.whole", "gains-columns"),
+        ("gold.copies", "gains-columns"),
+        ("gold.notes", "unknown"),
+    ];
+    assert_eq!(effects.iter().copied().collect::<BTreeSet<_>>(), expected.into_iter().collect(), "{found}");
+
+    // And so it is.
+    let id = emulator.registry().register("insurer", "lead", &lead_3()).expect("registered");
+    let city = Avro::Record(vec![("city".to_owned(), Avro::String("Köln".to_owned()))]);
+    let note = Avro::Union(1, Box::new(Avro::String("n".to_owned())));
+    let second = vec![("id", Avro::String("b".to_owned())), ("note", note), ("age", Avro::Int(8)), ("address", city)];
+    emulator.broker().append("leads", "0", vec![event(&lead_3(), &id, second)]).expect("an event");
+    let said = lake.sluice(&["run", "--until-caught-up"]);
+    assert_eq!(said.code, Some(1), "a transform is refused: {}", said.stderr);
+    assert!(said.stderr.contains("silver.noted"), "{}", said.stderr);
+    let rows = lake.sluice(&["query", "SELECT id, note FROM gold.copies ORDER BY id", "--format", "json"]);
+    assert_eq!(rows.json(), json!([{"id": "a", "note": null}, {"id": "b", "note": "n"}]), "{}", rows.stderr);
+    emulator.stop().await;
+}
+
 #[tokio::test]
 async fn without_a_registry_pinned_schemas_are_known() {
     let lake = Lakehouse::with_leads().await;

@@ -1,4 +1,5 @@
-"""The public Avro files of tests/data/avro: each gives what fastavro gives, value by value, or is refused by name.
+"""The public Avro files of tests/data/avro: each gives what fastavro gives, value by value, or is refused by name; and so
+does what fastavro packs with each codec.
 
 Each container is the body of an event, and has a hub and a table of its own. What is refused, and why, stands in
 docs/types.md; this check holds the list to what happens. Where fastavro itself can't read a file, the Avro project's own
@@ -108,6 +109,28 @@ def containers(place):
     say(f"  {given} containers as fastavro reads them, {len(refused)} refused by name")
 
 
+def every_codec(place):
+    """What fastavro itself packs, in several blocks, gives the same rows whichever way it is packed."""
+    with open(FILES / "weather.avro", "rb") as file:
+        weather = fastavro.reader(file)
+        schema, rows = weather.writer_schema, list(weather) * 2_000
+    names = list(rows[0])
+    codecs = ["null", "deflate", "snappy", "zstandard", "bzip2", "xz"]
+    with Emulator({codec: 1 for codec in codecs}) as emulator:
+        for codec in codecs:
+            body = io.BytesIO()
+            fastavro.writer(body, schema, rows, codec=codec)
+            with producer(emulator, codec) as client:
+                send(client, {"partition_id": "0"}, [EventData(body.getvalue())])
+        project = write_project(place / "codecs", emulator, {codec: "" for codec in codecs})
+        run(["--project", project, "run", "--until-caught-up"])
+        for codec in codecs:
+            found = read("deltalake", str(project / "lake" / "bronze" / codec), ["_record_index", *names])
+            found.sort(key=lambda row: row.pop("_record_index"))
+            same(found, rows, f"the records that fastavro packed with {codec}")
+    say(f"  {len(rows)} records of fastavro, packed in each of {len(codecs)} ways")
+
+
 def a_single_object(place):
     """Its schema lies in a folder, where it is known by the fingerprint that the message names."""
     with Emulator({"single": 1}) as emulator:
@@ -145,6 +168,7 @@ def every_type(place):
 def check_all():
     with folder() as place:
         containers(place)
+        every_codec(place)
         a_single_object(place)
         every_type(place)
 

@@ -1,4 +1,4 @@
-//! What a new schema does to the tables whose events it is to be written with.
+//! What a new schema does to the tables whose events it is to be written with, and to what is made of them.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Fields};
 use futures::TryStreamExt as _;
 use serde::Serialize;
 
+use super::transforms::{self, Met, TransformDiff};
 use super::{Registry, SchemaError, read_file};
 use crate::batch::bronze;
 use crate::catalog::scan::scan_at;
@@ -18,7 +19,8 @@ use crate::decode::{ComparedSchema, arrow_schema_of, schema_notes};
 use crate::pipeline::gaps::Target;
 use crate::pipeline::setup::Places;
 use crate::sink::delta::ledger::{ReadLedger, read_ledger};
-use crate::sink::delta::schema::{Fate, FieldFate, fates};
+use crate::sink::delta::schema::{Changes, Fate, FieldFate, fates, union};
+use crate::transform::plain_schema;
 
 /// What a scan for schema ids may gather.
 const SCAN_MEMORY_BYTES: usize = 64 << 20;
@@ -32,6 +34,8 @@ pub struct Diff {
     /// The full name of the new schema's record.
     pub name: Option<String>,
     pub tables: Vec<TableDiff>,
+    /// Those that read these tables, directly or further down; each after those whose tables it reads.
+    pub transforms: Vec<TransformDiff>,
     /// What a user should know of its columns.
     pub notes: Vec<String>,
 }
@@ -102,13 +106,13 @@ pub async fn diff(
     text: &str,
     named: &[Target<'_>],
 ) -> Result<Diff, SchemaError> {
-    let new = arrow_schema_of(text)?;
-    let new: Fields = new.fields().iter().filter(|field| !is_envelope(field)).cloned().collect();
+    let arrow = arrow_schema_of(text)?;
+    let new: Fields = arrow.fields().iter().filter(|field| !is_envelope(field)).cloned().collect();
     let compared = ComparedSchema::parse(text)
         .map_err(|reason| SchemaError::Unusable { name: "new version".to_owned(), reason })?;
     let all = Target::all(project);
     let lake = Places::of(project)?.lake;
-    let mut tables = Vec::new();
+    let (mut tables, mut met) = (Vec::new(), Vec::new());
     for target in if named.is_empty() { &all } else { named } {
         let table = target.table.to_string();
         let read = read_ledger(&table_location(&lake, &target.table), &table).await?;
@@ -126,9 +130,17 @@ pub async fn diff(
         let held: Fields = read.schema.fields().iter().filter(|field| !is_envelope(field)).cloned().collect();
         let (unchanged, columns) = changes(&held, &new);
         let pipeline = target.pipeline.map(|pipeline| pipeline.name.clone());
+        let grown = union(&read.schema, &arrow, &mut Changes::default());
+        met.push(Met {
+            table: target.table.clone(),
+            held: plain_schema(&read.schema),
+            grown: plain_schema(grown.as_ref().unwrap_or(&read.schema)),
+            columns: columns.clone(),
+        });
         tables.push(TableDiff { table, pipeline, known_by, unchanged, columns });
     }
-    Ok(Diff { name: compared.full_name().map(str::to_owned), tables, notes: schema_notes(text)? })
+    let transforms = transforms::diff(project, &met).await?;
+    Ok(Diff { name: compared.full_name().map(str::to_owned), tables, transforms, notes: schema_notes(text)? })
 }
 
 fn is_envelope(field: &Field) -> bool {
@@ -205,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sink::delta::schema::{Changes, Policy, Rescued, TableColumns, union};
+    use crate::sink::delta::schema::{Policy, Rescued, TableColumns};
 
     fn data_type() -> impl Strategy<Value = DataType> {
         let leaf = prop_oneof![

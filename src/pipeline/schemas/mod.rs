@@ -2,15 +2,18 @@
 //!
 //! Two questions are kept apart. Whether other readers can go on is Avro's ([`check`]): they read with one schema what was
 //! written with another. What becomes of a table is ours ([`diff`]): each event is decoded with the schema that it was
-//! written with, and the table has the columns of all of them.
+//! written with, and the table has the columns of all of them. The transforms that read it are planned as it is and as it
+//! would be, and held side by side.
 
 mod check;
 mod effect;
 mod error;
+mod transforms;
 
 pub use check::{Checked, Mode, Problem, check, register};
 pub use effect::{Change, ColumnChange, Diff, KnownBy, TableDiff, diff};
 pub use error::SchemaError;
+pub use transforms::{GainedColumn, TransformDiff, TransformEffect};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -320,14 +320,11 @@ proptest! {
         let avro = DecodeSpec { require: require.clone(), ..DecodeSpec::default() };
         let avro = Decoder::open(&avro, Some(Shelf::with(&[(LEAD_ID, LEAD)]))).expect("a decoder");
         for decoder in [requiring(&require, framing), avro] {
-            let decoded = decode_now(&decoder, batch(events.clone()));
-            let mut with_rows: Vec<_> = decoded.batches.iter().flat_map(sequence_numbers).collect();
-            with_rows.sort_unstable();
-            with_rows.dedup();
-            let mut numbers: Vec<_> = decoded.rejects.iter().map(|reject| reject.event.sequence_number).collect();
-            numbers.extend(with_rows);
-            numbers.sort_unstable();
-            prop_assert_eq!(numbers, (0..events.len() as i64).collect::<Vec<_>>());
+            each_event_ends_once(&decoder, events.clone());
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        for decoder in ends::cloud_events(dir.path()) {
+            each_event_ends_once(&decoder, events.clone());
         }
     }
 }

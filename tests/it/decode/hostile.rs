@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use apache_avro::Writer;
 use arrow::datatypes::Schema as ArrowSchema;
-use sluicebox::decode::FolderRegistry;
 use sluicebox::sink::delta::schema::{Defaults, Policy, Rescued, TableColumns};
 
 use super::differential::cases;
+use super::ends::{RICH, containers, framings};
 use super::*;
 
 const CASES: u32 = 300;
@@ -54,26 +54,6 @@ fn hostile_event() -> impl Strategy<Value = (Vec<u8>, Option<String>, Option<Str
     (bytes(), content_type(), content_type())
 }
 
-/// Decoders for each way to tell a schema, over a folder that names LEAD in every way.
-fn decoders(dir: &std::path::Path) -> Vec<Decoder> {
-    let files = ["lead.avsc".to_owned(), "42.avsc".to_owned(), format!("{LEAD_ID}.avsc")];
-    for file in &files {
-        std::fs::write(dir.join(file), LEAD).expect("written");
-    }
-    let registry = || -> Arc<dyn SchemaRegistry> {
-        Arc::new(FolderRegistry::open(dir, FolderRegistry::READ_AGAIN_AFTER).expect("a folder"))
-    };
-    use Framing::*;
-    let framings = [Auto, ContentType, Preamble, Confluent, Container, SingleObject, Bare];
-    let specs = framings.into_iter().flat_map(|framing| {
-        let pinned =
-            DecodeSpec { format: Format::Avro, schema: Some(dir.join(&files[0])), framing, ..DecodeSpec::default() };
-        let not = DecodeSpec { schema: None, ..pinned.clone() };
-        if framing == Bare { vec![pinned] } else { vec![pinned, not] }
-    });
-    specs.map(|spec| Decoder::open(&spec, Some(registry())).expect("a decoder")).collect()
-}
-
 /// Text of a schema with some of its characters changed, left out or doubled.
 fn damaged(text: &str, damage: &[(prop::sample::Index, u8, char)]) -> String {
     let mut characters: Vec<char> = text.chars().collect();
@@ -88,16 +68,7 @@ fn damaged(text: &str, damage: &[(prop::sample::Index, u8, char)]) -> String {
     characters.into_iter().collect()
 }
 
-const RICH: &str = r#"{"type":"record","name":"R","fields":[
-    {"name":"a","type":"int","default":1,"aliases":["b","c"]},
-    {"name":"u","type":["null","int",{"type":"record","name":"P","aliases":["Q"],"fields":[{"name":"x","type":"bytes","default":"\u00ff"}]}]},
-    {"name":"l","type":{"type":"array","items":"P"},"default":[{}]},
-    {"name":"d","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2},"default":"\u0001"},
-    {"name":"f","type":{"type":"fixed","name":"F","size":12,"logicalType":"duration"}},
-    {"name":"e","type":{"type":"enum","name":"E","symbols":["A","B"]},"default":"A"},
-    {"name":"m","type":{"type":"map","values":["null","F"]},"default":{}}]}"#;
-
-/// A datum of it: one, null, nothing, 0.01, no time, the first symbol, nothing.
+/// A datum of the rich schema: one, null, nothing, 0.01, no time, the first symbol, nothing.
 const SOUND: [u8; 19] = [2, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 proptest! {
@@ -107,19 +78,14 @@ proptest! {
     fn any_bytes_in_any_framing_end_as_a_row_or_as_a_reject(given in prop::collection::vec(hostile_event(), 1..6)) {
         let dir = tempfile::tempdir().expect("a folder");
         let began = Instant::now();
-        for decoder in decoders(dir.path()) {
+        for decoder in framings(dir.path()) {
             let events = given.iter().zip(0..).map(|((body, in_amqp, in_property), number)| {
                 let mut event = event(number, None, body.clone());
                 event.content_type = in_amqp.clone();
                 event.properties.extend(in_property.iter().map(|text| ("content-type".to_owned(), text.clone())));
                 event
             });
-            let decoded = decode_now(&decoder, batch(events.collect()));
-            let mut ended: Vec<i64> = decoded.batches.iter().flat_map(sequence_numbers).collect();
-            ended.dedup();
-            ended.extend(decoded.rejects.iter().map(|reject| reject.event.sequence_number));
-            ended.sort_unstable();
-            prop_assert_eq!(ended, (0..given.len() as i64).collect::<Vec<_>>());
+            each_event_ends_once(&decoder, events.collect());
         }
         prop_assert!(began.elapsed() < CASE_TAKES_AT_MOST);
     }
@@ -146,10 +112,7 @@ proptest! {
             sized(&block),
             marker.to_vec(),
         ];
-        let spec = DecodeSpec { format: Format::Avro, schema: None, framing: Framing::Container, ..DecodeSpec::default() };
-        let decoder = Decoder::open(&spec, None).expect("a decoder");
-        let decoded = decode_now(&decoder, batch(vec![event(0, None, body.concat())]));
-        prop_assert_eq!(decoded.batches.is_empty(), decoded.rejects.len() == 1);
+        let decoded = each_event_ends_once(&containers(), vec![event(0, None, body.concat())]);
         let policy = Policy { defaults: Defaults::Used, ..Policy::default() };
         let known = sluicebox::decode::arrow_schema_of(RICH).expect("a schema");
         let columns = TableColumns::new(known, policy);
