@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PipelineError;
 use super::reject_share::RejectShare;
-use super::routes::{Routed, Router, Share};
+use super::routes::{Picked, Pool, Routed, Router, Share, gathered};
 use crate::batch::{Decoded, EventBatch};
 use crate::checkpoint::{PartitionKey, Range};
 use crate::compute;
@@ -22,6 +22,7 @@ use crate::memory::{MemoryBudget, Reservation};
 use crate::retry::Backoff;
 use crate::sink::delta::SinkError;
 use crate::sink::delta::evolve;
+use crate::sink::delta::files::FileError;
 use crate::sink::delta::schema::TableColumns;
 use crate::sink::delta::staged::Staged;
 use crate::source::capture::{CaptureRead, CaptureSource};
@@ -98,10 +99,65 @@ pub struct Part {
     /// Which of the pipeline's tables.
     pub target: usize,
     pub path: ReadPath,
+    /// Without the rows that are picked: no flush may take it before they are gathered.
     pub staged: Staged,
+    /// Rows that lie among those of other tables.
+    pub picked: Vec<Picked>,
+    /// For all but what is picked.
     pub reservation: Reservation,
     /// The offset of the last event.
     pub last_offset: String,
+}
+
+impl Part {
+    /// What it holds of the budget, with its share of what it has picked from.
+    pub fn bytes(&self) -> usize {
+        self.reservation.bytes() + self.picked.iter().map(Picked::bytes).sum::<usize>()
+    }
+
+    pub fn has_rows(&self) -> bool {
+        self.staged.has_rows() || !self.picked.is_empty()
+    }
+
+    /// Whether none of its events is the table's.
+    pub fn is_elsewhere(&self) -> bool {
+        self.staged.is_elsewhere() && self.picked.is_empty()
+    }
+
+    /// Takes in what follows it at once; gives it back when it doesn't fit.
+    ///
+    /// # Errors
+    /// What doesn't fit.
+    pub fn join(&mut self, next: Self, budget: &MemoryBudget) -> Result<(), Box<Self>> {
+        if self.path != next.path || !self.staged.is_followed_by(&next.staged) {
+            return Err(Box::new(next));
+        }
+        let was_elsewhere = self.is_elsewhere() && next.is_elsewhere();
+        self.staged.join(next.staged);
+        self.picked.extend(next.picked);
+        self.reservation.merge(next.reservation);
+        self.last_offset = next.last_offset;
+        if was_elsewhere {
+            // Runs that meet are one.
+            self.reservation.hold(self.staged.memory_bytes(), budget);
+        }
+        Ok(())
+    }
+
+    /// Takes its rows out from among those of others, and makes one batch of small ones. CPU work.
+    ///
+    /// # Errors
+    /// [`FileError::Encode`]: the rows contradict their own types.
+    pub fn gather(&mut self, budget: &MemoryBudget) -> Result<(), FileError> {
+        let picked = std::mem::take(&mut self.picked);
+        if picked.is_empty() && self.staged.batches.len() < 2 {
+            return Ok(());
+        }
+        self.staged.batches = gathered(std::mem::take(&mut self.staged.batches), &picked).map_err(FileError::rows)?;
+        drop(picked);
+        self.reservation.hold(self.staged.memory_bytes(), budget);
+        Ok(())
+    }
 }
 
 impl Borrow<Staged> for Part {
@@ -168,6 +224,8 @@ pub struct PartitionTask {
     /// Each table, for words, and its columns, as its writer last saw them.
     pub tables: Vec<(String, watch::Receiver<TableColumns>)>,
     pub budget: MemoryBudget,
+    /// What batches hold of which several tables have rows.
+    pub pool: Pool,
     pub dense: bool,
     /// Where too many rejects stop it.
     pub rejects: Option<RejectShare>,
@@ -299,11 +357,15 @@ impl PartitionTask {
     async fn refuse_misfits(&self, routed: &Routed) -> Result<(), PipelineError> {
         for ((table, columns), share) in self.tables.iter().zip(&routed.shares) {
             let columns = columns.borrow().clone();
-            if !columns.refuses() || share.batches.is_empty() {
+            if !columns.refuses() || !share.has_rows() {
                 continue;
             }
-            let (table, batches) = (table.clone(), share.batches.clone());
-            let look = compute::spawn(move || evolve::refuse_misfits(&table, &columns, &batches));
+            let (table, (batches, picked)) = (table.clone(), (share.batches.clone(), share.picked.clone()));
+            let look = compute::spawn(move || {
+                let rows = gathered(batches, &picked);
+                let rows = rows.map_err(|source| SinkError::Arrow { table: table.clone(), source })?;
+                evolve::refuse_misfits(&table, &columns, &rows)
+            });
             look.await.map_err(|source| PipelineError::Task { task: "looking at columns", source })??;
         }
         Ok(())
@@ -312,19 +374,24 @@ impl PartitionTask {
     /// A part for each table; the reservation is theirs from here on, since the rows are what is held, and the
     /// events are gone.
     fn parts(&self, batch: &EventBatch, range: Range, routed: Routed, mut reservation: Reservation) -> PartitionEvent {
-        let Routed { shares, filtered } = routed;
+        let Routed { shares, shared, filtered } = routed;
         let last_offset = batch.events.last().map(|event| event.offset.as_str()).unwrap_or_default();
-        let staged: Vec<Staged> = shares
+        let staged: Vec<(Staged, Vec<Picked>)> = shares
             .into_iter()
-            .map(|Share { events, batches, rejects, elsewhere }| {
+            .map(|Share { events, batches, picked, rejects, elsewhere }| {
                 let partition = batch.partition.clone();
-                Staged { partition, range, events, elsewhere, batches, encoded: None, rejects }
+                (Staged { partition, range, events, elsewhere, batches, encoded: None, rejects }, picked)
             })
             .collect();
-        reservation.hold(staged.iter().map(Staged::memory_bytes).sum(), &self.budget);
-        let parts = staged.into_iter().enumerate().map(|(target, staged)| {
-            let reservation = reservation.split(staged.memory_bytes());
-            Part { target, path: self.from.path(), staged, reservation, last_offset: last_offset.to_owned() }
+        let own: Vec<usize> = staged.iter().map(|(staged, _)| staged.memory_bytes()).collect();
+        let of_several = shared.iter().map(|rows| rows.bytes()).sum::<usize>();
+        reservation.hold(own.iter().sum::<usize>() + of_several, &self.budget);
+        for rows in shared {
+            rows.hold(reservation.split(rows.bytes()), &self.pool);
+        }
+        let parts = staged.into_iter().zip(own).enumerate().map(|(target, ((staged, picked), bytes))| {
+            let reservation = reservation.split(bytes);
+            Part { target, path: self.from.path(), staged, picked, reservation, last_offset: last_offset.to_owned() }
         });
         PartitionEvent::Parts { parts: parts.collect(), filtered }
     }

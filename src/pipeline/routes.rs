@@ -11,17 +11,21 @@
 //! Each table accounts for every number that was read: for its own by rows and dead letters, for the others as
 //! `filtered`. So its coverage stays one range, however events are mixed.
 
+mod picked;
 mod predicate;
+mod properties;
 mod share;
 mod strays;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _, MapArray, RecordBatch, StringArray};
+use arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray};
 use arrow::error::ArrowError;
 
-use self::predicate::{Condition, Held};
+pub use self::picked::{Picked, Pool, gathered};
+use self::predicate::{Condition, Envelopes, Held};
+use self::properties::Properties;
 pub use self::share::{Routed, Share};
 pub use self::strays::Strays;
 use super::PipelineError;
@@ -57,7 +61,9 @@ struct Decided {
 /// The routes of a pipeline. Without any, all events belong to its only table.
 #[derive(Debug)]
 pub struct Router {
-    rules: Vec<Rule>,
+    rules: Arc<[Rule]>,
+    /// The names of properties that rules ask for, each once.
+    properties: Arc<[String]>,
     /// How many tables there are.
     tables: usize,
     strays: Strays,
@@ -67,16 +73,10 @@ pub struct Router {
 struct Rule {
     schema: Option<String>,
     event_type: Option<TypePattern>,
-    property: Option<(String, String)>,
+    /// By the place of its name among the router's, and its value.
+    property: Option<(usize, String)>,
     condition: Option<Condition>,
     home: Home,
-}
-
-impl Rule {
-    /// Whether nothing but schema and type decides.
-    fn is_plain(&self) -> bool {
-        self.property.is_none() && self.condition.is_none()
-    }
 }
 
 /// A type, or what one looks like: `*` stands for any characters.
@@ -114,6 +114,7 @@ impl Router {
     /// [`PipelineError::Route`]: a condition that can't be used.
     pub fn open(pipeline: &PipelineSpec) -> Result<Self, PipelineError> {
         let mut rules = Vec::with_capacity(pipeline.routes.len());
+        let mut properties: Vec<String> = Vec::new();
         for route in &pipeline.routes {
             let when = &route.when;
             let condition = match &when.predicate {
@@ -133,19 +134,29 @@ impl Router {
             rules.push(Rule {
                 schema: when.schema.clone(),
                 event_type: when.event_type.as_deref().map(TypePattern::new),
-                property: when.property.clone(),
+                property: when.property.clone().map(|(name, value)| {
+                    let at = properties.iter().position(|held| *held == name).unwrap_or_else(|| {
+                        properties.push(name);
+                        properties.len() - 1
+                    });
+                    (at, value)
+                }),
                 condition,
                 home,
             });
         }
-        Ok(Self { rules, tables: pipeline.sinks().count(), strays: Strays::default() })
+        Ok(Self {
+            rules: rules.into(),
+            properties: properties.into(),
+            tables: pipeline.sinks().count(),
+            strays: Strays::default(),
+        })
     }
 
-    /// With what a crash left between the tables.
+    /// The same routes, with what a crash left between the tables.
     #[must_use]
-    pub fn saving(mut self, strays: Strays) -> Self {
-        self.strays = strays;
-        self
+    pub fn saving(&self, strays: Strays) -> Self {
+        Self { rules: Arc::clone(&self.rules), properties: Arc::clone(&self.properties), tables: self.tables, strays }
     }
 
     /// Whether all events belong to one table.
@@ -156,28 +167,28 @@ impl Router {
     /// Where the event of each row belongs.
     fn decide(&self, rows: &RecordBatch, schema_name: Option<&str>) -> Result<Vec<Decided>, ArrowError> {
         let types: &StringArray = text_column(rows, bronze::EVENT_TYPE)?;
+        let properties = Properties::of(rows, &self.properties)?;
+        let mut envelopes = Envelopes::of(rows);
         let mut asked: Vec<Option<Held>> = self.rules.iter().map(|_| None).collect();
-        let mut candidates_of: HashMap<Option<&str>, Vec<usize>> = HashMap::new();
+        // By what rules ask for without a condition, of which a batch has few.
+        let mut candidates_of: HashMap<(Option<&str>, Vec<Option<&str>>), Vec<usize>> = HashMap::new();
         let mut decided: Vec<Decided> = Vec::with_capacity(rows.num_rows());
         for row in 0..rows.num_rows() {
             let event_type = types.is_valid(row).then(|| types.value(row));
-            let candidates =
-                candidates_of.entry(event_type).or_insert_with(|| self.candidates(schema_name, event_type));
+            let candidates = candidates_of
+                .entry((event_type, properties.of_row(row)))
+                .or_insert_with_key(|(event_type, properties)| self.candidates(schema_name, *event_type, properties));
             let mut found = Decided { home: Home::DEFAULT, why: None };
             for &at in &*candidates {
                 let rule = &self.rules[at];
-                let has_property = match &rule.property {
-                    Some((name, value)) => property(rows, row, name)? == Some(value.as_str()),
-                    None => true,
-                };
                 let holds = match &rule.condition {
-                    Some(condition) if has_property => {
+                    Some(condition) => {
                         if asked[at].is_none() {
-                            asked[at] = Some(condition.of_rows(rows)?);
+                            asked[at] = Some(condition.of_rows(envelopes.rows()?));
                         }
                         asked[at].as_ref().map_or(Ok(false), |held| held.holds(row))
                     }
-                    _ => Ok(has_property),
+                    None => Ok(true),
                 };
                 match holds {
                     Ok(false) => {}
@@ -197,16 +208,23 @@ impl Router {
         Ok(decided)
     }
 
-    /// The routes that fit schema and type, up to the first that asks for nothing else.
-    fn candidates(&self, schema_name: Option<&str>, event_type: Option<&str>) -> Vec<usize> {
+    /// The routes that fit schema, type and properties, up to the first that asks for nothing else.
+    fn candidates(
+        &self,
+        schema_name: Option<&str>,
+        event_type: Option<&str>,
+        properties: &[Option<&str>],
+    ) -> Vec<usize> {
         let mut candidates = Vec::new();
         for (at, rule) in self.rules.iter().enumerate() {
             let fits_schema = rule.schema.as_deref().is_none_or(|schema| schema_name == Some(schema));
             let fits_type =
                 rule.event_type.as_ref().is_none_or(|pattern| event_type.is_some_and(|text| pattern.fits(text)));
-            if fits_schema && fits_type {
+            let fits_property =
+                rule.property.as_ref().is_none_or(|(name, value)| properties[*name] == Some(value.as_str()));
+            if fits_schema && fits_type && fits_property {
                 candidates.push(at);
-                if rule.is_plain() {
+                if rule.condition.is_none() {
                     break;
                 }
             }
@@ -218,20 +236,6 @@ impl Router {
 fn text_column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a StringArray, ArrowError> {
     let column = rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
     column.ok_or_else(|| ArrowError::SchemaError(format!("column `{name}` is missing or no text")))
-}
-
-/// The first value of a property, as the column has it.
-fn property<'a>(rows: &'a RecordBatch, row: usize, name: &str) -> Result<Option<&'a str>, ArrowError> {
-    let column = rows.column_by_name(bronze::PROPERTIES).and_then(|column| column.as_map_opt());
-    let missing = || ArrowError::SchemaError(format!("column `{}` is missing or no map", bronze::PROPERTIES));
-    let map: &MapArray = column.ok_or_else(missing)?;
-    let keys = map.keys().as_string_opt::<i32>().ok_or_else(missing)?;
-    let values = map.values().as_string_opt::<i32>().ok_or_else(missing)?;
-    let offsets = map.value_offsets();
-    let (Ok(from), Ok(to)) = (usize::try_from(offsets[row]), usize::try_from(offsets[row + 1])) else {
-        return Err(missing());
-    };
-    Ok((from..to).find(|at| keys.value(*at) == name).filter(|at| values.is_valid(*at)).map(|at| values.value(at)))
 }
 
 /// What is wrong with the conditions of all routes of a project, each at its bytes.

@@ -36,7 +36,7 @@ use super::generations::generations;
 use super::lock::PipelineLock;
 use super::partition::{EventsFrom, PartitionEvent, PartitionTask, ReadPath, report};
 use super::reject_share::RejectShare;
-use super::routes::Router;
+use super::routes::{Pool, Router};
 use super::setup::{self, PartitionStart};
 use super::status::{PipelineStatus, State};
 use crate::checkpoint::PartitionKey;
@@ -94,6 +94,8 @@ pub struct Pipeline {
     router: Arc<Router>,
     checkpoints: Arc<Checkpoints>,
     budget: MemoryBudget,
+    /// What batches hold of it of which several tables have rows.
+    pool: Pool,
     status: PipelineStatus,
     shutdown: Shutdown,
     _lock: Option<PipelineLock>,
@@ -232,6 +234,7 @@ impl Pipeline {
             router: parts.router,
             checkpoints: parts.checkpoints,
             budget,
+            pool: Pool::default(),
             status,
             stop_reading: shutdown.child(),
             shutdown,
@@ -264,6 +267,7 @@ impl Pipeline {
         let began = Instant::now();
         loop {
             self.drop_readers_if_due();
+            self.gather_if_crowded();
             self.flush_if_due();
             self.publish_if_due();
             self.look_for_partitions();
@@ -523,6 +527,7 @@ impl Pipeline {
             router: Arc::clone(&self.router),
             tables: self.targets.iter().map(|target| (target.table.clone(), target.columns.subscribe())).collect(),
             budget: self.budget.clone(),
+            pool: self.pool.clone(),
             dense: self.spec.source.dense,
             rejects: self.spec.sink.reject_limit.map(RejectShare::new),
             events: self.sender.clone(),

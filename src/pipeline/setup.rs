@@ -190,15 +190,15 @@ pub async fn open_tables(
 /// The routes of `pipeline`, with what a crash left between its tables: before anything is read.
 ///
 /// # Errors
-/// A condition that can't be used; rows that can't be read.
+/// Rows that can't be read.
 pub async fn router(
+    router: &Arc<Router>,
     pipeline: &PipelineSpec,
     places: &Places,
     writers: &[TableWriter],
 ) -> Result<Arc<Router>, PipelineError> {
-    let router = Router::open(pipeline)?;
     if writers.len() < 2 {
-        return Ok(Arc::new(router));
+        return Ok(Arc::clone(router));
     }
     Ok(Arc::new(router.saving(Strays::find(pipeline, &places.lake, writers).await?)))
 }

@@ -103,7 +103,7 @@ fn rows(routed: &Routed) -> Vec<Vec<i64>> {
         let column = rows.column_by_name(bronze::SEQUENCE_NUMBER).expect("the column is there");
         column.as_primitive::<Int64Type>().values().to_vec()
     };
-    routed.shares.iter().map(|share| share.batches.iter().flat_map(numbers).collect()).collect()
+    routed.shares.iter().map(|share| share.rows().expect("rows").iter().flat_map(numbers).collect()).collect()
 }
 
 fn elsewhere(runs: &[Run]) -> Vec<(i64, i64)> {
@@ -153,7 +153,7 @@ reject = true
     assert_eq!(elsewhere(&blue.elsewhere), [(0, 1), (2, 7)]);
     assert_eq!(elsewhere(&leads.elsewhere), [(1, 6)]);
     assert_eq!(leads.elsewhere[0].last_enqueued_at, enqueued_ms(5));
-    let bodies = leads.batches[0].column_by_name("body").expect("a column").as_binary::<i32>().clone();
+    let bodies = leads.rows().expect("rows")[0].column_by_name("body").expect("a column").as_binary::<i32>().clone();
     assert_eq!(bodies, BinaryArray::from_iter_values([b"0", b"6"]), "rows go as a whole");
 }
 

@@ -49,6 +49,34 @@ impl Held {
     }
 }
 
+/// The columns that conditions may name, of the rows of a batch: made once, for all of them.
+pub struct Envelopes<'a> {
+    of: &'a RecordBatch,
+    rows: Option<RecordBatch>,
+}
+
+impl<'a> Envelopes<'a> {
+    pub fn of(rows: &'a RecordBatch) -> Self {
+        Self { of: rows, rows: None }
+    }
+
+    /// # Errors
+    /// When a column of the envelope is missing.
+    pub fn rows(&mut self) -> Result<&RecordBatch, ArrowError> {
+        let rows = match self.rows.take() {
+            Some(rows) => rows,
+            None => {
+                let columns = COLUMNS.fields().iter().map(|field| {
+                    let missing = || ArrowError::SchemaError(format!("column `{}` is missing", field.name()));
+                    self.of.column_by_name(field.name()).cloned().ok_or_else(missing)
+                });
+                RecordBatch::try_new(Arc::clone(&COLUMNS), columns.collect::<Result<_, _>>()?)?
+            }
+        };
+        Ok(self.rows.insert(rows))
+    }
+}
+
 impl Condition {
     /// # Errors
     /// What is wrong with it, and what to do about it.
@@ -82,25 +110,17 @@ impl Condition {
         }
     }
 
-    /// What it says of rows that have the columns of the envelope.
-    ///
-    /// # Errors
-    /// When a column of the envelope is missing.
-    pub fn of_rows(&self, rows: &RecordBatch) -> Result<Held, ArrowError> {
-        let columns = COLUMNS.fields().iter().map(|field| {
-            let missing = || ArrowError::SchemaError(format!("column `{}` is missing", field.name()));
-            rows.column_by_name(field.name()).cloned().ok_or_else(missing)
-        });
-        let rows = RecordBatch::try_new(Arc::clone(&COLUMNS), columns.collect::<Result<_, _>>()?)?;
-        if let Ok(mask) = self.evaluate(&rows) {
-            return Ok(Held::All(mask));
+    /// What it says of [`Envelopes::rows`].
+    pub fn of_rows(&self, rows: &RecordBatch) -> Held {
+        if let Ok(mask) = self.evaluate(rows) {
+            return Held::All(mask);
         }
         // Some row can't be told, as a text that is to be a number. It must not spoil the others.
         let each = (0..rows.num_rows()).map(|row| {
             let mask = self.evaluate(&rows.slice(row, 1)).map_err(|error| error.strip_backtrace())?;
             Ok(mask.is_valid(0) && mask.value(0))
         });
-        Ok(Held::Each(each.collect()))
+        Held::Each(each.collect())
     }
 
     fn evaluate(&self, rows: &RecordBatch) -> Result<BooleanArray, DataFusionError> {

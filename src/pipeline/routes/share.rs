@@ -1,10 +1,13 @@
 //! A batch taken apart, so that each table has a share that accounts for all of its numbers.
 
+use std::sync::Arc;
+
 use arrow::array::{AsArray as _, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{ArrowPrimitiveType, Int32Type, Int64Type};
 use arrow::error::ArrowError;
 
+use super::picked::{Picked, ROWS_WORTH_TAKING, SharedRows, gathered};
 use super::strays::WHY;
 use super::{Decided, Home, Router};
 use crate::batch::{Decoded, EventBatch, Reject, RejectClass, bronze};
@@ -20,10 +23,26 @@ pub struct Share {
     /// (number, enqueued ms) of its events, ascending.
     pub events: Vec<(i64, i64)>,
     pub batches: Vec<RecordBatch>,
+    /// Rows that lie among those of other tables.
+    pub picked: Vec<Picked>,
     /// Ascending by number.
     pub rejects: Vec<Reject>,
     /// The other events, as runs of numbers without a hole, ascending.
     pub elsewhere: Vec<Run>,
+}
+
+impl Share {
+    pub fn has_rows(&self) -> bool {
+        !self.batches.is_empty() || !self.picked.is_empty()
+    }
+
+    /// Its rows as batches of their own. CPU work.
+    ///
+    /// # Errors
+    /// Only for a defect of ours.
+    pub fn rows(&self) -> Result<Vec<RecordBatch>, ArrowError> {
+        gathered(self.batches.clone(), &self.picked)
+    }
 }
 
 /// A batch by the tables that it goes to.
@@ -31,6 +50,8 @@ pub struct Share {
 pub struct Routed {
     /// One for each table.
     pub shares: Vec<Share>,
+    /// The batches that rows are picked of.
+    pub shared: Vec<Arc<SharedRows>>,
     /// Events that are no table's.
     pub filtered: u64,
 }
@@ -45,18 +66,18 @@ impl Router {
         let mut shares: Vec<Share> = (0..self.tables).map(|_| Share::default()).collect();
         if self.rules.is_empty() {
             let events = batch.events.iter().map(|event| (event.sequence_number, event.enqueued_at)).collect();
-            shares[0] = Share { events, batches, rejects, elsewhere: Vec::new() };
-            return Ok(Routed { shares, filtered: 0 });
+            shares[0] = Share { events, batches, rejects, ..Share::default() };
+            return Ok(Routed { shares, shared: Vec::new(), filtered: 0 });
         }
         let mut homes = vec![Home::DEFAULT; batch.events.len()];
-        let place = |number: i64| batch.events.binary_search_by_key(&number, |event| event.sequence_number).ok();
+        let mut places = Places::of(batch);
         // Of each event that has rows, by its first record.
         let mut firsts: Vec<Option<(i32, Decided)>> = vec![None; batch.events.len()];
         for (rows, schema_name) in batches.iter().zip(schema_names) {
             let decided = self.decide(rows, schema_name.as_deref())?;
             let keys = numbers(rows)?.iter().zip(indexes(rows)?);
             for ((number, index), mut decided) in keys.zip(decided) {
-                let Some(first) = place(*number).map(|at| &mut firsts[at]) else { continue };
+                let Some(first) = places.of_number(*number).map(|at| &mut firsts[at]) else { continue };
                 if first.as_ref().is_none_or(|(held, _)| index < held) {
                     self.save(batch, *number, &mut decided);
                     *first = Some((*index, decided));
@@ -71,17 +92,17 @@ impl Router {
                 shares[table].rejects.push(rejected(batch, at, why));
             }
         }
+        let mut shared = Vec::new();
         for rows in batches {
-            let of_events: Vec<_> = numbers(&rows)?.iter().map(|number| place(*number).map(|at| homes[at])).collect();
-            for (table, rows) in apart(rows, &of_events)? {
-                shares[table].batches.push(rows);
-            }
+            let place = |number: &i64| places.of_number(*number).map(|at| homes[at]);
+            let of_events: Vec<_> = numbers(&rows)?.iter().map(place).collect();
+            shared.extend(apart(rows, &of_events, &mut shares)?);
         }
         if !rejects.is_empty() {
             let decided = self.decide(&rows_of_rejects(batch, &rejects)?, None)?;
             for (reject, mut decided) in rejects.into_iter().zip(decided) {
                 self.save(batch, reject.event.sequence_number, &mut decided);
-                if let Some(at) = place(reject.event.sequence_number) {
+                if let Some(at) = places.of_number(reject.event.sequence_number) {
                     homes[at] = decided.home;
                 }
                 if let Home::Table(table) | Home::Letter(table) = decided.home {
@@ -103,7 +124,7 @@ impl Router {
             share.elsewhere = without(&all, &share.events, batch);
         }
         let filtered = homes.iter().filter(|home| **home == Home::Filtered).count() as u64;
-        Ok(Routed { shares, filtered })
+        Ok(Routed { shares, shared, filtered })
     }
 }
 
@@ -128,28 +149,61 @@ fn rejected(batch: &EventBatch, at: usize, text: &str) -> Reject {
     }
 }
 
-/// The rows of each table, where there are any; all of them as they are, where they are one's.
-fn apart(rows: RecordBatch, homes: &[Option<Home>]) -> Result<Vec<(usize, RecordBatch)>, ArrowError> {
+/// The places of events in their batch. Rows ascend, so the next one is at the same event or close behind.
+struct Places<'b> {
+    batch: &'b EventBatch,
+    at: usize,
+}
+
+impl<'b> Places<'b> {
+    fn of(batch: &'b EventBatch) -> Self {
+        Self { batch, at: 0 }
+    }
+
+    fn of_number(&mut self, number: i64) -> Option<usize> {
+        let events = &self.batch.events;
+        let is_at = |at: usize| events.get(at).is_some_and(|event| event.sequence_number == number);
+        let near = [self.at, self.at + 1].into_iter().find(|at| is_at(*at));
+        let found = near.or_else(|| events.binary_search_by_key(&number, |event| event.sequence_number).ok())?;
+        self.at = found;
+        Some(found)
+    }
+}
+
+/// Gives each table its rows: all of them as they are, where they are one's; many as a batch of their own; and
+/// of a few their places. Gives back the batch, where places of it were given.
+fn apart(
+    rows: RecordBatch,
+    homes: &[Option<Home>],
+    shares: &mut [Share],
+) -> Result<Option<Arc<SharedRows>>, ArrowError> {
     let table = |home: &Option<Home>| match home {
         Some(Home::Table(table)) => Some(*table),
         Some(Home::Filtered | Home::Letter(_)) | None => None,
     };
-    let Some(first) = homes.first() else { return Ok(Vec::new()) };
+    let Some(first) = homes.first() else { return Ok(None) };
     if homes.iter().all(|other| other == first) {
-        return Ok(table(first).map(|table| (table, rows)).into_iter().collect());
+        if let Some(table) = table(first) {
+            shares[table].batches.push(rows);
+        }
+        return Ok(None);
     }
-    let mut indexes: Vec<(usize, Vec<u32>)> = Vec::new();
+    let mut places: Vec<Vec<u32>> = vec![Vec::new(); shares.len()];
     for (row, table) in (0..).zip(homes.iter().map(table)) {
-        let Some(table) = table else { continue };
-        match indexes.binary_search_by_key(&table, |(table, _)| *table) {
-            Ok(at) => indexes[at].1.push(row),
-            Err(at) => indexes.insert(at, (table, vec![row])),
+        if let Some(table) = table {
+            places[table].push(row);
         }
     }
-    let take = |(table, indexes): (usize, Vec<u32>)| {
-        take_record_batch(&rows, &UInt32Array::from(indexes)).map(|rows| (table, rows))
-    };
-    indexes.into_iter().map(take).collect()
+    let mut shared = None;
+    for (share, places) in shares.iter_mut().zip(places).filter(|(_, places)| !places.is_empty()) {
+        if places.len() >= ROWS_WORTH_TAKING {
+            share.batches.push(take_record_batch(&rows, &UInt32Array::from(places))?);
+        } else {
+            let rows = shared.get_or_insert_with(|| Arc::new(SharedRows::new(rows.clone())));
+            share.picked.push(Picked::new(rows, places));
+        }
+    }
+    Ok(shared)
 }
 
 /// The numbers of a batch as runs without a hole; on a dense source one.

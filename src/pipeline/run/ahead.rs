@@ -1,11 +1,12 @@
 //! What waits for a flush, encoded as far as that is worth it.
 //!
 //! ```text
-//! push ─▶ recent ──(enough for a piece)──▶ an open chunk, one for each core that is free ──(close)──▶ closed
-//!            └────────────────────────── little is left for the flush ────────────────────────────────┴▶ take
+//! push ─▶ growing ─▶ recent ──(enough for a piece)──▶ an open chunk, one for each core that is free ──(close)──▶ closed
+//!                       └─────────────────────── little is left for the flush ───────────────────────────────┴▶ take
 //! ```
 //!
-//! A flush that is due closes the chunks first and then takes everything.
+//! A flush that is due closes the chunks first and then takes everything. What comes in small is joined as it comes:
+//! many tables of one pipeline have few of its events each, and fifty of twenty rows cost much more than one of a thousand.
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll};
@@ -30,8 +31,14 @@ const PIECE_BYTES_MIN: usize = 1 << 20;
 /// a fourth, where an eighth is usual. From then on the last closed one tells.
 const ENCODED_SHARE: u64 = 250;
 
+/// What a part grows to before others are joined to it no more. Less makes many small batches; more would be trimmed
+/// as a whole where a rival has some of it.
+const GROWN_BYTES: usize = 1 << 20;
+
 /// What came back from a thread that computes.
 pub(super) struct Encoded {
+    /// Parts whose rows are out from among those of other tables, and wait as before.
+    gathered: Vec<Part>,
     /// Still open, unless it was to be closed.
     open: Option<OpenChunk<Part>>,
     /// Parts of closed files, and such as the table lacks columns for.
@@ -42,6 +49,19 @@ pub(super) struct Encoded {
     share: Option<(usize, usize)>,
 }
 
+/// A part that others may be joined to.
+struct Growing {
+    part: Part,
+    /// What it holds of the budget.
+    bytes: usize,
+}
+
+impl Growing {
+    fn recent_bytes(&self) -> usize {
+        if self.part.is_elsewhere() { 0 } else { self.bytes }
+    }
+}
+
 pub(super) struct Ahead {
     encoder: Encoder,
     budget: MemoryBudget,
@@ -49,14 +69,13 @@ pub(super) struct Ahead {
     /// Not more than cores: encoding does nothing but compute.
     chunks_max: usize,
     recent: Vec<Part>,
-    /// What `recent` holds of the budget.
+    /// What parts with rows hold of the budget in `recent`, and such as still grow.
     recent_bytes: usize,
     idle: Vec<OpenChunk<Part>>,
     working: JoinSet<Result<Encoded, FileError>>,
     closed: Vec<Part>,
-    /// Of each partition what came last, while none of it is the table's: it grows in place, since many tables of one
-    /// pipeline have few of its events each.
-    elsewhere: BTreeMap<(PartitionKey, ReadPath), Part>,
+    /// Of each partition what came last, as long as it is small.
+    growing: BTreeMap<(PartitionKey, ReadPath), Growing>,
     /// What all of it holds of the budget.
     bytes: usize,
     /// A flush is due: what comes now stays as it is, or the flush would wait for ever.
@@ -75,7 +94,7 @@ impl Ahead {
             idle: Vec::new(),
             working: JoinSet::new(),
             closed: Vec::new(),
-            elsewhere: BTreeMap::new(),
+            growing: BTreeMap::new(),
             bytes: 0,
             is_closing: false,
         }
@@ -86,36 +105,66 @@ impl Ahead {
     }
 
     pub(super) fn push(&mut self, part: Part) {
-        if part.staged.is_elsewhere() {
-            self.push_elsewhere(part);
-            return;
+        let bytes = part.bytes();
+        let of = (part.staged.partition.clone(), part.path);
+        let grown = match self.growing.remove(&of) {
+            None => Growing { part, bytes },
+            Some(mut held) => {
+                self.bytes -= held.bytes;
+                self.recent_bytes -= held.recent_bytes();
+                match held.part.join(part, &self.budget) {
+                    Ok(()) if held.part.is_elsewhere() => held.bytes = held.part.bytes(),
+                    Ok(()) => held.bytes += bytes,
+                    Err(next) => self.settle(std::mem::replace(&mut held, Growing { part: *next, bytes })),
+                }
+                held
+            }
+        };
+        if grown.bytes >= GROWN_BYTES {
+            self.settle(grown);
+        } else {
+            self.bytes += grown.bytes;
+            self.recent_bytes += grown.recent_bytes();
+            self.growing.insert(of, grown);
         }
-        let bytes = part.reservation.bytes();
-        self.bytes += bytes;
-        self.recent_bytes += bytes;
-        self.recent.push(part);
         self.encode_if_enough();
     }
 
-    fn push_elsewhere(&mut self, mut part: Part) {
-        let of = (part.staged.partition.clone(), part.path);
-        if let Some(mut held) = self.elsewhere.remove(&of) {
-            self.bytes = self.bytes.saturating_sub(held.reservation.bytes());
-            match held.staged.join_elsewhere(part.staged) {
-                Ok(()) => {
-                    held.last_offset = part.last_offset;
-                    held.reservation.hold(held.staged.memory_bytes(), &self.budget);
-                    part = held;
-                }
-                Err(staged) => {
-                    part.staged = staged;
-                    self.bytes += held.reservation.bytes();
-                    self.closed.push(held);
-                }
-            }
+    /// Nothing is joined to it any more.
+    fn settle(&mut self, grown: Growing) {
+        self.bytes += grown.bytes;
+        self.recent_bytes += grown.recent_bytes();
+        let settled = if grown.part.is_elsewhere() { &mut self.closed } else { &mut self.recent };
+        settled.push(grown.part);
+    }
+
+    fn settle_all(&mut self) {
+        for grown in std::mem::take(&mut self.growing).into_values() {
+            self.bytes -= grown.bytes;
+            self.recent_bytes -= grown.recent_bytes();
+            self.settle(grown);
         }
-        self.bytes += part.reservation.bytes();
-        self.elsewhere.insert(of, part);
+    }
+
+    /// Takes out the rows that lie among those of other tables, so that these can go.
+    pub(super) fn gather(&mut self) {
+        if self.is_closing {
+            return;
+        }
+        self.settle_all();
+        let (parts, others) = std::mem::take(&mut self.recent).into_iter().partition(|part| !part.picked.is_empty());
+        self.recent = others;
+        let held = bytes_of(&parts);
+        self.recent_bytes -= held;
+        if !parts.is_empty() {
+            let budget = self.budget.clone();
+            let gathering = async move {
+                let gathered = gather(parts, &budget)?;
+                let now = bytes_of(&gathered);
+                Ok(Encoded { gathered, open: None, parts: Vec::new(), held: (held, now), share: None })
+            };
+            self.working.spawn_on(gathering, &compute::handle());
+        }
     }
 
     fn encode_if_enough(&mut self) {
@@ -132,10 +181,11 @@ impl Ahead {
 
     /// The first parts of `recent` that are a piece together.
     fn first_piece(&mut self) -> Vec<Part> {
+        self.settle_all();
         let mut taken = 0;
         let count = self.recent.iter().take_while(|part| {
             let before = taken;
-            taken += part.reservation.bytes();
+            taken += part.bytes();
             before < PIECE_BYTES
         });
         let count = count.count();
@@ -172,6 +222,8 @@ impl Ahead {
             self.encoded_share = (share as u64 * 5 / 4).clamp(20, 1000);
         }
         self.closed.extend(encoded.parts);
+        self.recent_bytes += bytes_of(&encoded.gathered);
+        self.recent.splice(0..0, encoded.gathered);
         match encoded.open {
             Some(open) if self.is_closing => self.work(open, Vec::new(), true),
             Some(open) => self.idle.push(open),
@@ -201,6 +253,7 @@ impl Ahead {
     /// to be encoded until the next [`Ahead::take`].
     pub(super) fn close(&mut self) -> bool {
         if !self.is_closing {
+            self.settle_all();
             // What came last goes with what is open: one file for both.
             let mut last = if self.idle.is_empty() { Vec::new() } else { std::mem::take(&mut self.recent) };
             if !last.is_empty() {
@@ -227,14 +280,15 @@ impl Ahead {
     pub(super) fn is_empty(&self) -> bool {
         self.recent.is_empty()
             && self.closed.is_empty()
-            && self.elsewhere.is_empty()
+            && self.growing.is_empty()
             && self.idle.is_empty()
             && self.working.is_empty()
     }
 
     pub(super) fn has_rows(&self) -> bool {
-        let mut waiting = self.closed.iter().chain(&self.recent);
-        !self.idle.is_empty() || !self.working.is_empty() || waiting.any(|part| part.staged.has_rows())
+        let growing = self.growing.values().map(|grown| &grown.part);
+        let mut waiting = self.closed.iter().chain(&self.recent).chain(growing);
+        !self.idle.is_empty() || !self.working.is_empty() || waiting.any(Part::has_rows)
     }
 
     /// What a flush would take, in bytes of the budget.
@@ -242,11 +296,11 @@ impl Ahead {
         self.bytes
     }
 
-    /// All of it, each partition in the order of its numbers.
+    /// All of it, each partition in the order of its numbers; [`gather`] goes before a flush of it.
     pub(super) fn take(&mut self) -> Vec<Part> {
+        self.settle_all();
         let mut parts = std::mem::take(&mut self.closed);
         parts.append(&mut self.recent);
-        parts.extend(std::mem::take(&mut self.elsewhere).into_values());
         (self.recent_bytes, self.bytes, self.is_closing) = (0, 0, false);
         let order = |part: &Part| (part.staged.partition.clone(), part.staged.range.from);
         parts.sort_by_cached_key(order);
@@ -269,7 +323,7 @@ async fn work(
 ) -> Result<Encoded, FileError> {
     let before = bytes_of(&parts);
     let (mut back, mut now) = (Vec::new(), 0);
-    for mut part in parts {
+    for mut part in gather(parts, &budget)? {
         if !part.staged.batches.is_empty() && open.fits(&part) {
             let rows = part.staged.row_bytes();
             let beside = part.staged.memory_bytes() - rows;
@@ -282,7 +336,7 @@ async fn work(
         }
     }
     if !close && !open.is_full() {
-        return Ok(Encoded { open: Some(open), parts: back, held: (before, now), share: None });
+        return Ok(Encoded { gathered: Vec::new(), open: Some(open), parts: back, held: (before, now), share: None });
     }
     let rows = open.row_bytes();
     let mut closed = open.close().await?;
@@ -293,9 +347,18 @@ async fn work(
     let held = (before + open_held, now + bytes_of(&closed));
     let files = closed.iter().map(|part| part.staged.encoded_bytes()).sum();
     back.append(&mut closed);
-    Ok(Encoded { open: None, parts: back, held, share: (rows > 0).then_some((rows, files)) })
+    Ok(Encoded { gathered: Vec::new(), open: None, parts: back, held, share: (rows > 0).then_some((rows, files)) })
+}
+
+/// Rows of each part as few batches of its own. CPU work.
+///
+/// # Errors
+/// As [`Part::gather`]
+pub(super) fn gather(mut parts: Vec<Part>, budget: &MemoryBudget) -> Result<Vec<Part>, FileError> {
+    parts.iter_mut().try_for_each(|part| part.gather(budget))?;
+    Ok(parts)
 }
 
 fn bytes_of(parts: &[Part]) -> usize {
-    parts.iter().map(|part| part.reservation.bytes()).sum()
+    parts.iter().map(Part::bytes).sum()
 }

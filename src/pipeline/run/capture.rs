@@ -214,7 +214,7 @@ impl Pipeline {
         };
         let listing = Arc::new(captures.list(between.from).await.map_err(SourceError::from)?);
         let writers = setup::open_tables(spec, &parts.places, &options.fault_points).await?;
-        parts.router = setup::router(spec, &parts.places, &writers).await?;
+        parts.router = setup::router(&parts.router, spec, &parts.places, &writers).await?;
         let mut pipeline = Self::new(spec, parts, None, writers, options, status, shutdown);
         pipeline.captures.generations = generations(project, spec, between)?;
         pipeline.read_accepted().await;

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ahead::gather;
 use super::target::{Target, lowest_committed};
 use super::{Pipeline, TRIES_WHEN_CATCHING_UP};
 use crate::checkpoint::PartitionKey;
+use crate::compute;
 use crate::error::{Classify as _, Retry};
 use crate::fault_points::FaultPoint;
 use crate::pipeline::checkpoints::Committed;
 use crate::pipeline::partition::{Part, ReadPath, report};
 use crate::pipeline::status::{LastCommit, State};
 use crate::sink::delta::SinkError;
+use crate::sink::delta::files::FileError;
 use crate::sink::delta::writer::{Counts, Flushed, TableWriter};
 use crate::telemetry::metrics;
 
@@ -58,12 +61,32 @@ impl Pipeline {
         let Some(mut writer) = target.writer.take() else { return };
         target.retry_at = None;
         target.pending_since = None;
-        let parts = target.pending.take();
+        let (parts, budget, table) = (target.pending.take(), self.budget.clone(), target.table.clone());
         self.flush.spawn(async move {
             let began = Instant::now();
-            let result = writer.flush(&parts).await;
+            let gathered = compute::spawn(move || gather(parts, &budget)).await.map_err(FileError::Task).flatten();
+            let (parts, result) = match gathered {
+                Ok(parts) => {
+                    let result = writer.flush(&parts).await;
+                    (parts, result)
+                }
+                // They are gone, and nothing may be committed over them: no error of this kind is tried again.
+                Err(source) => (Vec::new(), Err(SinkError::File { table, source })),
+            };
             FlushEnded { target: at, writer, parts, result, took: began.elapsed() }
         });
+    }
+
+    /// Where batches of which several tables have rows hold a good part of the budget, each table takes its rows out: one
+    /// that is flushed seldom would hold all of them for a few rows.
+    pub(super) fn gather_if_crowded(&mut self) {
+        if self.pool.bytes() >= self.budget.capacity() / 4 {
+            self.gather();
+        }
+    }
+
+    fn gather(&mut self) {
+        self.targets.iter_mut().for_each(|target| target.pending.gather());
     }
 
     /// The table that holds most, where all of them together hold as much as one may. With one alone its own share is
@@ -90,6 +113,13 @@ impl Pipeline {
     }
 
     pub(super) fn make_room(&mut self) {
+        // What only few rows are wanted of goes first.
+        if self.pool.bytes() >= self.budget.capacity() / 16 {
+            self.gather();
+            if self.targets.iter().any(|target| target.pending.is_working()) {
+                return;
+            }
+        }
         if let Some(at) = self.largest(|target| target.pending.may_make_room()) {
             self.targets[at].pending.make_room();
         } else if let Some(at) = self.largest(Target::may_flush_early) {

@@ -153,7 +153,7 @@ impl Pipeline {
             false => captures.list(from).await.map_err(SourceError::from)?,
         };
         let listing = Arc::new(listing);
-        parts.router = setup::router(spec, &parts.places, &writers).await?;
+        parts.router = setup::router(&parts.router, spec, &parts.places, &writers).await?;
         let mut pipeline = Self::new(spec, parts, None, writers, options, status, shutdown);
         for (partition, begins) in begins {
             for (target, begins) in pipeline.targets.iter_mut().zip(begins) {

@@ -50,7 +50,7 @@ pub(super) async fn open(
 ) -> Result<Opened, PipelineError> {
     if !spec.is_live {
         let writers = setup::open_tables(spec, &parts.places, &options.fault_points).await?;
-        let router = setup::router(spec, &parts.places, &writers).await?;
+        let router = setup::router(&parts.router, spec, &parts.places, &writers).await?;
         return Ok(Opened { source: None, writers, starts: Vec::new(), router });
     }
     let source = setup::connect(project, spec).await?;
@@ -70,6 +70,6 @@ pub(super) async fn open(
     let checkpoints = &parts.checkpoints;
     let catch_up = options.until_caught_up;
     let starts = setup::starts(&source, checkpoints, &mut writers, spec, &partitions, &captured, catch_up).await?;
-    let router = setup::router(spec, &parts.places, &writers).await?;
+    let router = setup::router(&parts.router, spec, &parts.places, &writers).await?;
     Ok(Opened { source: Some(source), writers, starts, router })
 }

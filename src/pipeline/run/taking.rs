@@ -46,7 +46,7 @@ impl Pipeline {
         }
         let received = part.staged.received();
         let (pipeline, table, partition) = self.labels_of(at, &part.staged.partition);
-        metrics::received(pipeline, table, partition, received, part.reservation.bytes() as u64);
+        metrics::received(pipeline, table, partition, received, part.bytes() as u64);
         self.move_in_flight(at, &part.staged.partition, |held| held + received);
         let target = &mut self.targets[at];
         target.pending_since.get_or_insert_with(Instant::now);

@@ -74,23 +74,24 @@ impl Staged {
         self.events.is_empty() && self.rejects.is_empty() && !self.has_rows()
     }
 
-    /// Takes in what follows it at once, when neither has an event of the table; gives it back when it doesn't fit.
-    ///
-    /// # Errors
-    /// What doesn't fit.
-    pub fn join_elsewhere(&mut self, next: Self) -> Result<(), Self> {
-        let follows = self.partition == next.partition && self.range.to == next.range.from;
-        if !follows || !self.is_elsewhere() || !next.is_elsewhere() {
-            return Err(next);
-        }
+    /// Whether `next` begins where it ends, and neither is encoded.
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        let are_rows = self.encoded.is_none() && next.encoded.is_none();
+        are_rows && self.range.to == next.range.from && self.partition == next.partition
+    }
+
+    /// Takes in what follows it.
+    pub fn join(&mut self, next: Self) {
         self.range.to = next.range.to;
+        self.events.extend(next.events);
+        self.batches.extend(next.batches);
+        self.rejects.extend(next.rejects);
         for run in next.elsewhere {
             match self.elsewhere.last_mut().filter(|last| last.range.to == run.range.from) {
                 Some(last) => *last = Run { range: Range::new(last.range.from, run.range.to), ..run },
                 None => self.elsewhere.push(run),
             }
         }
-        Ok(())
     }
 
     pub fn has_rows(&self) -> bool {
