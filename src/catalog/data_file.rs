@@ -27,6 +27,9 @@ use super::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue};
 /// ones are held twice. This is what DuckDB writes; readers work on row groups side by side.
 pub const ROW_GROUP_ROWS: usize = 128 << 10;
 
+/// And bytes of one, as far as they are encoded: rows of a megabyte each would make such a group of any size.
+const ROW_GROUP_BYTES: usize = 32 << 20;
+
 /// Files above this are stored in parts of this size. A part that fails is sent again by itself; smaller
 /// ones cost more requests.
 const PART_BYTES: usize = 16 << 20;
@@ -77,9 +80,18 @@ impl DataFile {
     /// # Errors
     /// [`FileError::Store`]; what was stored by then stays for vacuum.
     pub async fn store(&self, store: &LogStoreRef) -> Result<Add, FileError> {
-        let folder = self.add.path.rsplit_once('/').map(|(folder, _)| format!("{folder}/")).unwrap_or_default();
+        let folder = self.add.path.rsplit_once('/').map(|(folder, _)| folder).unwrap_or_default();
+        self.store_in(store, folder).await
+    }
+
+    /// As [`Self::store`], in a folder of the table.
+    ///
+    /// # Errors
+    /// As [`Self::store`]
+    pub async fn store_in(&self, store: &LogStoreRef, folder: &str) -> Result<Add, FileError> {
+        let slash = if folder.is_empty() { "" } else { "/" };
         let mut add = self.add.clone();
-        add.path = format!("{folder}part-00000-{}-c000.zstd.parquet", Uuid::new_v4());
+        add.path = format!("{folder}{slash}part-00000-{}-c000.zstd.parquet", Uuid::new_v4());
         let path = Path::parse(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
         let to = store.object_store(None);
         upload(to.as_ref(), &path, self.bytes.clone()).await.map_err(|source| stored(&path, source))?;
@@ -110,6 +122,18 @@ pub struct Columns<'a> {
     /// Columns that ascend, so that the statistics of their pages let readers skip pages. For all others those
     /// of whole chunks, which Delta's own are made of, say as much and cost less.
     pub ascending: &'a [&'a str],
+    pub indexed: Indexed<'a>,
+}
+
+/// The columns whose least and greatest values the log tells of each file. They stand there for as long as the log
+/// does, which may be longer than the file.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Indexed<'a> {
+    #[default]
+    All,
+    /// As a table's properties say it.
+    First(DataSkippingNumIndexedCols),
+    Named(&'a [&'a str]),
 }
 
 /// Encodes rows, in their order, as one file a partition (or several, where one would get too large).
@@ -125,15 +149,17 @@ impl Encoder {
     /// [`FileError::Encode`].
     pub fn new(table: &SchemaRef, partition_columns: &[String], columns: Columns<'_>) -> Result<Self, FileError> {
         let store = Arc::new(InMemory::new());
-        let config = WriterConfig::new(
-            Arc::clone(table),
-            partition_columns.to_vec(),
-            Some(properties(columns)?),
-            None,
-            None,
-            DataSkippingNumIndexedCols::AllColumns,
-            None,
-        );
+        let (first, named) = match columns.indexed {
+            Indexed::All => (DataSkippingNumIndexedCols::AllColumns, None),
+            Indexed::First(first) => (first, None),
+            Indexed::Named(named) => {
+                let named = named.iter().map(|name| (*name).to_owned()).collect();
+                (DataSkippingNumIndexedCols::AllColumns, Some(named))
+            }
+        };
+        let properties = Some(properties(columns)?);
+        let partitions = partition_columns.to_vec();
+        let config = WriterConfig::new(Arc::clone(table), partitions, properties, None, None, first, named);
         let writer = DeltaWriter::new(Arc::clone(&store) as Arc<dyn ObjectStore>, config);
         Ok(Self { store, writer })
     }
@@ -177,6 +203,7 @@ fn properties(columns: Columns<'_>) -> Result<WriterProperties, FileError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
     let properties = columns

@@ -50,6 +50,29 @@ impl ActiveFile {
     }
 }
 
+/// What statistics of a file tell without its rows.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Statistics {
+    #[serde(rename = "numRecords")]
+    pub rows: Option<u64>,
+    /// By column; nested ones are objects.
+    pub min_values: serde_json::Value,
+    pub null_count: serde_json::Value,
+}
+
+impl Statistics {
+    /// None where there are none, or none that can be read.
+    pub fn read(text: Option<&str>) -> Option<Self> {
+        serde_json::from_str(text?).ok()
+    }
+}
+
+/// How many rows a file has, as its statistics say.
+pub fn rows_in(statistics: Option<&str>) -> Option<u64> {
+    Statistics::read(statistics)?.rows
+}
+
 impl From<&Add> for ActiveFile {
     fn from(add: &Add) -> Self {
         Self {

@@ -205,11 +205,9 @@ async fn run_list(args: ListArgs, project: &ProjectSpec, global: &Global) -> Res
         }
         return Ok(Exit::Well.into());
     };
-    let mut versions = Vec::new();
-    for version in registry.subjects.versions(&subject).await? {
-        let SubjectVersion { version, id, .. } = registry.subjects.version(&subject, version).await?;
-        versions.push(ShownVersion { version, id });
-    }
+    let versions = registry.subjects.all(&subject).await?;
+    let versions: Vec<ShownVersion> =
+        versions.into_iter().map(|SubjectVersion { version, id, .. }| ShownVersion { version, id }).collect();
     match args.format {
         Format::Json => output.json(&ShownVersions { subject, versions })?,
         Format::Text => {

@@ -53,7 +53,8 @@ pub(super) struct MaintenanceTable {
     /// are rewritten more often.
     #[schemars(extend("default" = MIN_FILES), range(min = 2))]
     pub min_files: Option<u32>,
-    /// How much a compaction holds in memory, one table at a time; beyond it rows go to temporary files.
+    /// How much a compaction holds in memory, one table at a time; beyond it rows go to temporary files. A file in the making, of
+    /// `target_file_bytes`, should fit into half of it.
     #[schemars(extend("default" = MEMORY))]
     pub memory: Option<SizeText>,
     /// A checkpoint of the log is written once it has this many commits since the last one.

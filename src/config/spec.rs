@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use chrono::{DateTime, Utc};
 
 pub use super::transform_spec::{
-    Declaration, Dedupe, Expectation, Mode, OnViolation, SkippedVersion, TransformSpec, Trigger,
+    Declaration, Dedupe, Expectation, LARGEST_SQL_BYTES, Mode, OnViolation, SkippedVersion, TransformSpec, Trigger,
 };
 
 use super::capture_name::NameTemplate;

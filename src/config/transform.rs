@@ -15,7 +15,8 @@ use super::problem::{Place, Problem, SourceFile, quoted};
 use super::project::Shared;
 use super::reading::Reading;
 use super::spec::{
-    Declaration, Dedupe, Expectation, Mode, OnViolation, SkippedVersion, TableName, TransformSpec, Trigger,
+    Declaration, Dedupe, Expectation, LARGEST_SQL_BYTES, Mode, OnViolation, SkippedVersion, TableName, TransformSpec,
+    Trigger,
 };
 use super::{maintenance, text};
 
@@ -25,9 +26,6 @@ const LONGEST_EVERY: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// Shorter than this and a producer's own retries lie outside.
 const SHORTEST_DEDUPE: Duration = Duration::from_secs(60);
 const LONGEST_DEDUPE: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
-
-/// A query is written by hand: what is larger is another kind of file, and reading it would only cost memory.
-const LARGEST_SQL_BYTES: usize = 256 * 1024;
 
 /// Longer than any name that tools show, and a bound for messages.
 const LONGEST_COLUMN: usize = 255;

@@ -11,6 +11,9 @@ use super::document::{Node, Value};
 use super::problem::{Place, SourceFile};
 use super::spec::{MaintenanceSpec, TableName};
 
+/// A query is written by hand: what is larger is another kind of file, and reading it would only cost memory.
+pub const LARGEST_SQL_BYTES: usize = 256 * 1024;
+
 /// A table made of other tables, by one SQL query.
 #[derive(Debug, Clone)]
 pub struct TransformSpec {

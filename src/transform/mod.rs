@@ -37,4 +37,4 @@ pub use output::{HISTORY_COLUMNS, Output, plain_schema, table_schema};
 pub use place::place_of_column;
 pub use plan::{checked, columns_read, logical_plan, planned};
 pub use session::{CATALOG, register, session, session_config};
-pub use sql::{Input, LARGEST_SQL_BYTES, Parsed, parse, parse_query};
+pub use sql::{Input, Parsed, parse, parse_query};

@@ -20,8 +20,6 @@ use super::CATALOG;
 use crate::catalog::sql::{SqlProblem, problem};
 use crate::config::spec::{TableName, TransformSpec};
 
-pub use measure::LARGEST_SQL_BYTES;
-
 /// How deep a query may nest: parentheses, subqueries, functions of functions. DataFusion's own default; more would
 /// need a larger stack than threads have.
 pub(super) const DEEPEST_NESTING: usize = 50;

@@ -386,6 +386,111 @@ async fn retention_takes_what_is_older_and_no_more() {
     assert_eq!((complete(&lake), held(&lake).await.len()), ((14, 1, 1), 1));
 }
 
+/// What the log says of the values in files that it names or named, by column; and the bytes of all of it.
+fn told_by_log(lake: &Lakehouse) -> (BTreeSet<String>, Vec<u8>) {
+    let (mut columns, mut bytes) = (BTreeSet::new(), Vec::new());
+    for entry in std::fs::read_dir(lake.path().join("lake/bronze/leads__dead_letters/_delta_log")).expect("a log") {
+        let entry = std::fs::read(entry.expect("an entry").path());
+        let Ok(entry) = entry else { continue };
+        for line in String::from_utf8_lossy(&entry).lines() {
+            let action: Value = serde_json::from_str(line).unwrap_or_default();
+            let Some(stats) = action["add"]["stats"].as_str() else { continue };
+            let stats: Value = serde_json::from_str(stats).expect("statistics");
+            assert!(stats["numRecords"].as_u64() > Some(0));
+            for kind in ["minValues", "maxValues"] {
+                columns.extend(stats[kind].as_object().expect("values").keys().cloned());
+            }
+        }
+        bytes.extend(entry);
+    }
+    (columns, bytes)
+}
+
+#[tokio::test]
+async fn the_log_repeats_no_text_of_a_letter_whoever_writes_its_file() {
+    const WORDS: &str = "the datum ends early";
+    let is_told = |bytes: &[u8]| bytes.windows(WORDS.len()).any(|window| window == WORDS.as_bytes());
+    let lake = Lakehouse::with_leads().await;
+    std::fs::write(lake.path().join("sluice.toml"), {
+        let text = std::fs::read_to_string(lake.path().join("sluice.toml")).expect("the project");
+        format!("{text}\n[maintenance]\nmin_files = 2\n")
+    })
+    .expect("written");
+    let texts = ["_offset", "content_type", "framing", "_schema_id", "error_class", "error", "pipeline", "_origin"];
+    let check = |when: &str| {
+        let (columns, bytes) = told_by_log(&lake);
+        assert!(columns.contains("_sequence_number") && columns.contains("rejected_at"), "{when}: {columns:?}");
+        assert!(texts.iter().all(|text| !columns.contains(*text)), "{when}: {columns:?}");
+        assert!(!is_told(&bytes), "{when}: the log repeats the words of an error");
+    };
+    check("as flushes write them");
+    let maintained = lake.sluice(&["maintain", LETTERS, "--format", "json"]);
+    assert_eq!(maintained.json()["tables"][0]["compacted_files"], 2, "{}{}", maintained.stdout, maintained.stderr);
+    check("compacted");
+    expect_avro(&lake);
+    replayed(&lake, &["--key", "0/3"], 1);
+    check("replayed, and failed again");
+    ran(&lake, &["drop", "leads", "--key", "0/7", "--yes"], 0);
+    check("dropped");
+    assert_eq!(complete(&lake), (13, 2, 1));
+
+    // One that an earlier version has made says what it said, and nothing more from its next commit on.
+    let lake = Lakehouse::with_leads().await;
+    earlier(&lake).await;
+    assert!(is_told(&told_by_log(&lake).1), "or this says nothing");
+    let mut live = lake.writer(TABLE).await;
+    live.flush(&[staged("0", 10..12, &[10])]).await.expect("the flush lands");
+    let opened = lake.opened(LETTERS).await;
+    let metadata = opened.snapshot().expect("a snapshot").metadata();
+    let indexed = metadata.configuration().get("delta.dataSkippingStatsColumns").expect("the property");
+    assert!(indexed.starts_with("_source,_partition,_sequence_number"), "{indexed}");
+    let newest = lake.path().join("lake/bronze/leads__dead_letters/_delta_log");
+    let newest = newest.join(format!("{:020}.json", opened.version().expect("a version")));
+    assert!(!is_told(&std::fs::read(newest).expect("the commit")));
+}
+
+/// The data files of the letters.
+fn files(lake: &Lakehouse) -> BTreeSet<std::path::PathBuf> {
+    let folder = std::fs::read_dir(lake.path().join("lake/bronze/leads__dead_letters")).expect("a table");
+    let paths = folder.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "parquet")).collect()
+}
+
+#[tokio::test]
+async fn retention_reads_no_file_that_the_log_knows_to_hold_nothing_old() {
+    let lake = Lakehouse::with_leads().await;
+    declare(&lake, "commit_every = \"100ms\"", "commit_every = \"100ms\"\ndead_letters_retention = \"1h\"");
+    let expired = |lake: &Lakehouse| ran(lake, &["expire", "--format", "json"], 0).json()["tables"][0].clone();
+    age(&lake, &[3], 2).await;
+    assert_eq!(expired(&lake)["expired"], 1);
+    let before = files(&lake);
+    let mut writer = lake.writer(TABLE).await;
+    writer.flush(&[staged("0", 10..12, &[10])]).await.expect("the flush lands");
+    let young = files(&lake).difference(&before).cloned().collect::<Vec<_>>();
+    assert_eq!(young.len(), 1, "{young:?}");
+    // Whoever opened it now would say so.
+    std::fs::rename(&young[0], lake.path().join("elsewhere")).expect("moved away");
+    let done = expired(&lake);
+    assert_eq!((&done["expired"], &done["counted"]), (&json!(0), &json!(0)), "{done}");
+    std::fs::rename(lake.path().join("elsewhere"), &young[0]).expect("moved back");
+    age(&lake, &[7, 10], 2).await;
+    assert_eq!(expired(&lake)["expired"], 2);
+    assert_eq!(complete(&lake), (14, 3, 3));
+}
+
+#[tokio::test]
+async fn a_letter_of_a_partition_that_the_ledger_does_not_know_is_shown() {
+    let lake = Lakehouse::with_leads().await;
+    let in_flight = DeadLetter { partition: partition("7"), ..held(&lake).await.remove(0) };
+    let table = lake.opened(LETTERS).await;
+    table.write([to_rows([&in_flight]).expect("rows")]).with_save_mode(SaveMode::Append).await.expect("it lands");
+    for key in ["7/3", "emulator/leads/7/3"] {
+        let shown = ran(&lake, &["show", "leads", key, "--format", "json"], 0).json();
+        assert_eq!((&shown["partition"], &shown["state"]), (&json!("7"), &json!("in-flight")), "{shown}");
+    }
+    ran(&lake, &["show", "leads", "emulator/other/7/3"], 1);
+}
+
 /// Makes letters older by so many hours.
 async fn age(lake: &Lakehouse, numbers: &[i64], hours: i64) {
     let mut letters = HeldLetters::open(log(lake)).await.expect("opens").expect("is there");

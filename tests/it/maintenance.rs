@@ -342,6 +342,34 @@ async fn a_file_whose_rows_are_not_what_its_log_says_is_left_alone() {
     assert_eq!(data_files(&lake, "bronze.leads").len(), 14, "what it wrote is gone again");
 }
 
+/// By the system's own word: a process that may write no more than so much to a file.
+#[tokio::test]
+async fn a_store_that_refuses_the_end_of_a_file_is_an_error_and_changes_nothing() {
+    let lake = Lakehouse::with_leads().await;
+    small_commits(&lake, 10, 6).await;
+    let (before, held) = (rows(&lake), data_files(&lake, "bronze.leads"));
+    let plain = lake.command(&["maintain", "bronze.leads", "--format", "json"]);
+    let mut bounded = std::process::Command::new("bash");
+    bounded
+        .args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$0\" \"$@\""])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    bounded.current_dir(plain.get_current_dir().expect("the project's folder"));
+    bounded.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let said = bounded.output().expect("sluice runs");
+    let words = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(3), "{words}");
+    let told: Value = serde_json::from_slice(&said.stdout).expect("a report");
+    let error = told["tables"][0]["error"].as_str().expect("an error");
+    assert!(
+        error.contains("files of table `bronze.leads` can't be written") && error.contains("can't be stored"),
+        "{error}"
+    );
+    assert!(!words.contains("panicked"), "{words}");
+    assert_eq!((rows(&lake), data_files(&lake, "bronze.leads")), (before, held));
+    assert_eq!(maintain(&lake, &["bronze.leads"])[0]["compacted_files"], 14);
+}
+
 #[tokio::test]
 async fn one_process_at_a_time_maintains_a_table() {
     let lake = Lakehouse::with_leads().await;

@@ -264,6 +264,15 @@ async fn a_folder_is_listed_checked_and_registered_in() {
     assert!(lake.path().join("registry/insurer.Lead.v002.avsc").is_file());
     let said = ran(&lake, &["register", "insurer.Elsewhere", "one.avsc"], 1);
     assert!(said.stderr.contains("the full name of the record"), "{}", said.stderr);
+    // A file's name may be an id, but no fingerprint: that is what its content has.
+    let other = told(&lake, &["list", "insurer.Other"], 0)["versions"][0]["id"].clone();
+    std::fs::rename(lake.path().join("registry/other.avsc"), lake.path().join("registry/0123456789abcdef.avsc"))
+        .expect("renamed");
+    assert_eq!(told(&lake, &["list", "insurer.Other"], 0)["versions"], json!([{"version": 1, "id": other}]));
+    assert_eq!(told(&lake, &["show", "--id", other.as_str().expect("an id")], 0)["id"], other);
+    std::fs::rename(lake.path().join("registry/0123456789abcdef.avsc"), lake.path().join("registry/42.avsc"))
+        .expect("renamed");
+    assert_eq!(told(&lake, &["list", "insurer.Other"], 0)["versions"], json!([{"version": 1, "id": "42"}]));
 }
 
 fn event(schema: &str, id: &str, value: Vec<(&str, Avro)>) -> StoredMessageInput {

@@ -1,7 +1,8 @@
 //! One job of compaction: read its files, write their rows as fewer files, commit without data change.
 //!
 //! Rows are put in order where the table has one, so that the statistics of the new files say more than
-//! those of the old ones did. What is sorted is bounded; beyond that it goes to temporary files.
+//! those of the old ones did. What is sorted is bounded; beyond that it goes to temporary files. A file in the making
+//! lies in memory until it is whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,29 +22,25 @@ use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
+use deltalake::ObjectMeta;
 use deltalake::kernel::Add;
-use deltalake::parquet::basic::{Compression, ZstdLevel};
-use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
-use deltalake::parquet::schema::types::ColumnPath;
 use deltalake::protocol::DeltaOperation;
-use deltalake::{DeltaTableError, ObjectMeta};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde_json::json;
 
-use super::jobs::{Job, plan, rows_of};
+use super::jobs::{Job, plan};
 use super::{MaintainedTable, MaintenanceError};
+use crate::batch::bronze;
+use crate::catalog::data_file::{self, Columns, Encoder, FileError, Indexed};
 use crate::catalog::filling::filled;
 use crate::catalog::rewrite::{Change, Kind, Lost, Outcome, commit};
-use crate::catalog::state::{ActiveFile, active_files, arrow_schema};
+use crate::catalog::state::{ActiveFile, active_files, arrow_schema, rows_in};
 use crate::config::spec::MaintenanceSpec;
 
-/// Large enough that readers open few, small enough that one in the making takes little memory and
-/// that statistics of it let readers pass it over.
-const ROW_GROUP_BYTES: usize = 32 << 20;
+/// What is known of the columns of events; other tables have none of these names.
+const DISTINCT: [&str; 3] = [bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EVENT_ID];
+const ASCENDING: [&str; 2] = [bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT];
 
 /// Rows that are handled together, where nothing is known of their size or they are small.
 const MOST_ROWS_A_BATCH: usize = 8192;
@@ -124,7 +121,7 @@ impl MaintainedTable {
         match output.write_all(rows).await {
             Ok(()) => Ok(Written { adds: output.adds, rows: output.rows }),
             Err(error) => {
-                delete(self.log.store().object_store(None).as_ref(), &output.adds).await;
+                data_file::delete(self.log.store(), &output.adds).await;
                 Err(error)
             }
         }
@@ -156,7 +153,7 @@ impl MaintainedTable {
             Outcome::Landed(version) => Ok(Compacted::Landed(version)),
             Outcome::Lost { why, may_still_land } => {
                 if !may_still_land {
-                    delete(self.log.store().object_store(None).as_ref(), &written.adds).await;
+                    data_file::delete(self.log.store(), &written.adds).await;
                 }
                 Ok(Compacted::Lost(why))
             }
@@ -235,9 +232,7 @@ fn folder_of(job: &Job, partitions: &[String]) -> String {
 /// The files that a job becomes, one after another.
 struct FilesOfJob<'a> {
     table: &'a MaintainedTable,
-    store: Arc<dyn ObjectStore>,
     folder: String,
-    config: WriterConfig,
     partition_values: &'a HashMap<String, Option<String>>,
     expected_rows: Option<u64>,
     rows_a_file: u64,
@@ -248,26 +243,9 @@ struct FilesOfJob<'a> {
 
 impl<'a> FilesOfJob<'a> {
     fn new(table: &'a MaintainedTable, job: &'a Job, folder: String, schema: &SchemaRef) -> Self {
-        let root = table.log.store().object_store(None);
-        let store: Arc<dyn ObjectStore> = match folder.as_str() {
-            "" => root,
-            // It was a path before.
-            folder => Arc::new(PrefixStore::new(root, Path::parse(folder).unwrap_or_default())),
-        };
-        let config = WriterConfig::new(
-            Arc::clone(schema),
-            Vec::new(),
-            Some(properties(schema)),
-            None,
-            None,
-            table.wants.indexed_columns,
-            table.wants.statistics_of.clone(),
-        );
         Self {
             table,
-            store,
             folder,
-            config,
             partition_values: &job.partition_values,
             expected_rows: job.rows,
             rows_a_file: job.rows.map_or(u64::MAX, |rows| rows.div_ceil(job.becomes).max(1)),
@@ -278,17 +256,30 @@ impl<'a> FilesOfJob<'a> {
     }
 
     async fn write_all(&mut self, mut rows: SendableRecordBatchStream) -> Result<(), MaintenanceError> {
-        let mut writer = None;
-        let written = self.write_rows(&mut rows, &mut writer).await;
-        match written {
-            Ok(()) => self.close(writer).await?,
-            Err(error) => {
-                if let Some((writer, _)) = writer {
-                    // What fails is said by the error; parts of a file that stay are the store's to clean up.
-                    drop(writer.abort().await);
+        let read = |source| MaintenanceError::Read { table: self.table.log.table.clone(), source: Box::new(source) };
+        let mut open: Option<(Encoder, u64)> = None;
+        while let Some(batch) = rows.try_next().await.map_err(read)? {
+            let rest = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec());
+            let mut rest = rest.map_err(|source| self.failed(FileError::rows(source)))?;
+            while rest.num_rows() > 0 {
+                let (mut encoder, held) = match open.take() {
+                    Some(open) => open,
+                    None => (self.encoder()?, 0),
+                };
+                let room = usize::try_from(self.rows_a_file - held).unwrap_or(usize::MAX).min(rest.num_rows());
+                encoder.write(&rest.slice(0, room)).await.map_err(|source| self.failed(source))?;
+                rest = rest.slice(room, rest.num_rows() - room);
+                let held = held + room as u64;
+                self.rows += room as u64;
+                if held >= self.rows_a_file {
+                    self.close(encoder, held).await?;
+                } else {
+                    open = Some((encoder, held));
                 }
-                return Err(error);
             }
+        }
+        if let Some((encoder, held)) = open {
+            self.close(encoder, held).await?;
         }
         match self.expected_rows {
             Some(expected) if expected != self.rows => {
@@ -298,41 +289,22 @@ impl<'a> FilesOfJob<'a> {
         }
     }
 
-    async fn write_rows(
-        &mut self,
-        rows: &mut SendableRecordBatchStream,
-        writer: &mut Option<(DeltaWriter, u64)>,
-    ) -> Result<(), MaintenanceError> {
-        let read = |source| MaintenanceError::Read { table: self.table.log.table.clone(), source: Box::new(source) };
-        while let Some(batch) = rows.try_next().await.map_err(read)? {
-            let mut rest = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())
-                .map_err(|source| self.failed(source.into()))?;
-            while rest.num_rows() > 0 {
-                let (open, held) =
-                    writer.get_or_insert_with(|| (DeltaWriter::new(Arc::clone(&self.store), self.config.clone()), 0));
-                let room = usize::try_from(self.rows_a_file - *held).unwrap_or(usize::MAX).min(rest.num_rows());
-                let failed = open.write(&rest.slice(0, room)).await;
-                failed.map_err(|source| self.failed(source))?;
-                rest = rest.slice(room, rest.num_rows() - room);
-                *held += room as u64;
-                self.rows += room as u64;
-                if *held >= self.rows_a_file {
-                    let full = writer.take();
-                    self.close(full).await?;
-                }
-            }
-        }
-        Ok(())
+    fn encoder(&self) -> Result<Encoder, MaintenanceError> {
+        let wants = &self.table.wants;
+        let named: Option<Vec<&str>> =
+            wants.statistics_of.as_ref().map(|named| named.iter().map(String::as_str).collect());
+        let indexed = named.as_deref().map_or(Indexed::First(wants.indexed_columns), Indexed::Named);
+        let columns = Columns { distinct: &DISTINCT, ascending: &ASCENDING, indexed };
+        // The folder stands for the partition: what is written has none of its columns.
+        Encoder::new(&self.schema, &[], columns).map_err(|source| self.failed(source))
     }
 
-    async fn close(&mut self, writer: Option<(DeltaWriter, u64)>) -> Result<(), MaintenanceError> {
-        let Some((writer, rows)) = writer else { return Ok(()) };
-        let adds = writer.close().await.map_err(|source| self.failed(source))?;
-        let says: Option<u64> = adds.iter().map(|add| rows_of(&ActiveFile::from(add))).sum();
-        for mut add in adds {
-            if !self.folder.is_empty() {
-                add.path = format!("{}/{}", self.folder, add.path);
-            }
+    async fn close(&mut self, encoder: Encoder, rows: u64) -> Result<(), MaintenanceError> {
+        let mut says = Some(0);
+        for file in encoder.close().await.map_err(|source| self.failed(source))? {
+            let stored = file.store_in(self.table.log.store(), &self.folder).await;
+            let mut add = stored.map_err(|source| self.failed(source))?;
+            says = says.zip(rows_in(add.stats.as_deref())).map(|(says, rows)| says + rows);
             add.partition_values.clone_from(self.partition_values);
             add.data_change = false;
             self.adds.push(add);
@@ -345,41 +317,7 @@ impl<'a> FilesOfJob<'a> {
         }
     }
 
-    fn failed(&self, source: DeltaTableError) -> MaintenanceError {
-        MaintenanceError::Write { table: self.table.log.table.clone(), source: Box::new(source) }
+    fn failed(&self, source: FileError) -> MaintenanceError {
+        MaintenanceError::Write { table: self.table.log.table.clone(), source }
     }
-}
-
-/// Best effort: vacuum finds what stays.
-async fn delete(store: &dyn ObjectStore, adds: &[Add]) {
-    for add in adds {
-        let Ok(path) = Path::parse(&add.path) else { continue };
-        if let Err(error) = store.delete(&path).await {
-            tracing::debug!(file = add.path, %error, "a file that nothing names stays until vacuum finds it");
-        }
-    }
-}
-
-/// As the tables' other files have it: zstd 1, statistics of whole chunks, and of pages for what ascends; no dictionary
-/// of what hardly repeats.
-fn properties(schema: &Schema) -> WriterProperties {
-    use crate::batch::bronze;
-    let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        .set_created_by(concat!("sluicebox ", env!("CARGO_PKG_VERSION")).to_owned());
-    let has = |column: &&str| schema.field_with_name(column).is_ok();
-    let properties = [bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EVENT_ID]
-        .into_iter()
-        .filter(has)
-        .fold(properties, |held, column| held.set_column_dictionary_enabled(ColumnPath::from(column), false));
-    [bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT]
-        .into_iter()
-        .filter(has)
-        .fold(properties, |held, column| {
-            held.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Page)
-        })
-        .build()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::catalog::state::ActiveFile;
+use crate::catalog::state::{ActiveFile, rows_in};
 use crate::config::spec::MaintenanceSpec;
 
 /// A job reads at most so many times the target size. More would sort more rows together, but a job that
@@ -26,7 +26,7 @@ impl Job {
         let bytes = files.iter().map(size_of).sum::<u64>();
         Self {
             partition_values: files.first().map(|file| file.partition_values.clone()).unwrap_or_default(),
-            rows: files.iter().map(rows_of).sum(),
+            rows: files.iter().map(|file| rows_in(file.stats.as_deref())).sum(),
             bytes,
             becomes: bytes.div_ceil(target).max(1),
             files,
@@ -92,16 +92,6 @@ fn cut(mut files: Vec<ActiveFile>, target: u64) -> Vec<Job> {
 
 fn size_of(file: &ActiveFile) -> u64 {
     u64::try_from(file.size).unwrap_or(0)
-}
-
-/// What its statistics say.
-pub fn rows_of(file: &ActiveFile) -> Option<u64> {
-    #[derive(serde::Deserialize)]
-    struct Statistics {
-        #[serde(rename = "numRecords")]
-        rows: Option<u64>,
-    }
-    serde_json::from_str::<Statistics>(file.stats.as_deref()?).ok()?.rows
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use std::time::SystemTime;
 
 use super::CatalogError;
 use super::commit_log::{CommitLog, ReadAt};
+use super::data_file::FileError;
 use super::log::{TableHead, WantedUpkeep, log_store_to_read, read_head};
 use super::rewrite::Base;
 use super::state::refuse_unrewritable;
@@ -34,7 +35,7 @@ pub enum MaintenanceError {
     #[error("files of table `{table}` can't be read")]
     Read { table: String, source: Box<datafusion::error::DataFusionError> },
     #[error("files of table `{table}` can't be written")]
-    Write { table: String, source: Box<deltalake::DeltaTableError> },
+    Write { table: String, source: FileError },
     #[error("the folder of table `{table}` can't be listed, or what is to go can't be deleted")]
     Folder { table: String, source: object_store::Error },
     /// Nothing was changed.

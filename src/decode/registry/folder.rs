@@ -130,8 +130,7 @@ fn read(folder: &Path) -> Result<Schemas, RegistryError> {
     for (path, text) in texts(folder)? {
         let wrong = |reason| RegistryError::File { path: path.clone(), reason };
         let by_content = fingerprints(&text).map_err(wrong)?.map(SchemaId::Fingerprint);
-        let by_name = path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
-        let by_name = by_name.filter(|id| id.kind() != IdKind::Fingerprint);
+        let by_name = id_by_name(&path);
         for id in by_content.into_iter().chain(by_name) {
             let schema = Arc::new(RegisteredSchema { id, text: text.clone() });
             // Two files of one fingerprint differ in what doesn't matter to a datum; two of one id contradict.
@@ -141,6 +140,12 @@ fn read(folder: &Path) -> Result<Schemas, RegistryError> {
         }
     }
     Ok(schemas)
+}
+
+/// The id that a file's name is. A fingerprint isn't said by a name: it is the content's.
+fn id_by_name(path: &Path) -> Option<SchemaId> {
+    let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
+    id.filter(|id| id.kind() != IdKind::Fingerprint)
 }
 
 /// The schemas of a folder's `.avsc` files and where each stands, in the order of their paths, with the named types that
@@ -231,9 +236,8 @@ fn versioned(folder: &Path) -> Result<Vec<Versioned>, RegistryError> {
 
 fn id_of(file: &Versioned) -> Result<String, RegistryError> {
     let wrong = |reason| RegistryError::File { path: file.path.clone(), reason };
-    let by_name = file.path.file_stem().and_then(|stem| stem.to_str()).and_then(SchemaId::parse);
     let [fingerprint, _] = fingerprints(&file.text).map_err(wrong)?.map(SchemaId::Fingerprint);
-    Ok(by_name.unwrap_or(fingerprint).to_string())
+    Ok(id_by_name(&file.path).unwrap_or(fingerprint).to_string())
 }
 
 #[async_trait]
@@ -246,11 +250,21 @@ impl Subjects for FolderRegistry {
     }
 
     async fn versions(&self, subject: &str) -> Result<Vec<u32>, RegistryError> {
-        let files = self.versioned().await?;
-        let count = files.iter().filter(|file| file.subject == subject).count();
-        match u32::try_from(count) {
-            Ok(0) | Err(_) => Err(RegistryError::NoSubject { subject: subject.to_owned() }),
-            Ok(count) => Ok((1..=count).collect()),
+        Ok(self.all(subject).await?.into_iter().map(|version| version.version).collect())
+    }
+
+    /// Of one reading of the folder.
+    async fn all(&self, subject: &str) -> Result<Vec<SubjectVersion>, RegistryError> {
+        let files = self.versioned().await?.into_iter().filter(|file| file.subject == subject);
+        let versions: Result<Vec<SubjectVersion>, RegistryError> = (1..)
+            .zip(files)
+            .map(|(version, file)| {
+                Ok(SubjectVersion { subject: subject.to_owned(), version, id: id_of(&file)?, text: file.text })
+            })
+            .collect();
+        match versions? {
+            none if none.is_empty() => Err(RegistryError::NoSubject { subject: subject.to_owned() }),
+            versions => Ok(versions),
         }
     }
 

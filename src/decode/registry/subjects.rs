@@ -51,6 +51,18 @@ pub trait Subjects: Send + Sync {
     /// [`RegistryError::NoSubject`]; when the registry can't be asked.
     async fn version(&self, subject: &str, version: u32) -> Result<SubjectVersion, RegistryError>;
 
+    /// All versions of a subject, ascending.
+    ///
+    /// # Errors
+    /// As [`Self::versions`]
+    async fn all(&self, subject: &str) -> Result<Vec<SubjectVersion>, RegistryError> {
+        let mut all = Vec::new();
+        for version in self.versions(subject).await? {
+            all.push(self.version(subject, version).await?);
+        }
+        Ok(all)
+    }
+
     /// Registers a schema, or finds that it is there.
     ///
     /// # Errors

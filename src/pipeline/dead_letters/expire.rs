@@ -13,7 +13,7 @@ use crate::checkpoint::PartitionKey;
 use crate::config::spec::{PipelineSpec, ProjectSpec, TableName};
 use crate::fault_points::FaultPoints;
 use crate::pipeline::gaps::Target;
-use crate::sink::delta::dead_letters::held::Rewritten;
+use crate::sink::delta::dead_letters::held::{Rewritten, Told};
 use crate::sink::delta::dead_letters::{DeadLetter, LetterState};
 use crate::sink::delta::settle::Settled;
 
@@ -69,7 +69,8 @@ pub async fn drop_letters(
         LetterState::Waiting if filter.takes(letter) => Fate::Expires,
         _ => Fate::Stays,
     };
-    expire(project, (pipeline, &target.table), "drop", now_us, &fate, fault_points).await
+    let meant = Meant { fate: &fate, may_be_in: &Told::may_wait };
+    expire(project, (pipeline, &target.table), "drop", now_us, &meant, fault_points).await
 }
 
 /// Drops the bytes of letters of a table that were rejected longer ago than the pipeline's retention.
@@ -96,7 +97,12 @@ pub async fn expire_old(
             (_, Some(_)) => Fate::Stays,
         }
     };
-    expire(project, (pipeline, table), "retention", now_us, &fate, fault_points).await
+    let may_be_in = |told: Told| {
+        let is_old = told.rejected_since_us.is_none_or(|since| since < old);
+        is_old && !(told.all_expired && told.none_replayed)
+    };
+    let meant = Meant { fate: &fate, may_be_in: &may_be_in };
+    expire(project, (pipeline, table), "retention", now_us, &meant, fault_points).await
 }
 
 /// What becomes of a letter.
@@ -108,12 +114,19 @@ enum Fate {
     Goes,
 }
 
+/// Which letters are meant.
+struct Meant<'a> {
+    fate: &'a (dyn Fn(&DeadLetter) -> Fate + Sync),
+    /// Whether a file may hold one that doesn't stay as it is.
+    may_be_in: &'a (dyn Fn(Told) -> bool + Sync),
+}
+
 async fn expire(
     project: &ProjectSpec,
     (pipeline, table): (&PipelineSpec, &TableName),
     what: &'static str,
     now_us: i64,
-    fate: &(dyn Fn(&DeadLetter) -> Fate + Sync),
+    meant: &Meant<'_>,
     fault_points: FaultPoints,
 ) -> Result<Dropped, DeadLetterError> {
     let mut done = Dropped { pipeline: pipeline.name.clone(), table: table.to_string(), ..Dropped::default() };
@@ -124,12 +137,12 @@ async fn expire(
         if tables.letters.begins_anew() {
             done.in_flight = 0;
         }
-        let Some(mut chunk) = tables.letters.next_chunk().await? else { break };
+        let Some(mut chunk) = tables.letters.next_chunk_of(meant.may_be_in).await? else { break };
         let covered = covered(tables.writer.ledger());
         let (mut expired, mut removed) = (BTreeMap::<String, u64>::new(), 0);
         let mut letters = std::mem::take(&mut chunk.letters);
         letters.retain_mut(|letter| {
-            match (fate(letter), state(letter, &covered)) {
+            match ((meant.fate)(letter), state(letter, &covered)) {
                 (Fate::Stays, _) => {}
                 (_, State::InFlight) => done.in_flight += 1,
                 (Fate::Expires, _) => {

@@ -146,17 +146,11 @@ pub async fn show(
     let none = || DeadLetterError::NoLetter { table: target.table.to_string(), key: key.to_string() };
     let (ledger, letters) = read(project, target).await?;
     let letters = letters.ok_or_else(none)?;
-    let is_meant = |partition: &PartitionKey| {
-        *partition.partition == *key.partition
-            && key.source.as_ref().is_none_or(|source| partition.source.as_str() == source)
-    };
-    for (partition, _) in ledger.partitions().filter(|(partition, _)| is_meant(partition)) {
-        if let Some(letter) = find_letter(&letters.log, letters.version, partition, key.sequence_number).await? {
-            let state = state(&letter, &covered(&ledger));
-            return Ok((Shown::of(letter.clone(), state), letter));
-        }
-    }
-    Err(none())
+    let source = key.source.as_deref();
+    let letter = find_letter(&letters.log, letters.version, source, &key.partition, key.sequence_number).await?;
+    let letter = letter.ok_or_else(none)?;
+    let state = state(&letter, &covered(&ledger));
+    Ok((Shown::of(letter.clone(), state), letter))
 }
 
 /// The ledger of the rows, then the letters: what it covers has its letters by then.

@@ -23,7 +23,7 @@ use crate::pipeline::partition::report;
 use crate::pipeline::setup::{self, Places};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
-use crate::sink::delta::dead_letters::held::{Chunk, HeldLetters, Rewritten};
+use crate::sink::delta::dead_letters::held::{Chunk, HeldLetters, Rewritten, Told};
 use crate::sink::delta::dead_letters::{DeadLetter, LetterState, Writer};
 use crate::sink::delta::settle::{Landed, Numbers, Replayed, Settled};
 use crate::sink::delta::writer::TableWriter;
@@ -143,7 +143,7 @@ impl Replaying<'_> {
             if self.tables.letters.begins_anew() {
                 self.done.in_flight = 0;
             }
-            let Some(chunk) = self.tables.letters.next_chunk().await? else { return Ok(self.done) };
+            let Some(chunk) = self.tables.letters.next_chunk_of(Told::may_wait).await? else { return Ok(self.done) };
             match self.settle(chunk).await? {
                 Settled::Done(did_anything) => outrun = if did_anything { 0 } else { outrun },
                 Settled::Outrun => {

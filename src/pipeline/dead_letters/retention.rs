@@ -9,7 +9,7 @@ use crate::pipeline::partition::report;
 use crate::shutdown::Shutdown;
 
 /// How often it looks for letters that are too old: hourly, or ten times within a retention that is shorter than that
-/// would allow. Each look reads all dead letters.
+/// would allow. A look reads the files that may hold one, as the log tells it, and the keys of what has expired.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 const LOOKS_WITHIN_RETENTION: u32 = 10;
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -66,19 +66,29 @@ pub async fn check(
 ) -> Result<Checked, SchemaError> {
     let unusable = |name: String| move |reason| SchemaError::Unusable { name, reason };
     let new = ComparedSchema::parse(text).map_err(unusable("new version".to_owned()))?;
-    let versions = match (only, registry.subjects.versions(subject).await) {
-        (Some(version), _) => vec![version],
-        (None, Ok(versions)) if mode.is_transitive() => versions,
-        (None, Ok(mut versions)) => versions.pop().into_iter().collect(),
-        (None, Err(RegistryError::NoSubject { .. })) => Vec::new(),
-        (None, Err(error)) => return Err(error.into()),
+    let subjects = &registry.subjects;
+    let held = match only {
+        Some(version) => Ok(vec![subjects.version(subject, version).await?]),
+        None if mode.is_transitive() => subjects.all(subject).await,
+        None => match subjects.versions(subject).await {
+            Ok(versions) => match versions.last() {
+                Some(&last) => subjects.version(subject, last).await.map(|last| vec![last]),
+                None => Ok(Vec::new()),
+            },
+            Err(error) => Err(error),
+        },
+    };
+    let held = match held {
+        Err(RegistryError::NoSubject { .. }) if only.is_none() => Vec::new(),
+        held => held?,
     };
     let mut problems = Vec::new();
-    for &version in &versions {
-        let held = registry.subjects.version(subject, version).await?;
-        let held = ComparedSchema::parse(&held.text).map_err(unusable(format!("{subject}@{version}")))?;
-        problems.extend(compare(&new, &held, mode).map(|(direction, found)| Problem { direction, version, found }));
+    for SubjectVersion { version, text, .. } in &held {
+        let held = ComparedSchema::parse(text).map_err(unusable(format!("{subject}@{version}")))?;
+        let found = compare(&new, &held, mode);
+        problems.extend(found.map(|(direction, found)| Problem { direction, version: *version, found }));
     }
+    let versions = held.into_iter().map(|held| held.version).collect();
     Ok(Checked { subject: subject.to_owned(), mode, compatible: problems.is_empty(), against: versions, problems })
 }
 

@@ -25,7 +25,7 @@ pub use self::rows::{DeadLetter, LetterState, schema};
 use super::SinkError;
 use super::files;
 use super::schema::{Policy, TableColumns};
-use super::table::OpenTable;
+use super::table::{OpenTable, STATISTICS_OF};
 use crate::batch::{Reject, bronze};
 use crate::catalog::commit_log::{CommitLog, Put, ReadAt};
 use crate::catalog::scan::scan;
@@ -65,20 +65,32 @@ pub struct Writer {
 pub struct DeadLetters {
     log: CommitLog,
     table: Option<OpenTable>,
-    /// The numbers of events in the table that the ledger of the rows doesn't cover.
+    /// The numbers of events in the table that the ledger of the rows doesn't cover; nothing before [`Self::look`].
     uncovered: BTreeMap<PartitionKey, BTreeSet<i64>>,
+    has_looked: bool,
 }
 
 impl DeadLetters {
-    /// Opens the table where there is one, and reads the keys that `ledger` doesn't cover.
+    /// Opens the table where there is one.
     ///
     /// # Errors
     /// Errors of storage, and what makes a table unwritable.
-    pub async fn open(log: CommitLog, ledger: &Ledger) -> Result<Self, SinkError> {
+    pub async fn open(log: CommitLog) -> Result<Self, SinkError> {
         let table = OpenTable::open(log.clone()).await?;
-        let mut letters = Self { log, table, uncovered: BTreeMap::new() };
-        letters.read_keys(ledger).await?;
-        Ok(letters)
+        Ok(Self { log, table, uncovered: BTreeMap::new(), has_looked: false })
+    }
+
+    /// Reads the keys that `ledger` doesn't cover, once: before the first flush asks for them. Who only settles letters
+    /// never does.
+    ///
+    /// # Errors
+    /// Errors of storage.
+    pub async fn look(&mut self, ledger: &Ledger) -> Result<(), SinkError> {
+        if !self.has_looked {
+            self.read_keys(ledger).await?;
+            self.has_looked = true;
+        }
+        Ok(())
     }
 
     /// Whether an event that isn't covered lies here already. It is rejected as a whole, however many
@@ -150,6 +162,7 @@ impl DeadLetters {
         let properties = vec![
             ("sluice.pipeline".to_owned(), writer.pipeline.clone()),
             ("sluice.owner".to_owned(), writer.owner.clone()),
+            (STATISTICS_OF.to_owned(), rows::INDEXED.join(",")),
         ];
         self.table = Some(OpenTable::create(self.log.clone(), &schema(), &[], properties).await?);
         Ok(())
@@ -167,12 +180,11 @@ impl DeadLetters {
         let letters: Vec<_> = letters.iter().map(|letter| DeadLetter::new(letter, writer, now_us)).collect();
         let batch =
             rows::to_rows(&letters).map_err(|source| SinkError::Arrow { table: self.log.table.clone(), source })?;
-        // A table of an earlier version gains columns in the same commit.
-        let joined = rows::with_ours(&table.schema);
-        let metadata = joined.as_ref().map(|joined| table.metadata_with(joined)).transpose()?;
-        let schema = joined.map_or_else(|| Arc::clone(&table.schema), Arc::new);
+        // A table of an earlier version gains columns, and loses texts of its statistics, in the same commit.
+        let schema = rows::with_ours(&table.schema).map_or_else(|| Arc::clone(&table.schema), Arc::new);
+        let metadata = table.metadata_to_append(&schema, &rows::INDEXED)?;
         let columns = TableColumns::new(schema, Policy::default());
-        let adds = files::write(self.log.store(), &columns, &[], None, vec![batch])
+        let adds = files::write_indexed(self.log.store(), &columns, &rows::INDEXED, vec![batch])
             .await
             .map_err(|source| SinkError::File { table: self.log.table.clone(), source })?;
         fault_points.pass(FaultPoint::DeadLettersStaged);

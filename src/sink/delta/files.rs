@@ -16,7 +16,7 @@ use indexmap::IndexMap;
 
 use super::schema::{Rescued, TableColumns};
 use crate::batch::bronze;
-use crate::catalog::data_file::{Columns, Encoder};
+use crate::catalog::data_file::{Columns, Encoder, Indexed};
 use crate::catalog::log::{Scalar as PartitionValue, date_value};
 use crate::compute;
 
@@ -25,6 +25,7 @@ pub use crate::catalog::data_file::{DataFile, FileError};
 const COLUMNS: Columns<'static> = Columns {
     distinct: &[bronze::SEQUENCE_NUMBER, bronze::OFFSET, bronze::EVENT_ID],
     ascending: &[bronze::SEQUENCE_NUMBER, bronze::ENQUEUED_AT],
+    indexed: Indexed::All,
 };
 
 /// Rows that go into one file: all of one enqueued date.
@@ -95,9 +96,32 @@ pub async fn write(
     date: Option<i32>,
     batches: Vec<RecordBatch>,
 ) -> Result<Written<Add>, FileError> {
-    let (table, columns) = (table.clone(), partition_columns.to_vec());
+    let (table, partitions) = (table.clone(), partition_columns.to_vec());
+    encode_and_store(store, move || FileEncoder::new(&table, &partitions, date), batches).await
+}
+
+/// As [`write`], of a table without partitions; the log tells values of these columns alone.
+///
+/// # Errors
+/// As [`write`]
+pub async fn write_indexed(
+    store: &LogStoreRef,
+    table: &TableColumns,
+    indexed: &'static [&'static str],
+    batches: Vec<RecordBatch>,
+) -> Result<Written<Add>, FileError> {
+    let table = table.clone();
+    let columns = Columns { indexed: Indexed::Named(indexed), ..COLUMNS };
+    encode_and_store(store, move || FileEncoder::with(&table, &[], columns, IndexMap::new()), batches).await
+}
+
+async fn encode_and_store(
+    store: &LogStoreRef,
+    encoder: impl FnOnce() -> Result<FileEncoder, FileError> + Send + 'static,
+    batches: Vec<RecordBatch>,
+) -> Result<Written<Add>, FileError> {
     let encoding = compute::spawn_async(async move {
-        let mut encoder = FileEncoder::new(&table, &columns, date)?;
+        let mut encoder = encoder()?;
         for batch in &batches {
             encoder.write(batch).await?;
         }
@@ -128,7 +152,16 @@ impl FileEncoder {
     /// [`FileError::Encode`].
     pub fn new(table: &TableColumns, partition_columns: &[String], date: Option<i32>) -> Result<Self, FileError> {
         let values = partition_columns.iter().map(|column| (column.clone(), date_value(date))).collect();
-        let encoder = Encoder::new(&table.schema, partition_columns, COLUMNS)?;
+        Self::with(table, partition_columns, COLUMNS, values)
+    }
+
+    fn with(
+        table: &TableColumns,
+        partition_columns: &[String],
+        columns: Columns<'_>,
+        values: IndexMap<String, PartitionValue>,
+    ) -> Result<Self, FileError> {
+        let encoder = Encoder::new(&table.schema, partition_columns, columns)?;
         Ok(Self { table: table.clone(), rescued: Rescued::new(), encoder, values })
     }
 

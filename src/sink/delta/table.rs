@@ -23,6 +23,9 @@ use crate::checkpoint::{Ledger, LedgerKey, Parsed};
 const APPENDABLE: [&str; 6] =
     ["appendOnly", "invariants", "changeDataFeed", "deletionVectors", "timestampNtz", "v2Checkpoint"];
 
+/// The property of a table that names the columns of which files have statistics in the log.
+pub const STATISTICS_OF: &str = "delta.dataSkippingStatsColumns";
+
 pub struct OpenTable {
     pub log: CommitLog,
     /// The base: the version at which everything below was read.
@@ -137,17 +140,33 @@ impl OpenTable {
         Ok(metadata_with(&self.log, &self.metadata, schema)?)
     }
 
-    /// The metadata with other columns, and free for commits that remove files; none where it is so already.
+    /// The metadata with other columns, of which the log tells values of `indexed` alone; none where it is so already.
     ///
     /// # Errors
     /// [`CatalogError::Log`](crate::catalog::CatalogError::Log) when a column has no Delta type.
-    pub fn metadata_to_rewrite(&self, schema: &Schema) -> Result<Option<Metadata>, SinkError> {
-        const APPEND_ONLY: &str = "delta.appendOnly";
-        let is_free = self.metadata.configuration().get(APPEND_ONLY).is_none_or(|value| value != "true");
-        if is_free && self.schema.fields() == schema.fields() {
+    pub fn metadata_to_append(&self, schema: &Schema, indexed: &[&str]) -> Result<Option<Metadata>, SinkError> {
+        let indexed = indexed.join(",");
+        let is_indexed = self.metadata.configuration().get(STATISTICS_OF).is_some_and(|held| *held == indexed);
+        if is_indexed && self.schema.fields() == schema.fields() {
             return Ok(None);
         }
-        let metadata = self.metadata_with(schema)?.remove_config_key(APPEND_ONLY);
+        let metadata = self.metadata_with(schema)?.add_config_key(STATISTICS_OF.to_owned(), indexed);
+        Ok(metadata.map(Some).map_err(|source| self.log.failed(source))?)
+    }
+
+    /// As [`Self::metadata_to_append`], and free for commits that remove files.
+    ///
+    /// # Errors
+    /// As [`Self::metadata_to_append`]
+    pub fn metadata_to_rewrite(&self, schema: &Schema, indexed: &[&str]) -> Result<Option<Metadata>, SinkError> {
+        const APPEND_ONLY: &str = "delta.appendOnly";
+        let is_free = self.metadata.configuration().get(APPEND_ONLY).is_none_or(|value| value != "true");
+        let metadata = match self.metadata_to_append(schema, indexed)? {
+            None if is_free => return Ok(None),
+            None => self.metadata.clone(),
+            Some(metadata) => metadata,
+        };
+        let metadata = metadata.remove_config_key(APPEND_ONLY);
         Ok(metadata.map(Some).map_err(|source| self.log.failed(source))?)
     }
 

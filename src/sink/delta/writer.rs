@@ -134,7 +134,7 @@ impl TableWriter {
             None => OpenTable::create(log, &spec.schema, &[bronze::ENQUEUED_DATE], properties(&spec.writer)).await?,
         };
         let log = CommitLog::new(log_store(&spec.dead_letters)?, format!("{}__dead_letters", spec.name));
-        let dead_letters = DeadLetters::open(log, &table.ledger).await?;
+        let dead_letters = DeadLetters::open(log).await?;
         let columns = TableColumns::new(table.schema.clone(), spec.policy);
         let mut writer =
             Self { spec, table, columns, dead_letters, schema_changes: 0, put_ids: Vec::new(), may_still_land: false };
@@ -238,6 +238,7 @@ impl TableWriter {
         let mut stored = StoredFiles::new();
         let mut thawed = Thawed::new();
         self.begin();
+        self.dead_letters.look(&self.table.ledger).await?;
         for tries in 1..=TRIES {
             self.look_at_columns();
             let apart = thawed.len();

@@ -11,7 +11,7 @@ use super::consumed::Position;
 use super::{TakenBy, TransformError};
 use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
-use crate::catalog::state::{ActiveFile, active_files, arrow_schema};
+use crate::catalog::state::{ActiveFile, active_files, arrow_schema, rows_in};
 use crate::catalog::{CatalogError, table_location};
 use crate::config::spec::TableName;
 use crate::storage::Location;
@@ -43,13 +43,8 @@ pub struct Part {
 impl Part {
     /// How many rows the files have, where all of them say so.
     pub fn rows(&self) -> Option<u64> {
-        self.files.iter().map(row_count).sum()
+        self.files.iter().map(|file| rows_in(file.stats.as_deref())).sum()
     }
-}
-
-fn row_count(file: &ActiveFile) -> Option<u64> {
-    let stats: serde_json::Value = serde_json::from_str(file.stats.as_deref()?).ok()?;
-    stats["numRecords"].as_u64()
 }
 
 impl InputTable {

@@ -37,7 +37,7 @@ use super::stage::{Staged, Staging};
 use crate::catalog::data_file::FilesWriter;
 use crate::catalog::file_table::FileTable;
 use crate::catalog::rewrite::Kind;
-use crate::catalog::state::ActiveFile;
+use crate::catalog::state::{ActiveFile, rows_in};
 use crate::config::spec::{Dedupe, TransformSpec};
 use crate::transform::{HISTORY_COLUMNS, condition as condition_of};
 
@@ -521,9 +521,5 @@ pub async fn write_all(writer: &mut FilesWriter, rows: DataFrame, schema: &Schem
 
 /// How many rows these files hold, as their statistics say.
 pub fn rows_of(adds: &[Add]) -> u64 {
-    let rows = |add: &Add| {
-        let stats: serde_json::Value = serde_json::from_str(add.stats.as_deref()?).ok()?;
-        stats["numRecords"].as_u64()
-    };
-    adds.iter().filter_map(rows).sum()
+    adds.iter().filter_map(|add| rows_in(add.stats.as_deref())).sum()
 }

@@ -8,9 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::catalog::sql::{SqlProblem, offset};
 use crate::config::quoted;
-
-/// A query is written by hand: what is larger is another kind of file.
-pub const LARGEST_SQL_BYTES: usize = 256 * 1024;
+use crate::config::spec::LARGEST_SQL_BYTES;
 
 /// Operators of one expression: each may make it one level deeper, and what walks an expression recurses. A thousand take
 /// more stack than a thread has in a build without optimisation.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use deltalake::DeltaTable;
 use deltalake::kernel::Add;
 use deltalake::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -27,13 +27,14 @@ use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use serde_json::json;
 
-use super::Writer;
-use super::rows::{self, DeadLetter, LetterState, Rows};
+use super::rows::{self, DeadLetter, Rows};
+use super::{Writer, keys};
+use crate::batch::bronze;
 use crate::catalog::commit_log::CommitLog;
 use crate::catalog::data_file;
 use crate::catalog::rewrite::{self, Change, Kind, Outcome};
 use crate::catalog::scan::scan_at;
-use crate::catalog::state::{ActiveFile, active_files};
+use crate::catalog::state::{ActiveFile, Statistics, active_files};
 use crate::checkpoint::PartitionKey;
 use crate::compute;
 use crate::fault_points::{FaultPoint, FaultPoints};
@@ -61,9 +62,39 @@ pub struct HeldLetters {
     must_list: bool,
 }
 
-#[derive(Debug, Clone)]
+/// What the log tells of the letters of a file. What it doesn't tell may be either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// None of them was rejected before, epoch µs.
+    pub rejected_since_us: Option<i64>,
+    pub all_replayed: bool,
+    pub none_replayed: bool,
+    pub all_expired: bool,
+}
+
+impl Told {
+    fn of(file: &ActiveFile) -> Self {
+        let told = Statistics::read(file.stats.as_deref()).unwrap_or_default();
+        let nulls = |column: &str| told.null_count[column].as_u64();
+        let has_none = |column: &str| nulls(column).is_some() && nulls(column) == told.rows;
+        let least = told.min_values[rows::REJECTED_AT].as_str().filter(|_| nulls(rows::REJECTED_AT) == Some(0));
+        let least = least.and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+        Self {
+            rejected_since_us: least.map(|at| at.timestamp_micros()),
+            all_replayed: nulls(rows::REPLAYED_AT) == Some(0),
+            none_replayed: has_none(rows::REPLAYED_AT),
+            all_expired: nulls(rows::EXPIRED_AT) == Some(0),
+        }
+    }
+
+    /// Whether one of them may be replayed or dropped.
+    pub fn may_wait(self) -> bool {
+        !self.all_replayed && !self.all_expired
+    }
+}
 
 /// Some files of the table, and what they hold.
+#[derive(Debug, Clone)]
 pub struct Chunk {
     files: Vec<ActiveFile>,
     pub letters: Vec<DeadLetter>,
@@ -116,6 +147,15 @@ impl HeldLetters {
     /// # Errors
     /// Errors of storage; [`SinkError::Arrow`] when a file holds what ours can't.
     pub async fn next_chunk(&mut self) -> Result<Option<Chunk>, SinkError> {
+        self.next_chunk_of(|_| true).await
+    }
+
+    /// As [`Self::next_chunk`], without the files that can't hold what is meant, by what the log tells of them: these
+    /// aren't read.
+    ///
+    /// # Errors
+    /// As [`Self::next_chunk`]
+    pub async fn next_chunk_of(&mut self, may_be_meant: impl Fn(Told) -> bool) -> Result<Option<Chunk>, SinkError> {
         if self.must_list {
             self.list().await?;
         }
@@ -123,6 +163,9 @@ impl HeldLetters {
         let mut bytes = 0;
         while bytes < CHUNK_BYTES {
             let Some(file) = self.files.pop_front() else { break };
+            if !may_be_meant(Told::of(&file)) {
+                continue;
+            }
             bytes += self.read(&file, &mut chunk).await?;
             chunk.files.push(file);
         }
@@ -173,7 +216,7 @@ impl HeldLetters {
     ) -> Result<Rewritten, SinkError> {
         let Chunk { files, letters, keyless } = chunk;
         let schema = Arc::new(rows::with_ours(&self.table.schema).unwrap_or_else(|| (*self.table.schema).clone()));
-        let metadata = self.table.metadata_to_rewrite(&schema)?;
+        let metadata = self.table.metadata_to_rewrite(&schema, &rows::INDEXED)?;
         let adds = self.write(&letters, keyless, &schema).await?;
         drop(letters);
         fault_points.pass(FaultPoint::LettersStaged);
@@ -244,7 +287,7 @@ impl HeldLetters {
         batches: Vec<RecordBatch>,
     ) -> Result<Vec<Add>, SinkError> {
         let columns = TableColumns::new(Arc::clone(schema), Policy::default());
-        let stored = files::write(self.log.store(), &columns, &[], None, batches).await;
+        let stored = files::write_indexed(self.log.store(), &columns, &rows::INDEXED, batches).await;
         stored.map(|written| written.files).map_err(|source| SinkError::File { table: self.log.table.clone(), source })
     }
 
@@ -289,12 +332,26 @@ impl HeldLetters {
     pub async fn expired(&mut self) -> Result<BTreeMap<PartitionKey, BTreeSet<i64>>, SinkError> {
         self.table.catch_up(&[]).await?;
         let mut numbers: BTreeMap<PartitionKey, BTreeSet<i64>> = BTreeMap::new();
-        scan_letters(&self.log, self.table.version, "", |letter| {
-            if letter.state() == LetterState::Expired {
-                numbers.entry(letter.partition).or_default().insert(letter.sequence_number);
+        let has = |column: &str| self.table.schema.column_with_name(column).is_some();
+        // In a table of an earlier version nothing has expired, or was marked as replayed.
+        if !has(rows::EXPIRED_AT) {
+            return Ok(numbers);
+        }
+        let not_replayed =
+            if has(rows::REPLAYED_AT) { format!(" AND \"{}\" IS NULL", rows::REPLAYED_AT) } else { String::new() };
+        let sql = format!(
+            "SELECT \"{}\", \"{}\", \"{}\" FROM t WHERE \"{}\" IS NOT NULL{not_replayed}",
+            bronze::SOURCE,
+            bronze::PARTITION,
+            bronze::SEQUENCE_NUMBER,
+            rows::EXPIRED_AT,
+        );
+        let mut batches = scan_at(self.log.store(), self.table.version, &sql, SCAN_MEMORY_BYTES).await?;
+        while let Some(batch) = batches.try_next().await.map_err(|source| self.log.failed(source))? {
+            for key in keys(&batch) {
+                numbers.entry(key.partition).or_default().insert(key.sequence_number);
             }
-        })
-        .await?;
+        }
         Ok(numbers)
     }
 }
@@ -309,8 +366,7 @@ pub async fn scan_letters(
     condition: &str,
     mut each: impl FnMut(DeadLetter),
 ) -> Result<(), SinkError> {
-    let sql =
-        format!("SELECT * EXCEPT (\"{}\", \"{}\") FROM t {condition}", rows::BODY, crate::batch::bronze::PROPERTIES);
+    let sql = format!("SELECT * EXCEPT (\"{}\", \"{}\") FROM t {condition}", rows::BODY, bronze::PROPERTIES);
     let mut batches = scan_at(log.store(), version, &sql, SCAN_MEMORY_BYTES).await?;
     let failed = |source| SinkError::Arrow { table: log.table.clone(), source };
     while let Some(batch) = batches.try_next().await.map_err(|source| log.failed(source))? {
@@ -319,25 +375,24 @@ pub async fn scan_letters(
     Ok(())
 }
 
-/// The letter of one event, whole; none where the table has none.
+/// The letter of one event, whole; none where the table has none. Without a source that of the first which has one.
 ///
 /// # Errors
 /// As [`scan_letters`]
 pub async fn find_letter(
     log: &CommitLog,
     version: u64,
-    partition: &PartitionKey,
+    source: Option<&str>,
+    partition: &str,
     sequence_number: i64,
 ) -> Result<Option<DeadLetter>, SinkError> {
-    use crate::batch::bronze;
-    let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let is = |column: &str, text: &str| format!("\"{column}\" = '{}'", text.replace('\'', "''"));
+    let of_source = source.map(|source| format!(" AND {}", is(bronze::SOURCE, source))).unwrap_or_default();
     let sql = format!(
-        "SELECT * FROM t WHERE \"{}\" = {} AND \"{}\" = {} AND \"{}\" = {sequence_number}",
-        bronze::SOURCE,
-        text(partition.source.as_str()),
-        bronze::PARTITION,
-        text(&partition.partition),
+        "SELECT * FROM t WHERE {} AND \"{}\" = {sequence_number}{of_source} ORDER BY \"{}\"",
+        is(bronze::PARTITION, partition),
         bronze::SEQUENCE_NUMBER,
+        bronze::SOURCE,
     );
     let mut batches = scan_at(log.store(), version, &sql, SCAN_MEMORY_BYTES).await?;
     let failed = |source| SinkError::Arrow { table: log.table.clone(), source };

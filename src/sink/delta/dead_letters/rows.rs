@@ -29,6 +29,8 @@ use crate::checkpoint::{PartitionKey, SourceId};
 
 pub const BODY: &str = "body";
 pub const EXPIRED_AT: &str = "expired_at";
+pub const REPLAYED_AT: &str = "replayed_at";
+pub const REJECTED_AT: &str = "rejected_at";
 const CONTENT_TYPE: &str = "content_type";
 const FRAMING: &str = "framing";
 const ERROR_CLASS: &str = "error_class";
@@ -36,9 +38,21 @@ const ERROR: &str = "error";
 const PIPELINE: &str = "pipeline";
 const CONFIG_HASH: &str = "config_hash";
 const ATTEMPT: &str = "attempt";
-const REJECTED_AT: &str = "rejected_at";
 const TRIED_AT: &str = "tried_at";
-const REPLAYED_AT: &str = "replayed_at";
+
+/// The columns of which the log tells the least and the greatest value. No text that an event has a part in is among
+/// them: the log remembers for weeks what the table has let go.
+pub const INDEXED: [&str; 9] = [
+    bronze::SOURCE,
+    bronze::PARTITION,
+    bronze::SEQUENCE_NUMBER,
+    bronze::RECORD_INDEX,
+    bronze::ENQUEUED_AT,
+    REJECTED_AT,
+    TRIED_AT,
+    REPLAYED_AT,
+    EXPIRED_AT,
+];
 
 /// What a letter takes in memory beside its texts: its own fields, and what allocators add.
 const FIXED_BYTES: usize = 512;
