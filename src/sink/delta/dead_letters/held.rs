@@ -28,7 +28,7 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use serde_json::json;
 
 use super::Writer;
-use super::rows::{self, DeadLetter, LetterState, Rows};
+use super::rows::{self, DeadLetter, Rows};
 use crate::catalog::commit_log::CommitLog;
 use crate::catalog::data_file;
 use crate::catalog::rewrite::{self, Change, Kind, Outcome};
@@ -282,7 +282,7 @@ impl HeldLetters {
         Ok(deleted)
     }
 
-    /// The numbers whose letters expired and aren't known to have a row.
+    /// The numbers whose letters expired and aren't known to have a row beside them.
     ///
     /// # Errors
     /// Errors of storage.
@@ -290,7 +290,7 @@ impl HeldLetters {
         self.table.catch_up(&[]).await?;
         let mut numbers: BTreeMap<PartitionKey, BTreeSet<i64>> = BTreeMap::new();
         scan_letters(&self.log, self.table.version, "", |letter| {
-            if letter.state() == LetterState::Expired {
+            if letter.counts_as_expired() {
                 numbers.entry(letter.partition).or_default().insert(letter.sequence_number);
             }
         })

@@ -10,6 +10,7 @@
 //! | `pipeline`, `config_hash` | who tried last |
 //! | `rejected_at` | when it failed first |
 //! | `replayed_at` | since when it is known to have a row: it counts no more |
+//! | `replayed_to` | the table of that row, where it is another: here the letter goes on accounting for its number |
 //! | `expired_at` | since when its bytes are gone, by retention or because somebody dropped it |
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ const ATTEMPT: &str = "attempt";
 const REJECTED_AT: &str = "rejected_at";
 const TRIED_AT: &str = "tried_at";
 const REPLAYED_AT: &str = "replayed_at";
+const REPLAYED_TO: &str = "replayed_to";
 
 /// What a letter takes in memory beside its texts: its own fields, and what allocators add.
 const FIXED_BYTES: usize = 512;
@@ -69,6 +71,7 @@ pub struct DeadLetter {
     pub origin: Option<String>,
     pub replayed_at_us: Option<i64>,
     pub expired_at_us: Option<i64>,
+    pub replayed_to: Option<String>,
 }
 
 /// What became of a dead letter, as far as its own row says.
@@ -106,7 +109,13 @@ impl DeadLetter {
             origin: Some(reject.origin.as_str().to_owned()),
             replayed_at_us: None,
             expired_at_us: None,
+            replayed_to: None,
         }
+    }
+
+    /// Whether it accounts for its number though its bytes are gone, unless its event has a row beside it.
+    pub fn counts_as_expired(&self) -> bool {
+        self.expired_at_us.is_some() && (self.replayed_at_us.is_none() || self.replayed_to.is_some())
     }
 
     pub fn state(&self) -> LetterState {
@@ -188,6 +197,7 @@ pub fn schema() -> SchemaRef {
         time(TRIED_AT),
         time(REPLAYED_AT),
         time(EXPIRED_AT),
+        text(REPLAYED_TO),
     ]))
 }
 
@@ -212,7 +222,7 @@ pub(super) fn foreign_column(held: &Schema) -> Option<&str> {
 /// # Errors
 /// [`ArrowError`] never, as long as the columns are of the types that the schema says.
 pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<RecordBatch, ArrowError> {
-    let mut texts: [StringBuilder; 11] = std::array::from_fn(|_| StringBuilder::new());
+    let mut texts: [StringBuilder; 12] = std::array::from_fn(|_| StringBuilder::new());
     let mut times: [_; 5] = std::array::from_fn(|_| TimestampMicrosecondBuilder::new().with_timezone("UTC"));
     let mut numbers = Int64Builder::new();
     let mut indexes = Int32Builder::new();
@@ -221,7 +231,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
     let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
     let mut properties = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
     for letter in letters {
-        let values: [Option<&str>; 11] = [
+        let values: [Option<&str>; 12] = [
             Some(letter.partition.source.as_str()),
             Some(&letter.partition.partition),
             letter.offset.as_deref(),
@@ -233,6 +243,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
             letter.pipeline.as_deref(),
             letter.config_hash.as_deref(),
             letter.origin.as_deref(),
+            letter.replayed_to.as_deref(),
         ];
         for (builder, value) in texts.iter_mut().zip(values) {
             builder.append_option(value);
@@ -257,7 +268,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
         }
         properties.append(letter.body.is_some())?;
     }
-    let [source, partition, offset, content_type, framing, schema_id, class, error, pipeline, hash, origin] =
+    let [source, partition, offset, content_type, framing, schema_id, class, error, pipeline, hash, origin, replayed_to] =
         texts.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
     let [enqueued, rejected, tried, replayed, expired] =
         times.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
@@ -288,6 +299,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
             tried,
             replayed,
             expired,
+            replayed_to,
         ],
     )
 }
@@ -362,6 +374,7 @@ impl Rows {
             tried_at_us: time(18),
             replayed_at_us: time(19),
             expired_at_us: time(20),
+            replayed_to: text(21),
         })
     }
 
@@ -405,6 +418,7 @@ mod tests {
             origin: Some("live".to_owned()),
             replayed_at_us: None,
             expired_at_us: None,
+            replayed_to: Some("bronze.other".to_owned()),
         }
     }
 
