@@ -285,7 +285,7 @@ async fn run_replay(args: ReplayArgs, global: &Global) -> Result<ExitCode, AnyEr
     }
     Ok(match replayed {
         Replay { stopped: true, .. } => Exit::CutOff,
-        Replay { failed: 0, .. } => Exit::Well,
+        replayed if replayed.is_whole() => Exit::Well,
         _ => Exit::Failed,
     }
     .into())
@@ -448,6 +448,7 @@ fn words_of_letter(shown: &Shown, letter: &DeadLetter, bytes: Bytes) -> String {
         ("rejected at", shown.rejected_at.as_ref()),
         ("tried at", shown.tried_at.as_ref()),
         ("replayed at", shown.replayed_at.as_ref()),
+        ("replayed to", shown.replayed_to.as_ref()),
         ("expired at", shown.expired_at.as_ref()),
     ];
     for (name, value) in lines {
@@ -491,6 +492,15 @@ fn words_of_replay(done: &Replay) -> String {
     }
     if done.in_flight > 0 {
         let _ = write!(text, "; {} in flight, for their pipeline to come first", done.in_flight);
+    }
+    for (table, landed) in &done.replayed_to {
+        let _ = write!(text, "\n  of these in {table}, by today's routes: {landed}");
+    }
+    for (table, left) in &done.left_for {
+        let _ = write!(text, "\n  belongs to {table}, which has no place for it: {left}");
+    }
+    if done.filtered > 0 {
+        let _ = write!(text, "\n  filtered by today's routes: {}", done.filtered);
     }
     for (class, failed) in &done.failed_by_class {
         let _ = write!(text, "\n  still {class}: {failed}");

@@ -452,7 +452,7 @@ impl Pipeline {
                     }
                 });
             }
-            PartitionEvent::Ended { path: ReadPath::Capture, .. } => self.captures.ended(),
+            PartitionEvent::Ended { partition, path: ReadPath::Capture } => self.captures.ended(&partition),
             PartitionEvent::Ended { partition, path: ReadPath::Live } => {
                 self.reading.remove(&partition);
             }
@@ -483,7 +483,7 @@ impl Pipeline {
             held.last_error = Some(text);
         });
         match path {
-            ReadPath::Capture => self.captures.ended(),
+            ReadPath::Capture => self.capture_stopped(&partition),
             ReadPath::Live => drop(self.reading.remove(&partition)),
         }
         self.stopped.insert((partition, path), error);

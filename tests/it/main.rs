@@ -24,6 +24,7 @@ mod query;
 mod registry;
 mod reject_share;
 mod rewrite;
+mod routed_letters;
 mod routes;
 mod schema;
 mod serve;

@@ -1,11 +1,15 @@
 //! `max_reject_share`: a partition whose events are bad beyond it stops, and the others go on.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::json;
-use sluicebox::emulator::HubSpec;
-use sluicebox::emulator::StoredMessageInput;
+use sluicebox::config::capture_name::NameTemplate;
+use sluicebox::emulator::announce::Announcer;
+use sluicebox::emulator::capture::{Capture, CaptureCodec, CaptureOptions, EmptyWindows};
 use sluicebox::emulator::together::{Emulator, EmulatorOptions};
+use sluicebox::emulator::{HubSpec, StoredMessageInput};
+use sluicebox::storage::Location;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
@@ -104,5 +108,63 @@ async fn a_partition_that_stops_is_told_and_stays_stopped() {
     let id = run.id().expect("it runs").to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(run.wait().await.expect("it ends").code(), Some(1), "a partition wasn't read to where it was to be");
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_that_stopped_is_tried_again_at_the_next_sweep() {
+    const ID: &str = "b489dc4916744e3db72dda8f9693f342";
+    let (lake, emulator) = limited().await;
+    declare(&lake, "framing = \"bare\"", "framing = \"auto\"");
+    let capture = "[source.capture]\nurl = \"captures\"\nsweep_every = \"1s\"\n\n[sink]";
+    declare(&lake, "[sink]", capture);
+    let project = lake.path().join("sluice.toml");
+    let text = std::fs::read_to_string(&project).expect("the project");
+    let registry = "[registry.folder]\npath = \"registered\"\n";
+    std::fs::write(&project, format!("{text}\n{registry}")).expect("written");
+    let registered = lake.path().join("registered");
+    std::fs::create_dir(&registered).expect("made");
+    let captures = lake.path().join("captures");
+    std::fs::create_dir(&captures).expect("made");
+    let broker = emulator.broker();
+    broker.append("leads", "0", good(2)).expect("events");
+    assert_eq!(lake.sluice(&["run", "--until-caught-up"]).code, Some(0));
+
+    // The hub loses 60 events that the captures have, and of which nobody knows the schema yet.
+    let options = CaptureOptions {
+        location: Location::resolve(&captures.to_string_lossy(), None).expect("an absolute folder"),
+        template: NameTemplate::parse("{Namespace}/{EventHub}/{PartitionId}/{Year}/{Month}/{Day}/{Hour}/{Minute}/{Second}")
+            .expect("a template"),
+        namespace: "emulator".to_owned(),
+        window: Duration::from_secs(60),
+        window_bytes: u64::MAX,
+        empty: EmptyWindows::Skipped,
+        codec: CaptureCodec::Null,
+    };
+    let capturing = Capture::start(options, broker.clone(), Announcer::default()).expect("a folder");
+    let content_type = Some(format!("avro/binary+{ID}"));
+    let unknown = good(60).into_iter().map(|event| StoredMessageInput { content_type: content_type.clone(), ..event });
+    broker.append("leads", "0", unknown.collect()).expect("events");
+    capturing.stop().await;
+    broker.expire_before("leads", "0", 62).expect("retention bites");
+    broker.append("leads", "0", good(1)).expect("events");
+
+    let mut run = Command::from(lake.command(&["run", "--log-format", "json"]))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("sluice runs");
+    let mut log = BufReader::new(run.stderr.take().expect("the log is piped")).lines();
+    for _ in 0..2 {
+        let told = logged(&mut log, "a partition stops").await;
+        assert!(told["error"].as_str().is_some_and(|error| error.contains("schema_not_found")), "{told}");
+    }
+    std::fs::write(registered.join(format!("{ID}.avsc")), SCHEMA).expect("written");
+    while logged(&mut log, "committed").await["rows"] != 60 {}
+    let id = run.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    assert_eq!(run.wait().await.expect("it ends").code(), Some(0), "nothing is stopped any more");
+    let audit = lake.sluice(&["audit", "bronze.leads", "--format", "json"]).json();
+    assert_eq!((&audit["complete"], &audit["rows"], &audit["rejected"]), (&json!(true), &json!(63), &json!(0)));
     emulator.stop().await;
 }

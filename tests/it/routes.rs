@@ -440,19 +440,19 @@ proptest! {
     }
 }
 
-fn audited(lake: &Lakehouse, table: &str, more: &[&str]) -> Value {
+pub fn audited(lake: &Lakehouse, table: &str, more: &[&str]) -> Value {
     let said = lake.sluice(&[&["audit", table, "--format", "json"], more].concat());
     assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
     said.json()
 }
 
-fn typed(kind: &str, count: usize) -> Vec<StoredMessageInput> {
+pub fn typed(kind: &str, count: usize) -> Vec<StoredMessageInput> {
     let properties = vec![(TYPE.to_owned(), kind.to_owned())];
     vec![StoredMessageInput { properties, ..StoredMessageInput::default() }; count]
 }
 
 /// A project whose hub is there, with these routes.
-async fn routed(routes: &str) -> (Lakehouse, Emulator) {
+pub async fn routed(routes: &str) -> (Lakehouse, Emulator) {
     let options = EmulatorOptions { hubs: vec![HubSpec::new("leads", 2)], ..EmulatorOptions::default() };
     let emulator = Emulator::start(options).await.expect("an emulator");
     let mut lake = Lakehouse::new();
@@ -462,18 +462,18 @@ async fn routed(routes: &str) -> (Lakehouse, Emulator) {
     (lake, emulator)
 }
 
-fn declare(lake: &Lakehouse, routes: &str) {
+pub fn declare(lake: &Lakehouse, routes: &str) {
     std::fs::write(lake.path().join("pipelines/events.toml"), format!("{PIPELINE}{routes}")).expect("it is written");
 }
 
 /// Runs to the end of what there is, and gives the summary.
-fn caught_up(lake: &Lakehouse) -> Value {
+pub fn caught_up(lake: &Lakehouse) -> Value {
     let said = lake.sluice(&["run", "--until-caught-up", "--format", "json"]);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     said.json()["pipelines"][0].clone()
 }
 
-fn counts(summary: &Value) -> BTreeMap<&str, u64> {
+pub fn counts(summary: &Value) -> BTreeMap<&str, u64> {
     let count = |what: &'static str| (what, summary[what].as_u64().expect("a count"));
     ["received", "committed", "rejected", "filtered", "duplicate"].into_iter().map(count).collect()
 }

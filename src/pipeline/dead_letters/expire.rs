@@ -92,7 +92,8 @@ pub async fn expire_old(
         let is_old = letter.rejected_at_us.is_none_or(|at| at < old);
         match (letter.replayed_at_us, letter.expired_at_us) {
             _ if !is_old => Fate::Stays,
-            (Some(at), _) if at < long_replayed => Fate::Goes,
+            // One whose row is in another table accounts for its number here.
+            (Some(at), _) if at < long_replayed && letter.replayed_to.is_none() => Fate::Goes,
             (_, None) => Fate::Expires,
             (_, Some(_)) => Fate::Stays,
         }

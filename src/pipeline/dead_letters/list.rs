@@ -64,6 +64,8 @@ pub struct Shown {
     pub rejected_at: Option<String>,
     pub tried_at: Option<String>,
     pub replayed_at: Option<String>,
+    /// The table that has its row, where that is another.
+    pub replayed_to: Option<String>,
     pub expired_at: Option<String>,
 }
 
@@ -232,6 +234,7 @@ impl Shown {
             rejected_at: time(letter.rejected_at_us),
             tried_at: time(letter.tried_at_us),
             replayed_at: time(letter.replayed_at_us),
+            replayed_to: letter.replayed_to,
             expired_at: time(letter.expired_at_us),
         }
     }

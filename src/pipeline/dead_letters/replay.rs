@@ -1,4 +1,4 @@
-//! Dead letters, decoded again with today's schemas and declarations.
+//! Dead letters, decoded and routed again with today's schemas and declarations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 use serde::Serialize;
 
+use super::homes::{self, Homes, Sorted};
 use super::list::{State, covered, refuse_itself, state};
 use super::{DeadLetterError, Filter};
 use crate::batch::{Decoded, Event, EventBatch, Origin, Reject};
@@ -52,11 +53,25 @@ pub struct Replay {
     /// Events that still can't become rows, by class.
     pub failed: u64,
     pub failed_by_class: BTreeMap<String, u64>,
+    /// Of those that landed the ones that today's routes give to another table, by that.
+    pub replayed_to: BTreeMap<String, u64>,
+    /// Events that today's routes give to a table that doesn't account for them as another's: it hasn't come so far, began
+    /// later, or has a dead letter of its own. They stay.
+    pub left_for: BTreeMap<String, u64>,
+    /// Events that today's routes keep out of all tables. They stay.
+    pub filtered: u64,
     /// Letters whose events aren't accounted for yet: the pipeline comes first.
     pub in_flight: u64,
     pub commits: u64,
     /// It was stopped before its end; the next one goes on.
     pub stopped: bool,
+}
+
+impl Replay {
+    /// Whether every letter that was meant has a row now.
+    pub fn is_whole(&self) -> bool {
+        self.failed == 0 && self.filtered == 0 && self.left_for.is_empty()
+    }
 }
 
 /// A table of a pipeline and its dead letters, to settle dead letters in.
@@ -96,7 +111,7 @@ impl Tables {
     }
 }
 
-/// Decodes the waiting letters that `filter` takes, lands those that decode, and writes down why the others don't. It
+/// Decodes the waiting letters that `filter` takes, lands those that decode where today's routes say, and writes down why the others don't. It
 /// takes no lock: it may run beside the live pipeline, and beside another replay.
 ///
 /// # Errors
@@ -112,19 +127,23 @@ pub async fn replay(
     let table = target.table.to_string();
     let pipeline = target.pipeline.ok_or_else(|| DeadLetterError::NoPipeline { table: table.clone() })?;
     let done = Replay { pipeline: pipeline.name.clone(), table, ..Replay::default() };
-    let Some(tables) = Tables::open(project, pipeline, &target.table, fault_points).await? else { return Ok(done) };
-    let decoder = setup::decoder(project, pipeline, &Places::of(project)?)?;
+    let opened = Tables::open(project, pipeline, &target.table, fault_points.clone()).await?;
+    let Some(tables) = opened else { return Ok(done) };
+    let places = Places::of(project)?;
+    let decoder = setup::decoder(project, pipeline, &places)?;
+    let homes = Homes::of(pipeline, &target.table, places, fault_points)?;
     let (landed, failed) = (Numbers::new(), Numbers::new());
     let backoff = Backoff::new(PAUSE, LONGEST_PAUSE);
-    Replaying { tables, decoder, filter, done, landed, failed, backoff }.run(shutdown).await
+    Replaying { tables, decoder, homes, filter, done, landed, failed, backoff }.run(shutdown).await
 }
 
 struct Replaying<'a> {
     tables: Tables,
     decoder: Decoder,
+    homes: Homes<'a>,
     filter: &'a Filter,
     done: Replay,
-    /// What this run has landed, and what failed in it: when all is listed anew, none is counted or tried twice.
+    /// What this run has landed, and what failed in it or stays for another reason: when all is listed anew, none is counted or tried twice.
     landed: Numbers,
     failed: Numbers,
     backoff: Backoff,
@@ -135,6 +154,26 @@ type Wanted = BTreeMap<(PartitionKey, String), BTreeMap<i64, Event>>;
 
 /// Why events still fail.
 type Rejects = BTreeMap<(PartitionKey, i64), Reject>;
+
+/// Events that were decoded again.
+#[derive(Default)]
+struct Tried {
+    tried: Numbers,
+    /// By the table that today's routes give them to.
+    parts: BTreeMap<usize, Vec<Replayed>>,
+    filtered: Numbers,
+    rejects: Rejects,
+}
+
+/// What is to be written into letters.
+#[derive(Default)]
+struct Marks {
+    /// What has a row beside the letters.
+    here: Landed,
+    /// What has one in another table, by its name.
+    elsewhere: Vec<(String, Landed)>,
+    rejects: Rejects,
+}
 
 impl Replaying<'_> {
     async fn run(mut self, shutdown: Shutdown) -> Result<Replay, DeadLetterError> {
@@ -166,19 +205,34 @@ impl Replaying<'_> {
         if wanted.is_empty() {
             return Ok(Settled::Done(false));
         }
-        let (parts, rejects) = self.decode(wanted).await?;
-        let Settled::Done(landed) = self.land(&parts).await? else { return Ok(Settled::Outrun) };
-        self.done.commits += u64::from(landed.version.is_some());
-        self.done.rows += landed.rows;
-        self.done.replayed += count(&landed.landed);
-        add(&mut self.landed, &landed.landed);
-        let failed = self.mark(&mut chunk, &parts, &rejects, &landed);
+        let Tried { tried, mut parts, filtered, rejects } = self.decode(wanted).await?;
+        let own = parts.remove(&self.homes.own).unwrap_or_default();
+        let Settled::Done(landed) = self.land(&tried, own).await? else { return Ok(Settled::Outrun) };
+        self.count_landed(&landed);
+        let mut marks = Marks { rejects, ..Marks::default() };
+        for (at, parts) in parts {
+            let table = self.homes.name(at);
+            let parts = homes::without(parts, &landed.had_row);
+            let adopted = self.homes.land(at, &parts).await;
+            let Settled::Done(adopted) = self.again_after(adopted).await? else { return Ok(Settled::Outrun) };
+            self.count_landed(&adopted);
+            *self.done.replayed_to.entry(table.clone()).or_default() += count(&adopted.landed);
+            self.leave(&table, &adopted.not_its_own);
+            marks.elsewhere.push((table, adopted));
+        }
+        self.done.replayed_to.retain(|_, events| *events > 0);
+        let filtered = homes::left(filtered, &landed.had_row);
+        self.done.filtered += count(&filtered);
+        add(&mut self.failed, &filtered);
+        marks.here = landed;
+        let failed = self.mark(&mut chunk, &tried, &marks);
         let Tables { letters, by, fault_points, .. } = &mut self.tables;
         if letters.rewrite(chunk, "replay", by, fault_points).await? == Rewritten::Outrun {
             // The marks are lost. What has landed is found to have a row when it is met again.
             return Ok(Settled::Outrun);
         }
-        let had_row = landed.had_row.iter().flat_map(|(partition, numbers)| {
+        let all = marks.elsewhere.iter().map(|(_, landed)| landed).chain([&marks.here]);
+        let had_row = all.flat_map(|landed| &landed.had_row).flat_map(|(partition, numbers)| {
             let ours = self.landed.get(partition);
             numbers.iter().filter(move |number| ours.is_none_or(|ours| !ours.contains(number)))
         });
@@ -189,6 +243,22 @@ impl Replaying<'_> {
             self.failed.entry(partition).or_default().insert(number);
         }
         Ok(Settled::Done(true))
+    }
+
+    fn count_landed(&mut self, landed: &Landed) {
+        self.done.commits += u64::from(landed.version.is_some());
+        self.done.rows += landed.rows;
+        self.done.replayed += count(&landed.landed);
+        add(&mut self.landed, &landed.landed);
+    }
+
+    /// Events that belong to `table`, which can't take them.
+    fn leave(&mut self, table: &str, numbers: &Numbers) {
+        let events = count(numbers);
+        if events > 0 {
+            *self.done.left_for.entry(table.to_owned()).or_default() += events;
+            add(&mut self.failed, numbers);
+        }
     }
 
     fn wanted(&mut self, chunk: &Chunk) -> Wanted {
@@ -212,26 +282,28 @@ impl Replaying<'_> {
         wanted
     }
 
-    /// Decodes as a pipeline does: batches of one partition and one path, ascending.
-    async fn decode(&self, wanted: Wanted) -> Result<(Vec<Replayed>, Rejects), DeadLetterError> {
-        let (mut parts, mut rejects) = (Vec::new(), Rejects::new());
+    /// Decodes and routes as a pipeline does: batches of one partition and one path, ascending.
+    async fn decode(&self, wanted: Wanted) -> Result<Tried, DeadLetterError> {
+        let mut all = Tried::default();
         for ((partition, origin), events) in wanted {
             let origin = Origin::of_dead_letter(Some(&origin));
             let mut events = events.into_values().peekable();
             while events.peek().is_some() {
                 let events: Vec<Event> = events.by_ref().take(BATCH_EVENTS).collect();
-                let tried: BTreeSet<i64> = events.iter().map(|event| event.sequence_number).collect();
-                let batch = EventBatch { partition: partition.clone(), origin: origin.clone(), events };
-                let decoded = self.decode_batch(Arc::new(batch)).await?;
-                let failed = decoded.rejects.iter().map(|reject| reject.event.sequence_number).collect();
-                let batches = decoded.batches;
-                let decoded_now = tried.difference(&failed).copied().collect();
-                parts.push(Replayed { partition: partition.clone(), tried, decoded: decoded_now, batches });
-                let named = decoded.rejects.into_iter();
-                rejects.extend(named.map(|reject| ((partition.clone(), reject.event.sequence_number), reject)));
+                let numbers = events.iter().map(|event| event.sequence_number);
+                all.tried.entry(partition.clone()).or_default().extend(numbers);
+                let batch = Arc::new(EventBatch { partition: partition.clone(), origin: origin.clone(), events });
+                let decoded = self.decode_batch(Arc::clone(&batch)).await?;
+                let Sorted { parts, filtered, rejects } = self.homes.sort(&batch, decoded)?;
+                for (at, parts) in parts {
+                    all.parts.entry(at).or_default().extend(parts);
+                }
+                add(&mut all.filtered, &filtered);
+                let named = rejects.into_iter();
+                all.rejects.extend(named.map(|reject| ((partition.clone(), reject.event.sequence_number), reject)));
             }
         }
-        Ok((parts, rejects))
+        Ok(all)
     }
 
     async fn decode_batch(&self, batch: Arc<EventBatch>) -> Result<Decoded, DeadLetterError> {
@@ -247,10 +319,26 @@ impl Replaying<'_> {
         }
     }
 
+    /// Lands what belongs where the letters lie; and of all that was tried, finds what has a row there.
+    async fn land(&mut self, tried: &Numbers, mut own: Vec<Replayed>) -> Result<Settled<Landed>, DeadLetterError> {
+        let looked_for = tried.iter().map(|(partition, tried)| Replayed {
+            partition: partition.clone(),
+            tried: tried.clone(),
+            decoded: BTreeSet::new(),
+            batches: Vec::new(),
+        });
+        own.extend(looked_for);
+        let landed = self.tables.writer.replay(&own).await.map_err(DeadLetterError::from);
+        self.again_after(landed).await
+    }
+
     /// After an error the letters are read again before anything else is tried: others may have settled them, and
     /// what has landed all the same is found to have a row.
-    async fn land(&mut self, parts: &[Replayed]) -> Result<Settled<Landed>, DeadLetterError> {
-        match self.tables.writer.replay(parts).await {
+    async fn again_after(
+        &mut self,
+        landed: Result<Settled<Landed>, DeadLetterError>,
+    ) -> Result<Settled<Landed>, DeadLetterError> {
+        match landed {
             Ok(settled) => {
                 self.backoff.reset();
                 Ok(settled)
@@ -260,38 +348,32 @@ impl Replaying<'_> {
                 tokio::time::sleep(self.backoff.pause()).await;
                 Ok(Settled::Outrun)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 
     /// Writes into the letters what came of them. Gives those that still fail, with their class.
-    fn mark(
-        &self,
-        chunk: &mut Chunk,
-        parts: &[Replayed],
-        rejects: &Rejects,
-        landed: &Landed,
-    ) -> Vec<((PartitionKey, i64), String)> {
+    fn mark(&self, chunk: &mut Chunk, tried: &Numbers, marks: &Marks) -> Vec<((PartitionKey, i64), String)> {
         let now_us = Utc::now().timestamp_micros();
-        let tried = parts.iter().fold(Numbers::new(), |mut tried, part| {
-            tried.entry(part.partition.clone()).or_default().extend(&part.tried);
-            tried
-        });
         let is_among = |numbers: &Numbers, letter: &DeadLetter| {
             numbers.get(&letter.partition).is_some_and(|held| held.contains(&letter.sequence_number))
         };
         let mut failed = Vec::new();
-        for letter in chunk.letters.iter_mut().filter(|letter| is_among(&tried, letter)) {
+        for letter in chunk.letters.iter_mut().filter(|letter| is_among(tried, letter)) {
             if letter.state() != LetterState::Waiting {
                 continue;
             }
             letter.tried_at_us = Some(now_us);
-            if is_among(&landed.landed, letter) || is_among(&landed.had_row, letter) {
+            let has_row = |landed: &Landed| is_among(&landed.landed, letter) || is_among(&landed.had_row, letter);
+            let elsewhere = marks.elsewhere.iter().find(|(_, landed)| has_row(landed)).map(|(table, _)| table);
+            let is_here = has_row(&marks.here);
+            if is_here || elsewhere.is_some() {
                 letter.replayed_at_us = Some(now_us);
+                letter.replayed_to = elsewhere.filter(|_| !is_here).cloned();
                 continue;
             }
             let key = (letter.partition.clone(), letter.sequence_number);
-            let Some(reject) = rejects.get(&key) else { continue };
+            let Some(reject) = marks.rejects.get(&key) else { continue };
             letter.attempt = letter.attempt.saturating_add(1);
             letter.framing = Some(reject.framing.to_owned());
             letter.schema_id.clone_from(&reject.schema_id);

@@ -90,7 +90,9 @@ pub(super) struct Captures {
     gaps: BTreeMap<PartitionKey, RangeSet>,
     /// What no blob had, until the ledger is at hand: by another path it may be there already.
     missed: Vec<(PartitionKey, Range)>,
-    /// Holes that no blob had when it was looked.
+    /// What readers are at work on that heal holes.
+    healing: BTreeMap<PartitionKey, RangeSet>,
+    /// Holes that no blob had when it was looked, or that weren't healed to their end.
     unhealed: BTreeMap<PartitionKey, RangeSet>,
     /// Holes that were counted: each is once, however often it is met.
     counted: BTreeMap<PartitionKey, RangeSet>,
@@ -114,6 +116,7 @@ impl Captures {
             wants_all: false,
             gaps: BTreeMap::new(),
             missed: Vec::new(),
+            healing: BTreeMap::new(),
             unhealed: BTreeMap::new(),
             counted: BTreeMap::new(),
             sweep_at: None,
@@ -169,8 +172,9 @@ impl Captures {
         }
     }
 
-    pub(super) fn ended(&mut self) {
+    pub(super) fn ended(&mut self, partition: &PartitionKey) {
         self.readers = self.readers.saturating_sub(1);
+        self.healing.remove(partition);
     }
 
     /// Nothing is read any more.
@@ -307,6 +311,17 @@ impl Pipeline {
         self.captures.wants_all = true;
         if !self.options.until_caught_up {
             self.captures.sweep_at = None;
+            self.sweep_later();
+        }
+    }
+
+    /// A reader has stopped before its end. What was to be healed is tried again at the next sweep: a schema may be there
+    /// by then, or the events that were bad may be out of the way.
+    pub(super) fn capture_stopped(&mut self, partition: &PartitionKey) {
+        let was_healing = self.captures.healing.remove(partition);
+        self.captures.ended(partition);
+        if let Some(wanted) = was_healing.filter(|_| self.source.is_some() && !self.options.until_caught_up) {
+            self.captures.unhealed.entry(partition.clone()).or_default().union(&wanted);
             self.sweep_later();
         }
     }
@@ -459,6 +474,7 @@ impl Pipeline {
             let mut wanted = RangeSet::new();
             gaps.iter().for_each(|gap| wanted.union(&missing_in_any(&self.targets, &partition, gap)));
             let (listing, missing) = (Arc::clone(&listing), Missing::Wanted);
+            self.captures.healing.entry(partition.clone()).or_default().union(&wanted);
             let read = CaptureRead { partition, listing, wanted, generation: lasts, enqueued: lasts, missing };
             self.read_capture(read);
         }

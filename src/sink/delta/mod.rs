@@ -56,9 +56,9 @@ pub enum SinkError {
         misfit: schema::Misfit,
     },
     #[error(
-        "table `{table}` counts {counted} rejected events of partition `{partition}`, and {letters} dead letters wait"
+        "table `{table}` counts {counted} {counter} events of partition `{partition}`, and {letters} dead letters wait"
     )]
-    Uncounted { table: String, partition: PartitionKey, counted: i64, letters: usize },
+    Uncounted { table: String, partition: PartitionKey, counter: &'static str, counted: i64, letters: usize },
     #[error("partition `{partition}` was staged out of order for table `{table}`")]
     Order { table: String, partition: PartitionKey },
     #[error(transparent)]
@@ -100,7 +100,7 @@ impl Classify for SinkError {
             )),
             Self::SchemaChange { .. } => Some(
                 "say `on_schema_change = \"evolve\"` in `[decode]` to let columns be added, or `\"pin\"` to keep in \
-                 `_rescued` what has none; or give the table the column, and start again"
+                 `_rescued` what has none; or give the table the column (JSON: the pinned schema the field), and start again"
                     .to_owned(),
             ),
             Self::Uncounted { table, .. } => Some(format!("`sluice audit {table}` says what doesn't agree")),

@@ -1,4 +1,5 @@
-//! Numbers that are covered as dead letters, settled otherwise: they become rows, or count as expired.
+//! Numbers that are covered as dead letters, settled otherwise: they become rows, or count as expired. And numbers that
+//! are covered as another table's, whose dead letters are this table's by now.
 //!
 //! Trimming can't help here, since all of these numbers are covered. What keeps an event from becoming two rows is an
 //! anti-join on its key: of the letters only those land that have no row at the version V at which the rows were
@@ -16,6 +17,7 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
+use datafusion::execution::SendableRecordBatchStream;
 use deltalake::kernel::{Action, Add};
 use futures::TryStreamExt as _;
 use serde_json::json;
@@ -26,7 +28,8 @@ use super::files::{self, Written};
 use super::table::CaughtUp;
 use super::writer::{FilesOf, Of, StoredFiles, TRIES, TableWriter, Tried, forget_misfits};
 use crate::batch::bronze;
-use crate::catalog::scan::scan_at;
+use crate::catalog::commit_log::CommitLog;
+use crate::catalog::scan::{scan, scan_at};
 use crate::checkpoint::{Counter, LedgerKey, PartitionKey};
 use crate::fault_points::FaultPoint;
 
@@ -65,6 +68,8 @@ pub struct Landed {
     pub landed: Numbers,
     /// Numbers that had a row before.
     pub had_row: Numbers,
+    /// Numbers that the table doesn't account for as another's: not yet, or by a dead letter of its own.
+    pub not_its_own: Numbers,
 }
 
 impl TableWriter {
@@ -74,15 +79,54 @@ impl TableWriter {
     /// # Errors
     /// [`SinkError::Uncounted`] when the ledger counts fewer rejected events than are to land; errors of storage.
     pub async fn replay(&mut self, parts: &[Replayed]) -> Result<Settled<Landed>, SinkError> {
-        self.begin();
-        let mut tried = Numbers::new();
+        self.land(parts, Counter::Rejected, Numbers::new()).await
+    }
+
+    /// Lands the rows of dead letters of another table, which this one has counted as filtered so far, and takes these
+    /// off that count, in one commit. What it doesn't account for stays out, and so does what `letters`, its own
+    /// dead letters, hold. Safe to call again after any error: what has landed has a row.
+    ///
+    /// # Errors
+    /// As [`TableWriter::replay`]
+    pub async fn adopt(
+        &mut self,
+        parts: &[Replayed],
+        letters: Option<&CommitLog>,
+    ) -> Result<Settled<Landed>, SinkError> {
+        self.catch_up().await?;
+        let mut not_its_own = Numbers::new();
         for part in parts {
-            tried.entry(part.partition.clone()).or_default().extend(&part.tried);
+            let covered = self.table.ledger.coverage(&part.partition);
+            let lacking = part.tried.iter().filter(|number| !covered.contains(**number));
+            not_its_own.entry(part.partition.clone()).or_default().extend(lacking);
         }
-        let had_row = self.with_row(&tried).await?;
-        let (batches, landed) = self.without(parts, &had_row)?;
+        // A letter of a number lies there before the number is covered.
+        if let (Some(log), Some(sql)) = (letters, keys_sql(&tried(parts))) {
+            let found = numbers_of(scan(log.store(), &sql).await?, log, &tried(parts)).await?;
+            for (partition, numbers) in found {
+                not_its_own.entry(partition).or_default().extend(numbers);
+            }
+        }
+        not_its_own.retain(|_, numbers| !numbers.is_empty());
+        self.land(parts, Counter::Filtered, not_its_own).await
+    }
+
+    async fn land(
+        &mut self,
+        parts: &[Replayed],
+        counter: Counter,
+        mut not_its_own: Numbers,
+    ) -> Result<Settled<Landed>, SinkError> {
+        self.begin();
+        let had_row = self.with_row(&tried(parts)).await?;
+        for (partition, numbers) in &had_row {
+            if let Some(not_its_own) = not_its_own.get_mut(partition) {
+                not_its_own.retain(|number| !numbers.contains(number));
+            }
+        }
+        let (batches, landed) = self.without(parts, &had_row, &not_its_own)?;
         if landed.is_empty() {
-            return Ok(Settled::Done(Landed { had_row, ..Landed::default() }));
+            return Ok(Settled::Done(Landed { had_row, not_its_own, ..Landed::default() }));
         }
         let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         let mut stored = StoredFiles::new();
@@ -98,13 +142,13 @@ impl TableWriter {
             }
             let Written { files, rescued } = self.store_replayed(&batches, &mut stored).await?;
             self.spec.fault_points.pass(FaultPoint::ReplayStaged);
-            let facts = self.rejected_less(&landed)?;
+            let facts = self.counted_less(counter, &landed)?;
             let said = (!rescued.is_empty()).then(|| ("sluiceRescued", json!(rescued)));
             let actions = files.into_iter().map(Action::Add).collect();
             match self.put_actions(actions, &facts, Of::Letters("replayed"), said).await? {
                 Tried::Landed(version) => {
                     self.spec.fault_points.pass(FaultPoint::ReplayCommitted);
-                    return Ok(Settled::Done(Landed { version: Some(version), rows, landed, had_row }));
+                    return Ok(Settled::Done(Landed { version: Some(version), rows, landed, had_row, not_its_own }));
                 }
                 Tried::Again(caught_up) if caught_up.letters_settled => {
                     self.give_up(stored, caught_up).await;
@@ -183,71 +227,47 @@ impl TableWriter {
         facts.flatten().collect()
     }
 
-    /// Events that have a row count as rejected no more.
-    fn rejected_less(&self, landed: &Numbers) -> Result<Vec<(LedgerKey, i64)>, SinkError> {
+    /// Events that have a row count as rejected no more, or as filtered.
+    fn counted_less(&self, counter: Counter, landed: &Numbers) -> Result<Vec<(LedgerKey, i64)>, SinkError> {
         let mut moved = BTreeMap::new();
         for (partition, numbers) in landed {
-            let counted = self.table.ledger.partition(partition).map_or(0, |held| held.counter(Counter::Rejected));
+            let counted = self.table.ledger.partition(partition).map_or(0, |held| held.counter(counter));
             let letters = numbers.len();
             let less = i64::try_from(letters).unwrap_or(i64::MAX);
             if less > counted {
                 let (table, partition) = (self.spec.name.clone(), partition.clone());
-                return Err(SinkError::Uncounted { table, partition, counted, letters });
+                return Err(SinkError::Uncounted { table, partition, counter: counter.as_str(), counted, letters });
             }
             moved.insert(partition.clone(), -less);
         }
-        Ok(self.counted(Counter::Rejected, &moved))
+        Ok(self.counted(counter, &moved))
     }
 
     /// Which of these numbers have a row at the base.
     async fn with_row(&self, wanted: &Numbers) -> Result<Numbers, SinkError> {
-        let mut found = Numbers::new();
-        let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
-        let of_partition = |(partition, numbers): (&PartitionKey, &BTreeSet<i64>)| {
-            let (first, last) = (numbers.first()?, numbers.last()?);
-            Some(format!(
-                "({} = {} AND {} = {} AND {} BETWEEN {first} AND {last})",
-                bronze::SOURCE,
-                text(partition.source.as_str()),
-                bronze::PARTITION,
-                text(&partition.partition),
-                bronze::SEQUENCE_NUMBER,
-            ))
-        };
-        let conditions: Vec<String> = wanted.iter().filter_map(of_partition).collect();
-        if conditions.is_empty() {
-            return Ok(found);
-        }
-        let sql = format!(
-            "SELECT {}, {}, {} FROM t WHERE {}",
-            bronze::SOURCE,
-            bronze::PARTITION,
-            bronze::SEQUENCE_NUMBER,
-            conditions.join(" OR ")
-        );
+        let Some(sql) = keys_sql(wanted) else { return Ok(Numbers::new()) };
         let log = &self.table.log;
-        let mut batches = scan_at(log.store(), self.table.version, &sql, SCAN_MEMORY_BYTES).await?;
-        while let Some(batch) = batches.try_next().await.map_err(|source| log.failed(source))? {
-            for key in keys(&batch) {
-                if wanted.get(&key.partition).is_some_and(|numbers| numbers.contains(&key.sequence_number)) {
-                    found.entry(key.partition).or_default().insert(key.sequence_number);
-                }
-            }
-        }
-        Ok(found)
+        let rows = scan_at(log.store(), self.table.version, &sql, SCAN_MEMORY_BYTES).await?;
+        numbers_of(rows, log, wanted).await
     }
 
     /// The rows of events that have none yet, and the numbers of these.
-    fn without(&self, parts: &[Replayed], had_row: &Numbers) -> Result<(Vec<RecordBatch>, Numbers), SinkError> {
+    fn without(
+        &self,
+        parts: &[Replayed],
+        had_row: &Numbers,
+        not_its_own: &Numbers,
+    ) -> Result<(Vec<RecordBatch>, Numbers), SinkError> {
         let none = BTreeSet::new();
         let (mut batches, mut landing) = (Vec::new(), Numbers::new());
         for part in parts {
             let had = had_row.get(&part.partition).unwrap_or(&none);
+            let others = not_its_own.get(&part.partition).unwrap_or(&none);
             let taken = landing.get(&part.partition).unwrap_or(&none);
             let wanted: BTreeSet<i64> = part
                 .decoded
                 .iter()
-                .filter(|number| !had.contains(number) && !taken.contains(number))
+                .filter(|number| ![had, others, taken].iter().any(|held| held.contains(number)))
                 .copied()
                 .collect();
             if wanted.is_empty() {
@@ -280,6 +300,47 @@ impl TableWriter {
         stored.values().for_each(|(_, files)| all.extend(files.clone()));
         Ok(all)
     }
+}
+
+fn tried(parts: &[Replayed]) -> Numbers {
+    let mut tried = Numbers::new();
+    for part in parts {
+        tried.entry(part.partition.clone()).or_default().extend(&part.tried);
+    }
+    tried
+}
+
+/// Asks for the keys of these numbers, and of such as lie among them; nothing where there are none.
+fn keys_sql(wanted: &Numbers) -> Option<String> {
+    let (source, partition, number) = (bronze::SOURCE, bronze::PARTITION, bronze::SEQUENCE_NUMBER);
+    let text = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let of_partition = |(key, numbers): (&PartitionKey, &BTreeSet<i64>)| {
+        let (first, last) = (numbers.first()?, numbers.last()?);
+        let (of_source, of_partition) = (text(key.source.as_str()), text(&key.partition));
+        Some(format!(
+            "({source} = {of_source} AND {partition} = {of_partition} AND {number} BETWEEN {first} AND {last})"
+        ))
+    };
+    let conditions: Vec<String> = wanted.iter().filter_map(of_partition).collect();
+    let is_any = !conditions.is_empty();
+    is_any.then(|| format!("SELECT {source}, {partition}, {number} FROM t WHERE {}", conditions.join(" OR ")))
+}
+
+/// Which of the wanted numbers are among these keys.
+async fn numbers_of(
+    mut rows: SendableRecordBatchStream,
+    log: &CommitLog,
+    wanted: &Numbers,
+) -> Result<Numbers, SinkError> {
+    let mut found = Numbers::new();
+    while let Some(batch) = rows.try_next().await.map_err(|source| log.failed(source))? {
+        for key in keys(&batch) {
+            if wanted.get(&key.partition).is_some_and(|numbers| numbers.contains(&key.sequence_number)) {
+                found.entry(key.partition).or_default().insert(key.sequence_number);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn keep(batch: &RecordBatch, wanted: &BTreeSet<i64>) -> Result<RecordBatch, ArrowError> {

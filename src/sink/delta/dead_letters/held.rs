@@ -325,7 +325,7 @@ impl HeldLetters {
         Ok(deleted)
     }
 
-    /// The numbers whose letters expired and aren't known to have a row.
+    /// The numbers whose letters expired and aren't known to have a row beside them.
     ///
     /// # Errors
     /// Errors of storage.
@@ -337,10 +337,15 @@ impl HeldLetters {
         if !has(rows::EXPIRED_AT) {
             return Ok(numbers);
         }
-        let not_replayed =
-            if has(rows::REPLAYED_AT) { format!(" AND \"{}\" IS NULL", rows::REPLAYED_AT) } else { String::new() };
+        let without_row = match (has(rows::REPLAYED_AT), has(rows::REPLAYED_TO)) {
+            (false, _) => String::new(),
+            (true, false) => format!(" AND \"{}\" IS NULL", rows::REPLAYED_AT),
+            (true, true) => {
+                format!(" AND (\"{}\" IS NULL OR \"{}\" IS NOT NULL)", rows::REPLAYED_AT, rows::REPLAYED_TO)
+            }
+        };
         let sql = format!(
-            "SELECT \"{}\", \"{}\", \"{}\" FROM t WHERE \"{}\" IS NOT NULL{not_replayed}",
+            "SELECT \"{}\", \"{}\", \"{}\" FROM t WHERE \"{}\" IS NOT NULL{without_row}",
             bronze::SOURCE,
             bronze::PARTITION,
             bronze::SEQUENCE_NUMBER,

@@ -10,6 +10,7 @@
 //! | `pipeline`, `config_hash` | who tried last |
 //! | `rejected_at` | when it failed first |
 //! | `replayed_at` | since when it is known to have a row: it counts no more |
+//! | `replayed_to` | the table of that row, where it is another: here the letter goes on accounting for its number |
 //! | `expired_at` | since when its bytes are gone, by retention or because somebody dropped it |
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::checkpoint::{PartitionKey, SourceId};
 pub const BODY: &str = "body";
 pub const EXPIRED_AT: &str = "expired_at";
 pub const REPLAYED_AT: &str = "replayed_at";
+pub const REPLAYED_TO: &str = "replayed_to";
 pub const REJECTED_AT: &str = "rejected_at";
 const CONTENT_TYPE: &str = "content_type";
 const FRAMING: &str = "framing";
@@ -83,6 +85,7 @@ pub struct DeadLetter {
     pub origin: Option<String>,
     pub replayed_at_us: Option<i64>,
     pub expired_at_us: Option<i64>,
+    pub replayed_to: Option<String>,
 }
 
 /// What became of a dead letter, as far as its own row says.
@@ -120,6 +123,7 @@ impl DeadLetter {
             origin: Some(reject.origin.as_str().to_owned()),
             replayed_at_us: None,
             expired_at_us: None,
+            replayed_to: None,
         }
     }
 
@@ -202,6 +206,7 @@ pub fn schema() -> SchemaRef {
         time(TRIED_AT),
         time(REPLAYED_AT),
         time(EXPIRED_AT),
+        text(REPLAYED_TO),
     ]))
 }
 
@@ -226,7 +231,7 @@ pub(super) fn foreign_column(held: &Schema) -> Option<&str> {
 /// # Errors
 /// [`ArrowError`] never, as long as the columns are of the types that the schema says.
 pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<RecordBatch, ArrowError> {
-    let mut texts: [StringBuilder; 11] = std::array::from_fn(|_| StringBuilder::new());
+    let mut texts: [StringBuilder; 12] = std::array::from_fn(|_| StringBuilder::new());
     let mut times: [_; 5] = std::array::from_fn(|_| TimestampMicrosecondBuilder::new().with_timezone("UTC"));
     let mut numbers = Int64Builder::new();
     let mut indexes = Int32Builder::new();
@@ -235,7 +240,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
     let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
     let mut properties = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
     for letter in letters {
-        let values: [Option<&str>; 11] = [
+        let values: [Option<&str>; 12] = [
             Some(letter.partition.source.as_str()),
             Some(&letter.partition.partition),
             letter.offset.as_deref(),
@@ -247,6 +252,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
             letter.pipeline.as_deref(),
             letter.config_hash.as_deref(),
             letter.origin.as_deref(),
+            letter.replayed_to.as_deref(),
         ];
         for (builder, value) in texts.iter_mut().zip(values) {
             builder.append_option(value);
@@ -271,7 +277,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
         }
         properties.append(letter.body.is_some())?;
     }
-    let [source, partition, offset, content_type, framing, schema_id, class, error, pipeline, hash, origin] =
+    let [source, partition, offset, content_type, framing, schema_id, class, error, pipeline, hash, origin, replayed_to] =
         texts.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
     let [enqueued, rejected, tried, replayed, expired] =
         times.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
@@ -302,6 +308,7 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
             tried,
             replayed,
             expired,
+            replayed_to,
         ],
     )
 }
@@ -376,6 +383,7 @@ impl Rows {
             tried_at_us: time(18),
             replayed_at_us: time(19),
             expired_at_us: time(20),
+            replayed_to: text(21),
         })
     }
 
@@ -419,6 +427,7 @@ mod tests {
             origin: Some("live".to_owned()),
             replayed_at_us: None,
             expired_at_us: None,
+            replayed_to: Some("bronze.other".to_owned()),
         }
     }
 
