@@ -21,6 +21,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use uuid::Uuid;
 
+use super::change_data;
 use super::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue};
 
 /// Rows of a row group. Its pages are held until it ends, and the file is put together from whole ones: large
@@ -77,7 +78,13 @@ impl DataFile {
     /// # Errors
     /// [`FileError::Store`]; what was stored by then stays for vacuum.
     pub async fn store(&self, store: &LogStoreRef) -> Result<Add, FileError> {
+        self.store_below("", store).await
+    }
+
+    /// As [`DataFile::store`], below a folder of the table's: its name with a slash at its end.
+    async fn store_below(&self, below: &str, store: &LogStoreRef) -> Result<Add, FileError> {
         let folder = self.add.path.rsplit_once('/').map(|(folder, _)| format!("{folder}/")).unwrap_or_default();
+        let folder = format!("{below}{folder}");
         let mut add = self.add.clone();
         add.path = format!("{folder}part-00000-{}-c000.zstd.parquet", Uuid::new_v4());
         let path = Path::parse(&add.path).map_err(|source| stored(&Path::default(), source.into()))?;
@@ -198,11 +205,23 @@ pub struct FilesWriter {
     held_bytes: usize,
     rows: u64,
     stored: Vec<Add>,
+    /// The folder that the files lie in, with a slash at its end; empty for the table's own.
+    below: String,
 }
 
 impl FilesWriter {
     pub fn new(store: &LogStoreRef, table: &SchemaRef, partition_columns: &[String]) -> Self {
+        Self::below(String::new(), store, table, partition_columns)
+    }
+
+    /// For the rows of a change feed; `table` are the columns of these.
+    pub fn of_changes(store: &LogStoreRef, table: &SchemaRef, partition_columns: &[String]) -> Self {
+        Self::below(format!("{}/", change_data::FOLDER), store, table, partition_columns)
+    }
+
+    fn below(below: String, store: &LogStoreRef, table: &SchemaRef, partition_columns: &[String]) -> Self {
         Self {
+            below,
             store: Arc::clone(store),
             table: Arc::clone(table),
             partition_columns: partition_columns.to_vec(),
@@ -242,7 +261,7 @@ impl FilesWriter {
         self.held_bytes = 0;
         let Some(encoder) = self.encoder.take() else { return Ok(()) };
         for file in encoder.close().await? {
-            self.stored.push(file.store(&self.store).await?);
+            self.stored.push(file.store_below(&self.below, &self.store).await?);
         }
         Ok(())
     }

@@ -44,9 +44,8 @@ pub async fn check(project: &ProjectSpec) -> Result<Checked, PipelineError> {
     problems.extend(routes::problems(project));
     let checked = Checked { problems, notes: Vec::new(), graph, outputs: BTreeMap::new(), columns: BTreeMap::new() };
     let mut checker = Checker { project, places: Places::of(project)?, checked };
-    let modes = project.transforms.iter().map(|spec| (spec.table.clone(), spec.mode)).collect();
     for node in checker.checked.graph.clone().nodes() {
-        checker.checked.problems.extend(transform_check::streams(node, &modes));
+        checker.checked.problems.extend(transform_check::streams(node));
         if !checker.inputs(node).await? {
             continue;
         }
