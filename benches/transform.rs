@@ -199,6 +199,8 @@ impl Lake {
             kind: Kind::Append,
             adds: writer.close().await.expect("stored"),
             removes: Vec::new(),
+            changes: Vec::new(),
+            protocol: None,
             transactions: Vec::new(),
             metadata: None,
             operation: write(SaveMode::Append),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use deltalake::kernel::transaction::{CommitData, TransactionError};
-use deltalake::kernel::{Action, Add, Metadata, Remove, Transaction};
+use deltalake::kernel::{Action, Add, AddCDCFile, Metadata, Remove, Transaction};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef, get_actions};
 use deltalake::protocol::DeltaOperation;
 use serde_json::Value;
@@ -133,6 +133,14 @@ impl ReadCommit {
     pub fn removes(&self) -> impl Iterator<Item = &Remove> {
         self.actions.iter().filter_map(|action| match action {
             Action::Remove(remove) => Some(remove),
+            _ => None,
+        })
+    }
+
+    /// Files with the rows that it changed, where it says these.
+    pub fn changes(&self) -> impl Iterator<Item = &AddCDCFile> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Cdc(file) => Some(file),
             _ => None,
         })
     }

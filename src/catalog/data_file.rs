@@ -21,6 +21,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use uuid::Uuid;
 
+use super::change_data;
 use super::log::{DataSkippingNumIndexedCols, Scalar as PartitionValue};
 
 /// Rows of a row group. Its pages are held until it ends, and the file is put together from whole ones: large
@@ -80,8 +81,17 @@ impl DataFile {
     /// # Errors
     /// [`FileError::Store`]; what was stored by then stays for vacuum.
     pub async fn store(&self, store: &LogStoreRef) -> Result<Add, FileError> {
-        let folder = self.add.path.rsplit_once('/').map(|(folder, _)| folder).unwrap_or_default();
-        self.store_in(store, folder).await
+        self.store_in(store, self.folder()).await
+    }
+
+    /// As [`Self::store`], below a folder of the table's, whose name has a slash at its end.
+    async fn store_below(&self, below: &str, store: &LogStoreRef) -> Result<Add, FileError> {
+        self.store_in(store, format!("{below}{}", self.folder()).trim_end_matches('/')).await
+    }
+
+    /// That of its partition.
+    fn folder(&self) -> &str {
+        self.add.path.rsplit_once('/').map(|(folder, _)| folder).unwrap_or_default()
     }
 
     /// As [`Self::store`], in a folder of the table.
@@ -225,11 +235,23 @@ pub struct FilesWriter {
     held_bytes: usize,
     rows: u64,
     stored: Vec<Add>,
+    /// The folder that the files lie in, with a slash at its end; empty for the table's own.
+    below: String,
 }
 
 impl FilesWriter {
     pub fn new(store: &LogStoreRef, table: &SchemaRef, partition_columns: &[String]) -> Self {
+        Self::below(String::new(), store, table, partition_columns)
+    }
+
+    /// For the rows of a change feed; `table` are the columns of these.
+    pub fn of_changes(store: &LogStoreRef, table: &SchemaRef, partition_columns: &[String]) -> Self {
+        Self::below(format!("{}/", change_data::FOLDER), store, table, partition_columns)
+    }
+
+    fn below(below: String, store: &LogStoreRef, table: &SchemaRef, partition_columns: &[String]) -> Self {
         Self {
+            below,
             store: Arc::clone(store),
             table: Arc::clone(table),
             partition_columns: partition_columns.to_vec(),
@@ -269,7 +291,7 @@ impl FilesWriter {
         self.held_bytes = 0;
         let Some(encoder) = self.encoder.take() else { return Ok(()) };
         for file in encoder.close().await? {
-            self.stored.push(file.store(&self.store).await?);
+            self.stored.push(file.store_below(&self.below, &self.store).await?);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Names to tables: where a table lies, and what its log says.
 
+pub mod change_data;
 pub mod commit_log;
 pub mod data_file;
 pub mod file_table;

@@ -20,7 +20,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use deltalake::kernel::{Action, Add, Metadata, Remove, Transaction};
+use deltalake::kernel::{Action, Add, AddCDCFile, Metadata, Protocol, Remove, Transaction};
 use deltalake::protocol::DeltaOperation;
 use serde_json::Value;
 
@@ -51,6 +51,10 @@ pub struct Change {
     /// App id to version.
     pub transactions: Vec<(String, i64)>,
     pub metadata: Option<Metadata>,
+    /// Files with the rows that change, for the table's change feed. Where there are none, they follow from `adds` and
+    /// `removes`.
+    pub changes: Vec<Add>,
+    pub protocol: Option<Protocol>,
     pub operation: DeltaOperation,
     /// What stands under `sluice` in its `commitInfo`; see [`NOTE`].
     pub note: Value,
@@ -102,11 +106,24 @@ impl Change {
     }
 
     fn lay_out(self, log: &CommitLog) -> Result<Commit, CatalogError> {
-        let actions = self.metadata.into_iter().map(Action::Metadata);
+        let actions = self.protocol.into_iter().map(Action::Protocol);
+        let actions = actions.chain(self.metadata.into_iter().map(Action::Metadata));
         let actions = actions.chain(self.removes.into_iter().map(Action::Remove));
-        let actions = actions.chain(self.adds.into_iter().map(Action::Add)).collect();
+        let actions = actions.chain(self.adds.into_iter().map(Action::Add));
+        let actions = actions.chain(self.changes.into_iter().map(|file| Action::Cdc(change_file(file)))).collect();
         let transactions = self.transactions.into_iter().map(|(id, version)| Transaction::new(id, version)).collect();
         log.lay_out(actions, transactions, self.operation, HashMap::from([(NOTE.to_owned(), self.note)]))
+    }
+}
+
+fn change_file(file: Add) -> AddCDCFile {
+    AddCDCFile {
+        path: file.path,
+        size: file.size,
+        partition_values: file.partition_values,
+        // They are no rows of the table.
+        data_change: false,
+        tags: None,
     }
 }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _};
 use deltalake::kernel::{
-    Action, Add, Metadata, MetadataExt as _, Protocol, Remove, Snapshot, StructType, Transaction, new_metadata,
+    Action, Add, AddCDCFile, Metadata, MetadataExt as _, Protocol, Remove, Snapshot, StructType, Transaction,
+    new_metadata,
 };
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use futures::TryStreamExt as _;
 
 use super::CatalogError;
+use super::change_data::needed_protocol;
 use super::commit_log::{CommitLog, Put};
 use super::log::table_url;
 
@@ -23,6 +25,7 @@ const REWRITABLE: [&str; 5] = ["appendOnly", "invariants", "changeDataFeed", "ti
 pub struct ActiveFile {
     /// Relative to the table's folder, not URL-encoded: where the object store has it.
     pub path: String,
+    /// What all its rows have in common: the values of partition columns.
     pub partition_values: HashMap<String, Option<String>>,
     pub size: i64,
     /// Epoch ms.
@@ -73,6 +76,45 @@ pub fn rows_in(statistics: Option<&str>) -> Option<u64> {
     Statistics::read(statistics)?.rows
 }
 
+impl ActiveFile {
+    /// The file with a value that all its rows have in a column that it lacks.
+    pub fn with(mut self, column: &str, value: Option<String>) -> Self {
+        self.partition_values.insert(column.to_owned(), value);
+        self
+    }
+
+    /// Whether some of its rows are marked as deleted beside it.
+    pub fn has_deletions(&self) -> bool {
+        self.has_deletions
+    }
+}
+
+impl From<&Remove> for ActiveFile {
+    fn from(remove: &Remove) -> Self {
+        Self {
+            path: remove.path.clone(),
+            partition_values: remove.partition_values.clone().unwrap_or_default(),
+            size: remove.size.unwrap_or_default(),
+            modified_at: remove.deletion_timestamp.unwrap_or_default(),
+            stats: None,
+            has_deletions: remove.deletion_vector.is_some(),
+        }
+    }
+}
+
+impl From<&AddCDCFile> for ActiveFile {
+    fn from(file: &AddCDCFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            partition_values: file.partition_values.clone(),
+            size: file.size,
+            modified_at: 0,
+            stats: None,
+            has_deletions: false,
+        }
+    }
+}
+
 impl From<&Add> for ActiveFile {
     fn from(add: &Add) -> Self {
         Self {
@@ -114,6 +156,15 @@ pub async fn active_files(log: &CommitLog, version: u64) -> Result<Vec<ActiveFil
     Ok(files)
 }
 
+/// The columns that the table had at `version`.
+///
+/// # Errors
+/// Errors of storage, also where the log has that version no more.
+pub async fn schema_at(log: &CommitLog, version: u64) -> Result<SchemaRef, CatalogError> {
+    let snapshot = Snapshot::try_new(log.store().as_ref(), Some(version)).await;
+    arrow_schema(log, snapshot.map_err(|source| log.failed(source))?.metadata())
+}
+
 /// The columns that `metadata` declares, as Arrow.
 ///
 /// # Errors
@@ -146,7 +197,7 @@ pub fn metadata_of_new(
     new_metadata(&columns, partition_columns, properties).map_err(|source| log.failed(source))
 }
 
-/// Puts version 0 of a table that any reader can read, protocol (1, 2). Somebody else may be
+/// Puts version 0 of a table that any reader can read, protocol (1, 2), or (1, 4) with a change feed. Somebody else may be
 /// quicker, and the outcome may be unknown: the caller opens what is there then.
 ///
 /// # Errors
@@ -154,6 +205,7 @@ pub fn metadata_of_new(
 pub async fn create(log: &CommitLog, metadata: Metadata, transactions: Vec<Transaction>) -> Result<(), CatalogError> {
     let protocol: Protocol = serde_json::from_value(serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}))
         .map_err(|source| log.failed(source))?;
+    let protocol = needed_protocol(log, &protocol, &metadata)?.unwrap_or(protocol);
     let operation = DeltaOperation::Create {
         mode: SaveMode::ErrorIfExists,
         location: table_url(log.store()),

@@ -13,7 +13,7 @@ use crate::pipeline::{self, roles::Role};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// `json` writes `{"tables": [{"name", "owner", "file", "source", "mode", "keys", "trigger", "reads", "change",
-    /// "columns", "columns_added", "config_changed"}], "roles": [{"role", "scope", "why"}]}`
+    /// "columns", "columns_added", "change_feed_added", "config_changed"}], "roles": [{"role", "scope", "why"}]}`
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: Format,
 }
@@ -61,7 +61,11 @@ fn from(table: &PlannedTable) -> String {
     let reads: Vec<String> = table
         .reads
         .iter()
-        .map(|read| if read.streamed { format!("STREAM({})", read.table) } else { read.table.clone() })
+        .map(|read| match (read.streamed, read.changes) {
+            (true, true) => format!("changes of STREAM({})", read.table),
+            (true, false) => format!("STREAM({})", read.table),
+            (false, _) => read.table.clone(),
+        })
         .collect();
     let mut text = match &table.source {
         Some(source) => format!("from {source}"),
@@ -96,6 +100,9 @@ fn changes(table: &PlannedTable) -> String {
         (Change::None, None) => "= is there".to_owned(),
         (Change::Unknown, _) => "? is there; what its events add is not known".to_owned(),
     };
+    if table.change_feed_added {
+        text.push_str("; with a change feed");
+    }
     if table.config_changed == Some(true) {
         text.push_str("; SQL or declaration have changed since its last run");
     }

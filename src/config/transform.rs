@@ -110,6 +110,7 @@ fn transform(table: TransformTable, around: &Around<'_>, reading: &mut Reading<'
             delete_when: delete_when?,
             dedupe: dedupe?,
             partition_by: partition_by?,
+            change_feed: table.change_feed.unwrap_or_default(),
             trigger: trigger?,
             skip_versions: skip_versions?,
             expectations: expectations?,

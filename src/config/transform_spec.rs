@@ -36,6 +36,8 @@ pub struct TransformSpec {
     /// For append alone.
     pub dedupe: Option<Dedupe>,
     pub partition_by: Vec<String>,
+    /// The table has a change feed, also where no transform of the project streams it.
+    pub change_feed: bool,
     pub trigger: Trigger,
     pub skip_versions: Vec<SkippedVersion>,
     pub expectations: Vec<Expectation>,

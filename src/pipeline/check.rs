@@ -74,9 +74,8 @@ pub async fn check_over(
         columns: given,
     };
     let mut checker = Checker { project, places: Places::of(project)?, reach, checked };
-    let modes = project.transforms.iter().map(|spec| (spec.table.clone(), spec.mode)).collect();
     for node in checker.checked.graph.clone().nodes() {
-        let mut wrong = transform_check::streams(node, &modes);
+        let mut wrong = transform_check::streams(node);
         checker.node(node, &mut wrong).await?;
         if !wrong.is_empty() {
             checker.checked.wrong.insert(node.spec.table.clone(), wrong);

@@ -11,6 +11,7 @@ use super::check::Checked;
 use super::roles::{Role, roles};
 use super::setup::Places;
 use super::{PipelineError, columns};
+use crate::catalog::change_data::{is_on, with_columns};
 use crate::catalog::log::{log_store_to_read, read_head};
 use crate::catalog::{Catalog, CatalogError, table_location};
 use crate::columns::type_name;
@@ -42,6 +43,8 @@ pub struct PlannedTable {
     /// When a transform runs.
     pub trigger: Option<String>,
     pub reads: Vec<Read>,
+    /// Whether a change feed is turned on that it hasn't yet.
+    pub change_feed_added: bool,
     pub change: Change,
     /// What it has, or will have; none where that isn't known on this machine.
     pub columns: Option<Vec<PlannedColumn>>,
@@ -54,6 +57,8 @@ pub struct PlannedTable {
 pub struct Read {
     pub table: String,
     pub streamed: bool,
+    /// What is streamed are rows that are inserted, updated and deleted.
+    pub changes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,6 +85,7 @@ pub enum Change {
 struct Held {
     columns: SchemaRef,
     config_hash: Option<String>,
+    has_feed: bool,
 }
 
 /// Compares a project that was checked with its lake.
@@ -113,6 +119,7 @@ async fn held(table: &TableName, places: &Places) -> Result<Option<Held>, Pipeli
     Ok(opened.map(|table| Held {
         columns: plain_schema(&table.provider.schema()),
         config_hash: configuration.get(CONFIG_HASH).cloned(),
+        has_feed: is_on(&head.metadata),
     }))
 }
 
@@ -137,6 +144,7 @@ fn of_pipeline(
         keys: Vec::new(),
         trigger: pipeline.schedule.as_ref().map(|schedule| format!("cron {}", schedule.cron)),
         reads: Vec::new(),
+        change_feed_added: false,
         change,
         columns: columns.or(held.map(|held| held.columns)).as_ref().map(columns_of),
         columns_added,
@@ -157,12 +165,17 @@ fn of_transform(node: &Node, columns: Option<SchemaRef>, held: Option<Held>) -> 
         mode: Some(spec.mode.as_str()),
         keys: spec.keys.clone(),
         trigger: Some(spec.trigger.to_string()),
-        reads: reads.map(|input| Read { table: input.table.to_string(), streamed: input.is_streamed }).collect(),
+        reads: reads.map(|input| read(node, input)).collect(),
+        change_feed_added: node.has_feed && held.as_ref().is_none_or(|held| !held.has_feed),
         change,
         config_changed: before.map(|before| *before != spec.config_hash),
         columns: columns.or(held.map(|held| held.columns)).as_ref().map(columns_of),
         columns_added,
     }
+}
+
+fn read(node: &Node, input: &Input) -> Read {
+    Read { table: input.table.to_string(), streamed: input.is_streamed, changes: node.streams_changes(input) }
 }
 
 /// What becomes of a table that is to have `wanted`.
@@ -221,6 +234,10 @@ pub async fn explained(
         let session = session(Arc::default());
         for input in &node.parsed.inputs {
             let provider = match (lake.open(&input.table, None).await?, checked.columns.get(&input.table)) {
+                (Some(table), _) if node.shows_changes(input) => {
+                    Arc::new(EmptyTable::new(with_columns(&plain_schema(&table.provider.schema()))))
+                }
+                (None, Some(columns)) if node.shows_changes(input) => Arc::new(EmptyTable::new(with_columns(columns))),
                 (Some(table), _) => table.provider,
                 (None, Some(columns)) => Arc::new(EmptyTable::new(Arc::clone(columns))),
                 (None, None) => return Err(PipelineError::Sql(vec![unknown_columns(node, input)])),
@@ -236,7 +253,7 @@ pub async fn explained(
         explained.push(ExplainedTransform {
             table: node.spec.table.to_string(),
             mode: node.spec.mode.as_str(),
-            reads: reads.map(|input| Read { table: input.table.to_string(), streamed: input.is_streamed }).collect(),
+            reads: reads.map(|input| read(node, input)).collect(),
             logical: plans.logical,
             physical: plans.physical,
         });
@@ -253,7 +270,7 @@ fn unknown_columns(node: &Node, input: &Input) -> Problem {
 pub fn counts(plan: &Plan) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for table in &plan.tables {
-        let is_written_anew = table.config_changed == Some(true);
+        let is_written_anew = table.config_changed == Some(true) || table.change_feed_added;
         let what = match table.change {
             Change::Create => "create",
             Change::Alter => "change",

@@ -154,11 +154,11 @@ impl Transforms {
     async fn run_one(&self, number: usize, refresh: Refresh) -> TransformSummary {
         let node = &self.graph.nodes()[number];
         let mut running = JoinSet::new();
-        let (engine, spec) = (self.engine.clone(), node.spec.clone());
+        let (engine, node_to_run) = (self.engine.clone(), node.clone());
         running.spawn_on(
             async move {
-                let report = engine.run(&spec, refresh).await;
-                account(&engine, &spec, &report).await;
+                let report = engine.run(&node_to_run, refresh).await;
+                account(&engine, &node_to_run.spec, &report).await;
                 report
             },
             &compute::queries(),

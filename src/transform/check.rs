@@ -8,16 +8,17 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
+use super::changes::{self, hint_of_recompute};
 use super::graph::{Node, placed};
 use super::output::{HISTORY_COLUMNS, Output};
 use super::{checked, condition, register};
+use crate::catalog::change_data::with_columns;
 use crate::catalog::sql::SqlProblem;
 use crate::config::spec::{Mode, TableName, TransformSpec};
 use crate::config::{Problem, nearest, quoted};
 
-/// What is wrong with how a transform streams, whatever the columns of its inputs are. `modes` are those of the
-/// project's transforms, by their tables.
-pub fn streams(node: &Node, modes: &BTreeMap<TableName, Mode>) -> Vec<Problem> {
+/// What is wrong with how a transform streams, whatever the columns of its inputs are.
+pub fn streams(node: &Node) -> Vec<Problem> {
     let Node { spec, parsed, .. } = node;
     let mut problems = Vec::new();
     let streamed: Vec<_> = parsed.inputs.iter().filter(|input| input.is_streamed).collect();
@@ -41,13 +42,6 @@ pub fn streams(node: &Node, modes: &BTreeMap<TableName, Mode>) -> Vec<Problem> {
             let message =
                 format!("`{input}` has no place in `mode = \"replace\"`, which computes the whole table again");
             problems.push(Problem::new(place, message).with_hint(format!("write `{}` without `STREAM`", input.table)));
-        } else if let Some(mode) = modes.get(&input.table).filter(|mode| mode.rewrites()) {
-            let message = format!(
-                "the rows of `{}` change (`mode = \"{mode}\"`), and `STREAM` is for rows that are added",
-                input.table
-            );
-            let hint = "read it without `STREAM`, or stream what it is made of";
-            problems.push(Problem::new(place, message).with_hint(hint));
         }
     }
     problems
@@ -66,13 +60,21 @@ pub async fn check(
     let internal = |error: DataFusionError| vec![Problem::new(None, format!("can't plan `{}`: {error}", spec.table))];
     for input in &parsed.inputs {
         if let Some(schema) = columns.get(&input.table) {
-            register(session, input, Arc::new(EmptyTable::new(Arc::clone(schema)))).map_err(internal)?;
+            let shown = if node.shows_changes(input) { with_columns(schema) } else { Arc::clone(schema) };
+            register(session, input, Arc::new(EmptyTable::new(shown))).map_err(internal)?;
         }
     }
     let output = checked(session, parsed).await;
-    let output = output.map_err(|wrong| wrong.into_iter().map(|problem| placed(spec, problem)).collect::<Vec<_>>())?;
+    let output = output.map_err(|wrong| {
+        let told = wrong.into_iter().map(|problem| {
+            let hint = hint_of_recompute(node, &problem.message).or(problem.hint);
+            placed(spec, SqlProblem { hint, ..problem })
+        });
+        told.collect::<Vec<_>>()
+    })?;
     let mut problems = named_columns(spec, &output.schema);
     problems.extend(conditions(session, spec, &output.schema).await);
+    problems.extend(changes::problems(session, node, &output));
     if problems.is_empty() { Ok(output) } else { Err(problems) }
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Parsed, parse};
+use super::{Input, Parsed, parse};
 use crate::catalog::sql::SqlProblem;
 use crate::config::Problem;
-use crate::config::spec::{SIDE_TABLES, TableName, TransformSpec};
+use crate::config::spec::{Mode, SIDE_TABLES, TableName, TransformSpec};
 
 /// A transform with its SQL read.
 #[derive(Debug, Clone)]
@@ -14,6 +14,23 @@ pub struct Node {
     pub parsed: Parsed,
     /// The nodes whose tables it reads, by their numbers in [`Graph::nodes`]; all smaller than its own.
     pub before: BTreeSet<usize>,
+    /// Of the tables that it reads, those whose rows their transforms may change.
+    pub updated: BTreeSet<TableName>,
+    /// Whether its table has a change feed: a transform streams its changes, or it is declared.
+    pub has_feed: bool,
+}
+
+impl Node {
+    /// Whether an input is streamed by its changes, and its rows say of what kind they are.
+    pub fn shows_changes(&self, input: &Input) -> bool {
+        // What is computed again is computed over rows that are there.
+        self.streams_changes(input) && self.spec.mode != Mode::Recompute
+    }
+
+    /// Whether what is new of an input is what its change feed says.
+    pub fn streams_changes(&self, input: &Input) -> bool {
+        input.is_streamed && self.updated.contains(&input.table)
+    }
 }
 
 /// The transforms of a project, each after those whose tables it reads.
@@ -34,6 +51,10 @@ impl Graph {
                 Err(wrong) => problems.extend(wrong.into_iter().map(|problem| placed(spec, problem))),
             }
         }
+        let rewritten: BTreeSet<TableName> =
+            transforms.iter().filter(|spec| spec.mode.rewrites()).map(|spec| spec.table.clone()).collect();
+        let inputs = open.iter().flat_map(|(_, parsed)| &parsed.inputs).filter(|input| input.is_streamed);
+        let streamed: BTreeSet<TableName> = inputs.map(|input| input.table.clone()).collect();
         let mut nodes: Vec<Node> = Vec::new();
         loop {
             let waiting: BTreeSet<TableName> = open.iter().map(|(spec, _)| spec.table.clone()).collect();
@@ -44,7 +65,14 @@ impl Graph {
             let before =
                 nodes.iter().enumerate().filter(|(_, node)| inputs.contains(&node.spec.table)).map(|(at, _)| at);
             let before = before.collect();
-            nodes.push(Node { spec, parsed, before });
+            let updated = parsed
+                .inputs
+                .iter()
+                .map(|input| input.table.clone())
+                .filter(|table| rewritten.contains(table))
+                .collect();
+            let has_feed = spec.change_feed || (spec.mode.rewrites() && streamed.contains(&spec.table));
+            nodes.push(Node { spec, parsed, before, updated, has_feed });
         }
         problems.extend(cycles(&open));
         (Self { nodes }, problems)

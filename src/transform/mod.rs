@@ -17,6 +17,7 @@ pub mod given;
 pub mod graph;
 pub mod run;
 
+mod changes;
 mod condition;
 mod diagnose;
 mod explain;

@@ -235,7 +235,10 @@ async fn a_plan_says_what_is_made_of_what_and_what_changes() {
     let events = table("silver.lead_events").expect("it is planned");
     assert_eq!(events["change"], "alter");
     assert_eq!(events["columns_added"], serde_json::json!([{"name": "first_tag", "type": "string"}]));
-    assert_eq!(events["reads"], serde_json::json!([{"table": "bronze.leads", "streamed": true}]));
+    assert_eq!(events["reads"], serde_json::json!([{"table": "bronze.leads", "streamed": true, "changes": false}]));
+    let log = table("gold.lead_log").expect("it is planned");
+    assert_eq!(log["reads"], serde_json::json!([{"table": "silver.leads", "streamed": true, "changes": true}]));
+    assert_eq!(table("silver.leads").expect("it is planned")["change_feed_added"], true);
     assert_eq!(table("gold.by_product").expect("it is planned")["change"], "none");
     assert_eq!(plan["roles"][0]["role"], "Azure Event Hubs Data Receiver");
 }

@@ -108,6 +108,8 @@ async fn streams(lake: &Lakehouse, consumed: u64) {
             i64::try_from(consumed).expect("a small number"),
         )],
         metadata: None,
+        changes: Vec::new(),
+        protocol: None,
         operation: deltalake::protocol::DeltaOperation::StreamingUpdate {
             output_mode: deltalake::protocol::OutputMode::Append,
             query_id: "test".to_owned(),

@@ -201,6 +201,8 @@ fn change(kind: Kind, adds: Vec<Add>, removes: &[ActiveFile]) -> Change {
         removes: removes.iter().map(|file| file.remove(true)).collect(),
         transactions: Vec::new(),
         metadata: None,
+        changes: Vec::new(),
+        protocol: None,
         operation: DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None },
         note: json!({}),
     }

@@ -66,6 +66,8 @@ fn change(kind: Kind, adds: &[&str], removes: &[&str]) -> Change {
         removes: removes.iter().map(|path| ActiveFile::from(&add(path, true)).remove(data_change)).collect(),
         transactions: Vec::new(),
         metadata: None,
+        changes: Vec::new(),
+        protocol: None,
         operation: DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None },
         note: json!({"maintenance": kind == Kind::Compact}),
     }

@@ -143,6 +143,8 @@ impl MaintainedTable {
             removes: job.files.iter().map(|file| file.remove(false)).collect(),
             transactions: Vec::new(),
             metadata: None,
+            changes: Vec::new(),
+            protocol: None,
             operation: DeltaOperation::Optimize {
                 predicate: None,
                 target_size: i64::try_from(spec.target_file_bytes.as_u64()).unwrap_or(i64::MAX),

@@ -2,7 +2,8 @@
 //!
 //! Deleted is what lies in the folder, is a Parquet file, is older than `vacuum_after`, and is named
 //! neither by the head, nor by the version that was the head `vacuum_after` ago, nor by any commit that a
-//! stream hasn't read yet. What came in between is younger. A writer's files that aren't committed yet
+//! stream hasn't read yet: what that adds, and, for the stream of a table that is updated, what it takes out and its files
+//! of changes. What came in between is younger. A writer's files that aren't committed yet
 //! are younger, too, or the writer has been at it for longer than `vacuum_after`.
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ use object_store::path::Path;
 
 use super::cleanup::LogEntries;
 use super::{Keep, MaintainedTable, MaintenanceError, ms_ago};
+use crate::catalog::change_data::FOLDER;
 use crate::catalog::state::active_files;
 use crate::config::spec::MaintenanceSpec;
 
@@ -62,7 +64,7 @@ impl MaintainedTable {
         if let Some(oldest) = keep.oldest()
             && !candidates.is_empty()
         {
-            self.spare_added(&mut candidates, oldest + 1..=base).await?;
+            self.spare_unread(&mut candidates, oldest + 1..=base).await?;
         }
         let mut files: Vec<Unnamed> = candidates.into_iter().map(|(path, bytes)| Unnamed { path, bytes }).collect();
         files.sort_by(|one, other| one.path.cmp(&other.path));
@@ -105,8 +107,8 @@ impl MaintainedTable {
         Ok(())
     }
 
-    /// Takes out what commits have added.
-    async fn spare_added(
+    /// Takes out what commits name.
+    async fn spare_unread(
         &self,
         candidates: &mut HashSet<(Path, u64)>,
         versions: std::ops::RangeInclusive<u64>,
@@ -114,7 +116,10 @@ impl MaintainedTable {
         let mut commits = stream::iter(versions).map(|version| self.log.read(version)).buffered(READS_AT_ONCE);
         while let Some(commit) = commits.try_next().await? {
             let Some(commit) = commit else { continue };
-            let named = commit.adds().map(|add| self.path_of(&add.path));
+            let added = commit.adds().map(|add| &add.path);
+            let removed = commit.removes().filter(|remove| remove.data_change).map(|remove| &remove.path);
+            let changes = commit.changes().map(|file| &file.path);
+            let named = added.chain(removed).chain(changes).map(|path| self.path_of(path));
             let named: HashSet<Path> = named.collect::<Result<_, _>>()?;
             candidates.retain(|(path, _)| !named.contains(path));
         }
@@ -130,14 +135,16 @@ impl MaintainedTable {
     }
 }
 
-/// Whether a file may be one of the table's rows. What begins with `_` or `.` belongs to somebody else,
-/// except where it is the folder of a partition.
+/// Whether a file may be one of the table's rows, or of its change feed's. What else begins with `_` or `.` belongs to
+/// somebody else, except where it is the folder of a partition.
 fn is_data_file(path: &Path, partitions: &[String]) -> bool {
     let is_hidden = |part: &str| {
         let is_partition = part.split_once('=').is_some_and(|(name, _)| partitions.iter().any(|column| column == name));
         part.starts_with(['_', '.']) && !is_partition
     };
-    path.extension() == Some("parquet") && !path.parts().any(|part| is_hidden(part.as_ref()))
+    let is_of_feed = path.parts().next().is_some_and(|part| part.as_ref() == FOLDER);
+    path.extension() == Some("parquet")
+        && !path.parts().skip(usize::from(is_of_feed)).any(|part| is_hidden(part.as_ref()))
 }
 
 #[cfg(test)]
@@ -152,7 +159,10 @@ mod tests {
             ("_enqueued_date=2026-01-01/part-0.parquet", true),
             ("x/y/part-0.parquet", true),
             ("_delta_log/00000000000000000010.checkpoint.parquet", false),
-            ("_change_data/cdc-0.parquet", false),
+            ("_change_data/cdc-0.parquet", true),
+            ("_change_data/_enqueued_date=2026-01-01/cdc-0.parquet", true),
+            ("_change_data/_hidden/cdc-0.parquet", false),
+            ("x/_change_data/cdc-0.parquet", false),
             ("_other=1/part-0.parquet", false),
             (".hidden/part-0.parquet", false),
             ("_enqueued_date=2026-01-01/.part-0.parquet", false),

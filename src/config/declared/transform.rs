@@ -18,7 +18,8 @@ pub(in crate::config) struct TransformTable {
     #[schemars(required)]
     pub table: Option<TableText>,
     /// The file with the query, relative to the project's folder and within it: one `SELECT`, with or without `WITH`.
-    /// `STREAM(bronze.leads)` in it is what was added to a table since the last run; a table without it is read whole.
+    /// `STREAM(bronze.leads)` in it is what was added to a table since the last run, and of a table that is updated what
+    /// was changed; a table without it is read whole.
     #[schemars(required)]
     pub sql: Option<PathText>,
     /// How the query's rows become those of the table.
@@ -43,6 +44,11 @@ pub(in crate::config) struct TransformTable {
     /// The columns of the query that the table's files are laid out by. A few values a day are right; one for each
     /// row makes a file for each row.
     pub partition_by: Option<Vec<String>>,
+    /// Whether the table keeps a change feed, as Delta has it, for readers outside of this project: `true` turns it on. It
+    /// is on for each table of `merge`, `history`, `recompute` and `replace` that a transform of the project streams. Once
+    /// it is on it stays.
+    #[schemars(extend("default" = false))]
+    pub change_feed: Option<bool>,
     /// The least time between two runs within `sluice run`, where it runs after commits of its inputs.
     #[schemars(extend("default" = EVERY))]
     pub every: Option<DurationText>,

@@ -13,13 +13,15 @@ use serde_json::{Map, Value};
 use super::ShownRow;
 use super::rows::{batch, named, of_json, shown, those_there, values, with_envelope};
 use crate::batch::{Event, EventBatch, Origin, bronze};
+use crate::catalog::change_data::{CHANGE_TYPE, DELETE, INSERT, UPDATE_POSTIMAGE, UPDATE_PREIMAGE, file_schema};
 use crate::checkpoint::{PartitionKey, SourceId};
-use crate::config::spec::{DecodeSpec, Format, Framing, ProjectSpec, TableName, TransformSpec};
-use crate::config::test_spec::{Batches, Expected, Given, GivenRows, Placed, Row, TestSpec};
+use crate::config::spec::{DecodeSpec, Format, Framing, ProjectSpec, TableName};
+use crate::config::test_spec::{Batches, CellValue, Expected, Given, GivenRows, Placed, Row, TestSpec};
 use crate::config::{Place, Problem, nearest, quoted};
 use crate::decode::Decoder;
 use crate::pipeline::check::{Checked, order, side_table};
-use crate::transform::graph::owner_of;
+use crate::transform::given::Rows;
+use crate::transform::graph::{Node, owner_of};
 
 /// A file of rows is written by hand or cut from a sample: what is larger is no test of a second.
 const LARGEST_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -33,9 +35,9 @@ pub struct Prepared {
     /// The tables that are there before the first run, with their columns.
     pub(super) tables: BTreeMap<TableName, SchemaRef>,
     /// What is added before each run.
-    pub(super) steps: Vec<Vec<(TableName, RecordBatch)>>,
+    pub(super) steps: Vec<Vec<(TableName, Rows)>>,
     /// In the order in which they run.
-    pub(super) transforms: Vec<TransformSpec>,
+    pub(super) transforms: Vec<Node>,
     pub(super) expected: Vec<PreparedExpected>,
 }
 
@@ -85,17 +87,28 @@ impl Preparing<'_> {
     async fn test(&mut self, spec: &TestSpec) -> Vec<Prepared> {
         let given: BTreeSet<TableName> = spec.given.iter().map(|given| given.table.value.clone()).collect();
         let transforms = self.transforms(spec, &given);
-        let made: BTreeSet<&TableName> = transforms.iter().map(|spec| &spec.table).collect();
+        let made: BTreeSet<&TableName> = transforms.iter().map(|node| &node.spec.table).collect();
         for table in spec.given.iter().map(|given| &given.table).filter(|table| made.contains(&table.value)) {
             let message = format!("`{}` is given and made by a transform that runs", table.value);
             self.wrong(&table.place, message, "leave it out of `run`, or of the given tables");
         }
+        let streams = transforms.iter().flat_map(|node| {
+            let changes = node.parsed.inputs.iter().filter(|input| node.streams_changes(input));
+            changes.map(|input| input.table.clone())
+        });
+        let changed: BTreeSet<TableName> = streams.collect();
         let mut tables = BTreeMap::new();
         let mut rows = Vec::new();
         let mut numbers: BTreeMap<TableName, u64> = BTreeMap::new();
         for given in &spec.given {
             let Some(schema) = self.columns(&given.table) else { continue };
-            for row in self.rows(given, &schema).await {
+            let is_changed = changed.contains(&given.table.value);
+            let columns = if is_changed { file_schema(&schema) } else { Arc::clone(&schema) };
+            for row in self.rows(given).await {
+                if is_changed {
+                    self.change_type(&row);
+                }
+                let row = values(&row, &columns, &mut self.problems);
                 let number = numbers.entry(given.table.value.clone()).or_default();
                 let row = with_envelope(row, &schema, *number);
                 *number += 1;
@@ -111,7 +124,7 @@ impl Preparing<'_> {
         }
         let mut ways = Vec::new();
         for batches in &spec.batches {
-            let steps = match self.steps(spec, *batches, &rows, &tables) {
+            let steps = match self.steps(spec, *batches, &rows, &tables, &changed) {
                 Ok(steps) => steps,
                 Err(error) => {
                     let hint = "its columns have other types than the rows that are given";
@@ -132,12 +145,23 @@ impl Preparing<'_> {
         ways
     }
 
+    /// What became of a row has to be one of four words.
+    fn change_type(&mut self, row: &Row) {
+        const WORDS: [&str; 4] = [INSERT, UPDATE_PREIMAGE, UPDATE_POSTIMAGE, DELETE];
+        let Some(cell) = row.get(CHANGE_TYPE) else { return };
+        let CellValue::Text(told) = &cell.value.value else { return };
+        if !WORDS.contains(&told.as_str()) {
+            let message = format!("{} is nothing that becomes of a row", quoted(told));
+            self.wrong(&cell.value.place, message, format!("write one of {}", WORDS.map(quoted).join(", ")));
+        }
+    }
+
     fn wrong(&mut self, place: &Place, message: impl Into<String>, hint: impl Into<String>) {
         self.problems.push(Problem::new(place.clone(), message).with_hint(hint));
     }
 
     /// The transforms that run, in their order.
-    fn transforms(&mut self, spec: &TestSpec, given: &BTreeSet<TableName>) -> Vec<TransformSpec> {
+    fn transforms(&mut self, spec: &TestSpec, given: &BTreeSet<TableName>) -> Vec<Node> {
         let graph = &self.checked.graph;
         let mut wanted: BTreeSet<TableName> = BTreeSet::new();
         if let Some(run) = &spec.run {
@@ -160,7 +184,7 @@ impl Preparing<'_> {
             }
         }
         let nodes = graph.nodes().iter().filter(|node| wanted.contains(&node.spec.table));
-        nodes.map(|node| node.spec.clone()).collect()
+        nodes.cloned().collect()
     }
 
     fn guess(&self, table: &TableName) -> String {
@@ -195,16 +219,10 @@ impl Preparing<'_> {
     }
 
     /// Inputs that are not given are there, and empty.
-    fn other_inputs(
-        &mut self,
-        spec: &TestSpec,
-        transforms: &[TransformSpec],
-        tables: &mut BTreeMap<TableName, SchemaRef>,
-    ) {
-        let made: BTreeSet<&TableName> = transforms.iter().map(|spec| &spec.table).collect();
-        let nodes = transforms.iter().filter_map(|spec| self.checked.graph.node(&spec.table));
+    fn other_inputs(&mut self, spec: &TestSpec, transforms: &[Node], tables: &mut BTreeMap<TableName, SchemaRef>) {
+        let made: BTreeSet<&TableName> = transforms.iter().map(|node| &node.spec.table).collect();
         let inputs: BTreeSet<TableName> =
-            nodes.flat_map(|node| node.parsed.inputs.iter().map(|input| input.table.clone())).collect();
+            transforms.iter().flat_map(|node| node.parsed.inputs.iter().map(|input| input.table.clone())).collect();
         for table in inputs {
             if !tables.contains_key(&table) && !made.contains(&owner_of(&table)) {
                 let placed = Placed { value: table.clone(), place: spec.place.clone() };
@@ -215,8 +233,8 @@ impl Preparing<'_> {
         }
     }
 
-    async fn rows(&mut self, given: &Given, schema: &SchemaRef) -> Vec<ShownRow> {
-        let rows = match &given.rows {
+    async fn rows(&mut self, given: &Given) -> Vec<Row> {
+        match &given.rows {
             GivenRows::Inline(rows) => rows.clone(),
             GivenRows::File(file) => match read(file).await {
                 Ok(rows) => rows,
@@ -227,16 +245,16 @@ impl Preparing<'_> {
                         format!("the rows of {} can't be read: {reason}", quoted(&name)),
                         "is it what its name says?",
                     );
-                    return Vec::new();
+                    Vec::new()
                 }
             },
-        };
-        rows.iter().map(|row| values(row, schema, &mut self.problems)).collect()
+        }
     }
 
-    fn expected(&mut self, expected: &Expected, transforms: &[TransformSpec]) -> Option<PreparedExpected> {
+    fn expected(&mut self, expected: &Expected, transforms: &[Node]) -> Option<PreparedExpected> {
         let table = &expected.table.value;
-        let Some(transform) = transforms.iter().find(|spec| spec.table == owner_of(table)) else {
+        let transform = transforms.iter().map(|node| &node.spec).find(|spec| spec.table == owner_of(table));
+        let Some(transform) = transform else {
             let hint = self.guess(&owner_of(table));
             self.wrong(&expected.table.place, format!("nothing makes `{table}` in this test"), hint);
             return None;
@@ -309,7 +327,8 @@ impl Preparing<'_> {
         batches: Batches,
         rows: &[GivenRow],
         tables: &BTreeMap<TableName, SchemaRef>,
-    ) -> Result<Vec<Vec<(TableName, RecordBatch)>>, ArrowError> {
+        changed: &BTreeSet<TableName>,
+    ) -> Result<Vec<Vec<(TableName, Rows)>>, ArrowError> {
         let numbered = |at: usize, row: &GivenRow| match batches {
             Batches::Given => row.batch as usize,
             Batches::Once => 1,
@@ -323,7 +342,14 @@ impl Preparing<'_> {
         }
         let step = |tables_of_step: BTreeMap<TableName, Vec<ShownRow>>| {
             let known = tables_of_step.into_iter().filter_map(|(table, rows)| Some((tables.get(&table)?, table, rows)));
-            let batches = known.map(|(schema, table, rows)| Ok((table, batch(&rows, schema)?)));
+            let batches = known.map(|(schema, table, rows)| {
+                let rows = if changed.contains(&table) {
+                    Rows::Changed(batch(&rows, &file_schema(schema))?)
+                } else {
+                    Rows::Added(batch(&rows, schema)?)
+                };
+                Ok((table, rows))
+            });
             batches.collect::<Result<Vec<_>, ArrowError>>()
         };
         grouped.into_iter().map(step).collect()

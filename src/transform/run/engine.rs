@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
-use super::input::{InputTable, Part, REFRESH};
+use super::input::{InputTable, News, Part, REFRESH};
 use super::modes::{GivesWay, Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
 use super::side::{self, Side};
 use super::stage::Staged;
+use crate::catalog::change_data;
 use crate::catalog::data_file::delete;
 use crate::catalog::rewrite::{Change, Kind};
 use crate::catalog::state::metadata_of_new;
@@ -29,7 +30,8 @@ use crate::config::spec::{Mode, OnViolation, TableName, TransformSpec, Trigger};
 use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::shutdown::Shutdown;
 use crate::storage::Location;
-use crate::transform::{Parsed, parse, session};
+use crate::transform::graph::Node;
+use crate::transform::{Parsed, session};
 
 pub use super::report::{Outcome, Read, Report};
 
@@ -75,6 +77,7 @@ enum Step {
 /// One run, as far as it has come.
 pub(super) struct Run<'a> {
     pub(super) engine: &'a Engine,
+    pub(super) node: &'a Node,
     pub(super) spec: &'a TransformSpec,
     pub(super) parsed: Parsed,
     pub(super) inputs: BTreeMap<TableName, InputTable>,
@@ -85,17 +88,16 @@ pub(super) struct Run<'a> {
 
 impl Engine {
     /// Runs a transform up to what its inputs hold now. What was committed stays, whatever the error.
-    pub async fn run(&self, spec: &TransformSpec, full_refresh: Refresh) -> Report {
-        let mut report = Report::begun(&spec.table);
-        let parsed = match parse(spec) {
-            Ok(parsed) => parsed,
-            Err(problems) => {
-                report.error = Some(TransformError::Sql(problems));
-                return report;
-            }
+    pub async fn run(&self, node: &Node, full_refresh: Refresh) -> Report {
+        let mut run = Run {
+            engine: self,
+            node,
+            spec: &node.spec,
+            parsed: node.parsed.clone(),
+            inputs: BTreeMap::new(),
+            snapshots: HashMap::new(),
+            report: Report::begun(&node.spec.table),
         };
-        let snapshots = HashMap::new();
-        let mut run = Run { engine: self, spec, parsed, inputs: BTreeMap::new(), snapshots, report };
         let ended = run.go(full_refresh).await;
         run.report.error = ended.err();
         run.report.ended_at = Utc::now();
@@ -117,7 +119,10 @@ impl Run<'_> {
                 continue;
             }
             let opened = InputTable::open(&self.engine.lake, &input.table).await?;
-            let opened = opened.ok_or_else(|| TransformError::NoInput(input.table.clone()))?;
+            let mut opened = opened.ok_or_else(|| TransformError::NoInput(input.table.clone()))?;
+            if self.node.updated.contains(&input.table) {
+                opened.news = News::Changes;
+            }
             self.inputs.insert(input.table, opened);
         }
         let wanted = self.wanted_columns().await?;
@@ -190,6 +195,8 @@ impl Run<'_> {
                 removes: output.files().await?.iter().map(|file| file.remove(true)).collect(),
                 transactions,
                 metadata: Some(metadata),
+                changes: Vec::new(),
+                protocol: None,
                 operation: write(SaveMode::Overwrite),
                 note,
             };
@@ -295,7 +302,7 @@ impl Run<'_> {
                     None => {
                         let (adds, quarantined) = work.write(query, output.writer(), &mut sieve).await?;
                         let rows = super::modes::rows_of(&adds);
-                        Computed::new(Planned { kind: Kind::Append, adds, removes: Vec::new(), rows }, quarantined)
+                        Computed::new(Planned { adds, rows, ..Planned::nothing() }, quarantined)
                     }
                     Some(dedupe) => {
                         let (new, quarantined) = work.stage(query, &rows, &mut sieve).await?;
@@ -330,7 +337,7 @@ impl Run<'_> {
                 let (planned, quarantined, gives_way) = match touched {
                     Some(touched) => work.recompute(touched, query, side.quarantined(), &mut sieve).await?,
                     None => {
-                        let (planned, quarantined) = work.replace(query, &mut sieve).await?;
+                        let (planned, quarantined) = work.recompute_all(query, &mut sieve).await?;
                         (planned, quarantined, GivesWay::all(side.quarantined()).await?)
                     }
                 };
@@ -388,6 +395,7 @@ impl Run<'_> {
         let settled = settled.await;
         if !matches!(settled, Ok(true)) {
             delete(output.log.store(), &planned.adds).await;
+            delete(output.log.store(), &planned.changes).await;
             return settled;
         }
         self.engine.fault_points.pass(FaultPoint::SideTablesCommitted);
@@ -409,6 +417,8 @@ impl Run<'_> {
             removes: planned.removes,
             transactions: positions,
             metadata: None,
+            changes: planned.changes,
+            protocol: None,
             operation,
             note: self.note(),
         };
@@ -439,6 +449,8 @@ impl Run<'_> {
             removes: Vec::new(),
             transactions: self.positions(parts, &HashMap::new()),
             metadata: None,
+            changes: Vec::new(),
+            protocol: None,
             operation: write(SaveMode::Append),
             note: self.note(),
         };
@@ -528,14 +540,17 @@ impl Run<'_> {
     }
 
     fn properties(&self) -> Vec<(String, String)> {
+        let feed = self.node.has_feed.then_some((change_data::PROPERTY, "true"));
         [
             ("delta.dataSkippingNumIndexedCols", "-1"),
             ("sluice.transform", &self.spec.table.to_string()),
             ("sluice.owner", &self.spec.owner),
             (CONFIG_HASH, &self.spec.config_hash),
         ]
+        .into_iter()
+        .chain(feed)
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .to_vec()
+        .collect()
     }
 }
 

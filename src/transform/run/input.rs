@@ -1,20 +1,33 @@
 //! The tables that a transform reads: pinned at a version, or what was added to them since.
 //!
-//! New rows are those of the files that a range of versions added with `dataChange`. A commit that
+//! Of a table that only grows, new rows are those of the files that a range of versions added with `dataChange`. A commit that
 //! only lays rows out anew adds none, and so do the commits that we mark as erasure: both are
 //! passed over. Any other commit that takes rows away would have to take away what was made of
 //! them, too: that is an error with the ways out.
+//!
+//! Of a table that is updated, what is new are its changes ([`change_data`]): a first run reads the rows that it has as
+//! inserted, and what comes later version by version. Nothing that is taken away stops it.
 
 use arrow::datatypes::SchemaRef;
 
+use super::columns::{Evolved, evolve};
 use super::consumed::Position;
 use super::{TakenBy, TransformError};
 use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
 use crate::catalog::log::{TableHead, log_store_to_read, read_head};
-use crate::catalog::state::{ActiveFile, active_files, arrow_schema, rows_in};
-use crate::catalog::{CatalogError, table_location};
+use crate::catalog::state::{ActiveFile, active_files, arrow_schema, rows_in, schema_at};
+use crate::catalog::{CatalogError, change_data, table_location};
 use crate::config::spec::TableName;
 use crate::storage::Location;
+
+/// What is new in a table, for who streams it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Rows that are added.
+    Rows,
+    /// Rows that are inserted, updated and deleted.
+    Changes,
+}
 
 /// What a commit that begins a table anew notes of itself.
 pub const REFRESH: &str = "refresh";
@@ -26,6 +39,7 @@ pub struct InputTable {
     pub log: CommitLog,
     pub head: TableHead,
     pub schema: SchemaRef,
+    pub news: News,
     /// Its files at the version that a first run goes through, once they were listed.
     listed: Option<(u64, Vec<ActiveFile>)>,
     /// When the first commit that was passed over for bringing no rows was made, epoch ms.
@@ -57,7 +71,7 @@ impl InputTable {
         let log = CommitLog::new(store, name.to_string());
         let Some(head) = read_head(log.store()).await? else { return Ok(None) };
         let schema = arrow_schema(&log, &head.metadata)?;
-        Ok(Some(Self { name: name.clone(), log, head, schema, listed: None, skipped_since_ms: None }))
+        Ok(Some(Self { name: name.clone(), log, head, schema, news: News::Rows, listed: None, skipped_since_ms: None }))
     }
 
     pub fn id(&self) -> &str {
@@ -120,7 +134,7 @@ impl InputTable {
                 version,
                 source: Box::new(source),
             })?;
-            self.listed = Some((version, files));
+            self.listed = Some((version, self.as_inserted(version, files).await?));
         }
         let all = self.listed.as_ref().map(|(_, files)| files.as_slice()).unwrap_or_default();
         let done = usize::try_from(done).unwrap_or(usize::MAX).min(all.len());
@@ -155,7 +169,7 @@ impl InputTable {
             let Some(commit) = self.log.read(version).await? else {
                 return Err(TransformError::VersionGone { table: self.name.clone(), version });
             };
-            let new = if skip.contains(&version) { Vec::new() } else { self.new_files(&commit)? };
+            let new = if skip.contains(&version) { Vec::new() } else { self.new_files(&commit).await? };
             let size: u64 = new.iter().map(|file| u64::try_from(file.size).unwrap_or_default()).sum();
             let is_full = !part.files.is_empty() && held + size > bytes;
             if is_full && !matches!(end, Some(Position::Version(_))) {
@@ -172,9 +186,12 @@ impl InputTable {
     }
 
     /// The files that a commit brought new rows in.
-    fn new_files(&self, commit: &ReadCommit) -> Result<Vec<ActiveFile>, TransformError> {
+    async fn new_files(&self, commit: &ReadCommit) -> Result<Vec<ActiveFile>, TransformError> {
         if commit.is_maintenance() || commit.is_erasure() {
             return Ok(Vec::new());
+        }
+        if self.news == News::Changes {
+            return self.changed_files(commit).await;
         }
         if commit.removes_data() {
             let by = match commit.flush_id() {
@@ -186,6 +203,47 @@ impl InputTable {
             return Err(TransformError::RowsTaken { table: self.name.clone(), version: commit.version, operation, by });
         }
         Ok(commit.adds().filter(|add| add.data_change).map(ActiveFile::from).collect())
+    }
+}
+
+impl InputTable {
+    /// Files that the table has, as a first run takes them.
+    async fn as_inserted(&self, version: u64, files: Vec<ActiveFile>) -> Result<Vec<ActiveFile>, TransformError> {
+        if self.news == News::Rows {
+            return Ok(files);
+        }
+        // Of a version that is cleaned up by now nobody knows the time.
+        let at_ms = self.log.read(version).await?.and_then(|commit| commit.timestamp_ms());
+        let of = change_data::Commit { version, at_ms };
+        Ok(files.into_iter().map(|file| of.inserted(file)).collect())
+    }
+
+    async fn changed_files(&self, commit: &ReadCommit) -> Result<Vec<ActiveFile>, TransformError> {
+        let files = change_data::changed_files(&self.log, commit).await?;
+        // A table that was begun anew may have other columns and partitions than the rows that went: they can't be
+        // read as its own any more.
+        let is_of_layout = |file: &ActiveFile| {
+            let names = self.partition_columns();
+            let own = file.partition_values.keys().filter(|name| !change_data::COLUMNS.contains(&name.as_str()));
+            own.clone().count() == names.len() && own.clone().all(|name| names.contains(name))
+        };
+        let is_anew = commit.metadata().is_some() && commit.removes_data() && !self.follows(commit.version).await?;
+        if is_anew || !files.iter().all(is_of_layout) {
+            let (table, operation) = (self.name.clone(), commit.operation().to_owned());
+            return Err(TransformError::RowsTaken { table, version: commit.version, operation, by: TakenBy::Refresh });
+        }
+        Ok(files)
+    }
+
+    /// Whether the columns that the table had before a version are columns of it still.
+    async fn follows(&self, version: u64) -> Result<bool, TransformError> {
+        let Some(before) = version.checked_sub(1) else { return Ok(true) };
+        let before = schema_at(&self.log, before).await.map_err(|source| TransformError::SnapshotGone {
+            table: self.name.clone(),
+            version: before,
+            source: Box::new(source),
+        })?;
+        Ok(!matches!(evolve(&before, &self.schema), Evolved::Broken(_)))
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `queries`, `touched` | the query over new rows, over all, and which keys new rows touch |
 //! | [`report`] | what a run did |
 //! | [`input`] | what is new in an input; snapshots |
+//! | [`changes`] | what a commit changed, for the table's change feed |
 //! | [`consumed`] | how far an input was read, in the output's log |
 //! | [`output`] | the table: its head, its columns, commits |
 //! | [`expectations`] | which rows go where, and the counts |
@@ -27,6 +28,7 @@
 //! | [`run_log`] | `sluice.runs` |
 //! | [`stage`] | rows in between, in memory or on disk |
 
+pub mod changes;
 pub mod columns;
 pub mod consumed;
 pub mod engine;
@@ -93,7 +95,7 @@ pub enum TransformError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakenBy {
     Stranger,
-    /// Its own transform, which updates rows in place.
+    /// A transform that updates rows in place, and that this project doesn't know as such.
     Update,
     /// Its own transform, which began it anew.
     Refresh,
@@ -160,7 +162,8 @@ impl Classify for TransformError {
                 Some(format!("`{table}` was begun anew by `--full-refresh`: begin this one anew, too"))
             }
             Self::RowsTaken { table, by: TakenBy::Update, .. } => Some(format!(
-                "`{table}` is updated in place, and its changes can't be streamed: read it as a table, without `STREAM`"
+                "`{table}` is updated in place; its changes can be streamed by the project that declares it: read it as a table, \
+                 without `STREAM`"
             )),
             Self::RowsTaken { table, version, .. } => Some(format!(
                 "{ANEW}; `skip_versions = [\"{table}@{version}\"]` passes over that version and keeps what was made \

@@ -63,6 +63,8 @@ pub struct Planned {
     pub kind: Kind,
     pub adds: Vec<Add>,
     pub removes: Vec<Remove>,
+    /// Files of the table's change feed; none where the changes follow from `adds` and `removes`.
+    pub changes: Vec<Add>,
     /// Rows that the query gave and the table took.
     pub rows: u64,
 }
@@ -92,7 +94,7 @@ impl GivesWay {
 impl Planned {
     /// Nothing but what was consumed.
     pub fn nothing() -> Self {
-        Self { kind: Kind::Append, adds: Vec::new(), removes: Vec::new(), rows: 0 }
+        Self { kind: Kind::Append, adds: Vec::new(), removes: Vec::new(), changes: Vec::new(), rows: 0 }
     }
 }
 
@@ -200,7 +202,7 @@ impl Work<'_> {
         Ok(quarantine.map(Staging::finish).transpose()?)
     }
 
-    async fn frame(&self, staged: &Staged) -> Result<DataFrame, TransformError> {
+    pub(super) async fn frame(&self, staged: &Staged) -> Result<DataFrame, TransformError> {
         Ok(plain(staged.frame(self.session).await?)?)
     }
 
@@ -244,7 +246,8 @@ impl Work<'_> {
         drop(in_table);
         let rows = writer.rows();
         // It leans on what it found in the table: nothing may come between.
-        Ok(Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes: Vec::new(), rows })
+        let adds = writer.close().await?;
+        Ok(Planned { kind: Kind::Rewrite, adds, removes: Vec::new(), changes: Vec::new(), rows })
     }
 
     /// The new rows take the place of older ones of their keys. `graves` are what was deleted
@@ -258,15 +261,16 @@ impl Work<'_> {
         graves: Option<&Output>,
     ) -> Result<(Planned, Option<Staged>), TransformError> {
         let schema = Arc::clone(&self.output.schema);
-        let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
+        let Gathered { files, mut writer, all, held } = self.rows_of_keys(new, graves, &schema).await?;
         let mut order: Vec<Sort> = self.spec.sequence_by.iter().map(|name| column(name).sort(false, false)).collect();
         order.push(column(DELETED).sort(false, false));
         order.extend(self.other_columns(&schema).into_iter().map(|ordered| ordered.sort(false, false)));
         order.push(column(NEW).sort(true, false));
         let rank = row_number().partition_by(self.keys()).order_by(order).build()?;
         let last = all.with_column(RANK, rank)?.filter(column(RANK).eq(lit(1_u64)))?;
-        let buried = self.part_deleted(last, &mut writer, graves).await?;
-        self.planned(&files, writer, buried).await
+        let mut after = self.after(&files);
+        let buried = self.part_deleted(last, &mut writer, after.as_mut(), graves).await?;
+        Ok((self.planned(&files, writer, &held.2, after).await?, buried))
     }
 
     /// The new rows find their places among those of their keys.
@@ -279,7 +283,7 @@ impl Work<'_> {
         graves: Option<&Output>,
     ) -> Result<(Planned, Option<Staged>), TransformError> {
         let schema = Arc::clone(new.schema());
-        let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
+        let Gathered { files, mut writer, all, held } = self.rows_of_keys(new, graves, &schema).await?;
         let start = self.spec.sequence_by.first().map(|name| column(name));
         let start = start.ok_or_else(|| not_impl_datafusion_err!("a history without `sequence_by`"))?;
         let ordered = orderable(&schema);
@@ -311,8 +315,9 @@ impl Work<'_> {
             column(NEW),
         ]);
         let placed = placed.select(shown.collect::<Vec<_>>())?;
-        let buried = self.part_deleted(placed, &mut writer, graves).await?;
-        self.planned(&files, writer, buried).await
+        let mut after = self.after(&files);
+        let buried = self.part_deleted(placed, &mut writer, after.as_mut(), graves).await?;
+        Ok((self.planned(&files, writer, &held.2, after).await?, buried))
     }
 
     /// All rows of the table give way to those of the query.
@@ -327,7 +332,7 @@ impl Work<'_> {
         let (adds, quarantined) = self.write(query, self.output.writer(), sieve).await?;
         let removes = self.output.files().await?.iter().map(|file| file.remove(true)).collect();
         let rows = rows_of(&adds);
-        Ok((Planned { kind: Kind::Rewrite, adds, removes, rows }, quarantined))
+        Ok((Planned { kind: Kind::Rewrite, adds, removes, changes: Vec::new(), rows }, quarantined))
     }
 
     /// These keys are computed again: `query` is over the whole of its inputs.
@@ -345,17 +350,22 @@ impl Work<'_> {
         if keys.is_empty() {
             return Ok((Planned::nothing(), None, GivesWay::default()));
         }
-        let mut writer = self.output.writer();
-        let files = self.keep_others(&keys, self.output, &mut writer).await?;
-        let kept = writer.rows();
         let query = match keys.condition(MOST_LISTED) {
             Some(condition) => query.filter(condition)?,
             None => query,
         };
         let query = keys.rows_of(self.session, query).await?;
-        let (adds, quarantined) = self.write(query, writer, sieve).await?;
-        let removes = files.iter().map(|file| file.remove(true)).collect();
-        let rows = rows_of(&adds).saturating_sub(kept);
+        let (planned, quarantined) = if self.output.has_feed() {
+            self.recompute_with_changes(&keys, query, sieve).await?
+        } else {
+            let mut writer = self.output.writer();
+            let files = self.keep_others(&keys, self.output, &mut writer).await?;
+            let kept = writer.rows();
+            let (adds, quarantined) = self.write(query, writer, sieve).await?;
+            let removes = files.iter().map(|file| file.remove(true)).collect();
+            let rows = rows_of(&adds).saturating_sub(kept);
+            (Planned { kind: Kind::Rewrite, adds, removes, changes: Vec::new(), rows }, quarantined)
+        };
         let mut gives_way = GivesWay::default();
         if let Some(quarantine) = quarantine {
             let mut writer = quarantine.writer();
@@ -363,7 +373,7 @@ impl Work<'_> {
             gives_way.removes = files.iter().map(|file| file.remove(true)).collect();
             gives_way.kept = writer.close().await?;
         }
-        Ok((Planned { kind: Kind::Rewrite, adds, removes, rows }, quarantined, gives_way))
+        Ok((planned, quarantined, gives_way))
     }
 
     /// The files of `table` that hold rows of these keys. What else they hold is written again.
@@ -461,6 +471,7 @@ impl Work<'_> {
         &self,
         rows: DataFrame,
         writer: &mut FilesWriter,
+        mut after: Option<&mut Staging>,
         graves: Option<&Output>,
     ) -> Result<Option<Staged>, TransformError> {
         let mut buried = graves.map(|graves| (Staging::new(self.runtime, &graves.schema), &graves.schema));
@@ -472,7 +483,11 @@ impl Work<'_> {
             };
             let (deleted, new) = (flag(DELETED)?, flag(NEW)?);
             let living = filter_record_batch(&batch, &not(deleted)?)?;
-            writer.write(&fit(&living, &self.output.schema)?).await?;
+            let living = fit(&living, &self.output.schema)?;
+            writer.write(&living).await?;
+            if let Some(after) = &mut after {
+                after.push(living)?;
+            }
             if let Some((staging, schema)) = &mut buried
                 && deleted.true_count() > 0
             {
@@ -487,11 +502,15 @@ impl Work<'_> {
         &self,
         files: &[ActiveFile],
         writer: FilesWriter,
-        buried: Option<Staged>,
-    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        before: &Staged,
+        after: Option<Staging>,
+    ) -> Result<Planned, TransformError> {
         let rows = writer.rows();
+        if let Some(after) = after {
+            return self.with_changes(files, writer, before, &after.finish()?).await;
+        }
         let removes = files.iter().map(|file| file.remove(true)).collect();
-        Ok((Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes, rows }, buried))
+        Ok(Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes, changes: Vec::new(), rows })
     }
 }
 

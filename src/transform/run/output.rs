@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::TransformError;
 use super::columns::{Evolved, evolve};
 use super::input::head_of;
+use crate::catalog::change_data;
 use crate::catalog::commit_log::CommitLog;
 use crate::catalog::data_file::{FilesWriter, delete};
 use crate::catalog::log::{TableHead, log_store, log_store_to_read};
@@ -89,6 +90,11 @@ impl Output {
         self.head.metadata.partition_columns()
     }
 
+    /// Whether it has a change feed by now.
+    pub fn has_feed(&self) -> bool {
+        change_data::is_on(&self.head.metadata)
+    }
+
     /// Its files at the base version.
     ///
     /// # Errors
@@ -107,14 +113,17 @@ impl Output {
     ///
     /// # Errors
     /// Errors of storage; the outcome is unknown then, and the head tells.
-    pub async fn put(&mut self, change: Change) -> Result<Option<u64>, TransformError> {
-        let adds: Vec<Add> = change.adds.clone();
+    pub async fn put(&mut self, mut change: Change) -> Result<Option<u64>, TransformError> {
+        let stored: Vec<Add> = change.adds.iter().chain(&change.changes).cloned().collect();
+        if let Some(metadata) = &change.metadata {
+            change.protocol = change_data::needed_protocol(&self.log, &self.head.protocol, metadata)?;
+        }
         match commit(&self.log, self.base, change).await? {
             Outcome::Landed(version) => Ok(Some(version)),
             Outcome::Lost { why, may_still_land } => {
                 tracing::info!(table = self.log.table, ?why, "somebody else's commit went first: planning again");
                 if !may_still_land {
-                    delete(self.log.store(), &adds).await;
+                    delete(self.log.store(), &stored).await;
                 }
                 self.reload().await?;
                 Ok(None)
@@ -184,6 +193,8 @@ fn metadata_change(metadata: Metadata, note: &Value) -> Change {
         removes: Vec::new(),
         transactions: Vec::new(),
         metadata: Some(metadata),
+        changes: Vec::new(),
+        protocol: None,
         operation: write(SaveMode::Append),
         note: note.clone(),
     }

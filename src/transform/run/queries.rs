@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::dataframe::DataFrame;
 use datafusion::functions::core::expr_fn::nullif;
@@ -13,8 +13,10 @@ use datafusion::prelude::SessionContext;
 use super::engine::Run;
 use super::input::Part;
 use super::keyed::column;
+use super::touched::Others;
 use super::{TransformError, side, touched};
 use crate::catalog::Catalog;
+use crate::catalog::change_data;
 use crate::catalog::file_table::FileTable;
 use crate::config::spec::TableName;
 use crate::transform::{Input, planned, register, session, table_schema};
@@ -24,7 +26,9 @@ impl Run<'_> {
     pub(super) async fn wanted_columns(&mut self) -> Result<SchemaRef, TransformError> {
         let session = session(Arc::clone(&self.engine.runtime));
         let frame = self.query(&session, &HashMap::new()).await?;
-        let output: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
+        // Rows of before a column was there have null in it, whatever the query says of those that come.
+        let fields = frame.schema().as_arrow().fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        let output: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let table = table_schema(self.spec, &output);
         let columns = [&self.spec.keys, &self.spec.sequence_by];
         let columns = columns.into_iter().flatten().chain(self.spec.dedupe.iter().flat_map(|dedupe| &dedupe.by));
@@ -34,6 +38,12 @@ impl Run<'_> {
             .chain(partitions)
             .map(|name| format!("column `{name}`, which its declaration names, isn't in the query's output"))
             .collect();
+        if self.node.has_feed
+            && let Some(name) = change_data::reserved(&table).next()
+        {
+            let told = format!("column `{name}` has a name that belongs to the change feed of the table");
+            return Err(TransformError::Columns(vec![told]));
+        }
         if !missing.is_empty() {
             return Err(TransformError::Columns(missing));
         }
@@ -93,13 +103,24 @@ impl Run<'_> {
                 register(session, &input, provider)?;
             }
             let query = self.planned(session).await?;
-            let Some(keys) = touched::keys(session, query, streamed, &self.spec.keys)? else { return Ok(None) };
+            let others = self.others(streamed);
+            let keys = touched::keys(session, query, streamed, &self.spec.keys, others)?;
+            let Some(keys) = keys else { return Ok(None) };
             all = Some(match all {
                 None => keys,
                 Some(held) => held.union(keys)?,
             });
         }
         Ok(all)
+    }
+
+    /// What the other inputs may have lost since rows of this one were read.
+    fn others(&self, streamed: &Input) -> Others {
+        let is_updated = |input: &Input| self.node.updated.contains(&input.table);
+        let is_other = |input: &&Input| *input != streamed;
+        let may_lose =
+            self.node.streams_changes(streamed) && self.parsed.inputs.iter().filter(is_other).any(is_updated);
+        if may_lose { Others::Updated } else { Others::Grow }
     }
 
     async fn planned(&self, session: &SessionContext) -> Result<DataFrame, TransformError> {
@@ -124,7 +145,11 @@ impl Run<'_> {
     ) -> Result<Arc<dyn TableProvider>, TransformError> {
         let table = self.inputs.get(&input.table).ok_or_else(|| TransformError::NoInput(input.table.clone()))?;
         let files = part.map(|part| part.files.as_slice()).unwrap_or_default();
-        Ok(FileTable::open(session, table.log.store(), &table.schema, table.partition_columns(), files)?)
+        let (store, partitions) = (table.log.store(), table.partition_columns());
+        if self.node.shows_changes(input) {
+            return Ok(change_data::open(session, store, &table.schema, partitions, files)?);
+        }
+        Ok(FileTable::open(session, store, &table.schema, partitions, files)?)
     }
 
     async fn snapshot(

@@ -139,6 +139,8 @@ pub async fn record(lake: &Location, spec: &TransformSpec, report: &Report) -> R
             removes: Vec::new(),
             transactions: Vec::new(),
             metadata: None,
+            changes: Vec::new(),
+            protocol: None,
             operation: write(SaveMode::Append),
             note: note.clone(),
         };

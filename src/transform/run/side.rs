@@ -153,6 +153,8 @@ impl Side {
                 removes: table.files().await?.iter().map(|file| file.remove(true)).collect(),
                 transactions,
                 metadata: Some(with_layout(table.head.metadata.clone(), &fresh)?),
+                changes: Vec::new(),
+                protocol: None,
                 operation: write(SaveMode::Overwrite),
                 note: self.note.clone(),
             };
@@ -235,6 +237,8 @@ impl Side {
             removes,
             transactions: positions.into_iter().chain([refreshed(self.refreshes)]).collect(),
             metadata: None,
+            changes: Vec::new(),
+            protocol: None,
             operation: write(SaveMode::Append),
             note: self.note.clone(),
         };
@@ -255,6 +259,8 @@ impl Side {
                 removes: Vec::new(),
                 transactions: Vec::new(),
                 metadata: None,
+                changes: Vec::new(),
+                protocol: None,
                 operation: write(SaveMode::Append),
                 note: self.note.clone(),
             };

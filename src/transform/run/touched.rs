@@ -14,16 +14,31 @@
 //! | `UNION ALL` | the branches with new rows alone |
 //! | keys that are no columns of the groups, windows over more than the keys, `LIMIT`, an input streamed on both sides of a join | every key may change |
 //!
+//! Rows that were taken away touch keys by what they met before, and that may be gone as well, where the other inputs are
+//! updated, too. Then what is joined to them decides nothing: each row of the stream is taken as it is, whatever it meets, and
+//! where a key comes from another input every key may change.
+//!
 //! What changes with time alone (`now()`) changes no key here: such a table is one for `replace`.
+
+use std::sync::Arc;
 
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, Result, TableReference};
 use datafusion::dataframe::DataFrame;
-use datafusion::logical_expr::{Distinct, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Union};
+use datafusion::logical_expr::{Distinct, EmptyRelation, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Union};
 use datafusion::prelude::SessionContext;
 
 use super::keyed::column;
 use crate::transform::Input;
+
+/// What may have become of the inputs that rows of a stream are joined to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// What they held before they hold still; or the stream has no rows that were taken away.
+    Grow,
+    /// They may have lost rows that those of the stream met.
+    Updated,
+}
 
 /// The keys that new rows of `streamed` may touch, where they can be told; each may be there often.
 ///
@@ -34,11 +49,12 @@ pub fn keys(
     query: DataFrame,
     streamed: &Input,
     keys: &[String],
+    others: Others,
 ) -> Result<Option<DataFrame>> {
     let state = session.state();
     // Subqueries become joins by this.
     let plan = state.optimize(query.logical_plan())?;
-    let new = New { name: streamed.reference() };
+    let new = New { name: streamed.reference(), others };
     if has_subquery(&plan)? {
         return Ok(None);
     }
@@ -64,6 +80,7 @@ pub fn keys(
 
 struct New {
     name: TableReference,
+    others: Others,
 }
 
 impl New {
@@ -91,7 +108,8 @@ impl New {
             LogicalPlan::Filter(filter) => {
                 let is_of_rows = is_of_rows(&filter.input)?;
                 let Some(input) = self.widen(filter.input.as_ref().clone())? else { return Ok(None) };
-                if is_of_rows {
+                let meets_others = self.others == Others::Updated && has_join(&filter.input)?;
+                if is_of_rows && !meets_others {
                     return Ok(Some(LogicalPlan::Filter(Filter::try_new(filter.predicate, input.into())?)));
                 }
                 Ok(Some(input))
@@ -129,6 +147,9 @@ impl New {
         if in_right && (in_left || join.null_aware) {
             return Ok(None);
         }
+        if self.others == Others::Updated {
+            return self.without_other_side(join, in_left);
+        }
         // A condition over what was counted would be asked of the new rows alone.
         let side = if in_left { &join.left } else { &join.right };
         let conditions = join.on.iter().flat_map(|(left, right)| [left, right]).chain(join.filter.iter());
@@ -157,6 +178,42 @@ impl New {
             right.into(),
             join.on,
             join.filter,
+            kind,
+            join.join_constraint,
+            join.null_equality,
+            false,
+        )?;
+        let joined = LogicalPlan::Join(joined);
+        if joined.schema().columns() == join.schema.columns() {
+            return Ok(Some(joined));
+        }
+        let columns = join.schema.columns().into_iter().map(Expr::Column).collect::<Vec<_>>();
+        LogicalPlanBuilder::from(joined).project(columns)?.build().map(Some)
+    }
+
+    /// Each row of the side with new rows, with nulls for those that it may have met.
+    fn without_other_side(&self, join: Join, in_left: bool) -> Result<Option<LogicalPlan>> {
+        let (side, other) = if in_left { (&join.left, &join.right) } else { (&join.right, &join.left) };
+        let Some(side) = self.widen(side.as_ref().clone())? else { return Ok(None) };
+        let nothing =
+            LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: Arc::clone(other.schema()) });
+        let (left, right, kind) = match (join.join_type, in_left) {
+            (JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full, true) => {
+                (side, nothing, JoinType::Left)
+            }
+            (JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full, false) => {
+                (nothing, side, JoinType::Right)
+            }
+            (JoinType::LeftSemi | JoinType::LeftAnti, true) | (JoinType::RightSemi | JoinType::RightAnti, false) => {
+                return Ok(Some(side));
+            }
+            _ => return Ok(None),
+        };
+        let joined = Join::try_new(
+            left.into(),
+            right.into(),
+            join.on,
+            None,
             kind,
             join.join_constraint,
             join.null_equality,
@@ -300,6 +357,9 @@ impl New {
                 if is_filled && self.is_in(side)? {
                     return Ok(false);
                 }
+                if self.others == Others::Updated && self.is_in(plan)? && !self.is_in(side)? {
+                    return Ok(false);
+                }
                 if is_left { self.is_carried(&join.left, &column) } else { self.is_carried(&join.right, &column) }
             }
             _ => match plan.inputs().as_slice() {
@@ -308,6 +368,10 @@ impl New {
             },
         }
     }
+}
+
+fn has_join(plan: &LogicalPlan) -> Result<bool> {
+    plan.exists(|node| Ok(matches!(node, LogicalPlan::Join(_))))
 }
 
 /// Whether a query within an expression was left there: what it gives may change for all keys.

@@ -9,13 +9,14 @@ use sluicebox::transform::run::engine::Refresh;
 
 use super::lake::{Event, Lake, event};
 
-const SQL: &str = "SELECT id, seq, status, amount FROM STREAM(bronze.events)";
-const MERGE: &str = "mode = \"merge\"\nkeys = [\"id\"]\nsequence_by = [\"seq\"]\ndelete_when = \"status = 'deleted'\"";
-const HISTORY: &str =
+pub const SQL: &str = "SELECT id, seq, status, amount FROM STREAM(bronze.events)";
+pub const MERGE: &str =
+    "mode = \"merge\"\nkeys = [\"id\"]\nsequence_by = [\"seq\"]\ndelete_when = \"status = 'deleted'\"";
+pub const HISTORY: &str =
     "mode = \"history\"\nkeys = [\"id\"]\nsequence_by = [\"seq\"]\ndelete_when = \"status = 'deleted'\"";
 
 /// Batches of events of few keys, late, repeated, at the same place in time, some without a key.
-fn batches() -> impl Strategy<Value = Vec<Vec<Event>>> {
+pub fn batches() -> impl Strategy<Value = Vec<Vec<Event>>> {
     let one = (proptest::option::weighted(0.9, 0..4_u8), 0..6_i64, 0..4_usize, 0..3_i64).prop_map(
         |(id, seq, status, amount)| Event {
             id: id.map(|id| format!("k{id}")),
@@ -28,7 +29,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Event>>> {
 }
 
 /// Each case makes tables: a few are enough here, and more go through the kill check.
-fn for_some(cases: u32, check: impl Fn(&tokio::runtime::Runtime, Vec<Vec<Event>>)) {
+pub fn for_some(cases: u32, check: impl Fn(&tokio::runtime::Runtime, Vec<Vec<Event>>)) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     runner

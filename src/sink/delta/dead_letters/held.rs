@@ -228,6 +228,8 @@ impl HeldLetters {
             adds,
             transactions: Vec::new(),
             metadata,
+            changes: Vec::new(),
+            protocol: None,
             operation: DeltaOperation::StreamingUpdate {
                 output_mode: OutputMode::Update,
                 query_id: format!("dead-letters {what}"),

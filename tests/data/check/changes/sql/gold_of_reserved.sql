@@ -1,0 +1,1 @@
+SELECT leadId, count(*) AS times FROM STREAM(gold.reserved) GROUP BY leadId

@@ -1,0 +1,1 @@
+SELECT leadId FROM STREAM(bronze.leads) WHERE _change_type = 'insert'

@@ -1,0 +1,3 @@
+SELECT leadId,
+       productCode
+FROM STREAM(silver.leads)

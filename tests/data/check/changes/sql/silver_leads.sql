@@ -1,0 +1,1 @@
+SELECT leadId, productCode, _sequence_number FROM STREAM(bronze.leads)

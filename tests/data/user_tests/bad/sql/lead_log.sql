@@ -1,0 +1,1 @@
+SELECT lead_id, _change_type AS change FROM STREAM(silver.leads)
