@@ -15,9 +15,9 @@ pub(super) const TOO_MUCH: &str = "it holds more bytes than are read";
 /// Behind the bytes of snappy stands the CRC32 of what they unpack to, big-endian.
 const CHECKSUM_BYTES: usize = 4;
 
-/// What a frame of zstandard may want to look back on, as a power of two: 64 MiB, as much as a block may hold. The
-/// decoder sets so much aside.
-const ZSTANDARD_WINDOW_LOG_MAX: u32 = 26;
+/// What a frame of zstandard may want to look back on, as a power of two: 128 MiB, which its highest level asks for
+/// where it isn't told how long the data is. The decoder reserves so much, and touches what the block holds of it.
+const ZSTANDARD_WINDOW_LOG_MAX: u32 = 27;
 
 /// What the decoder of xz may take: its highest preset, 9, wants 65 MiB. A header of a few bytes could ask for 4 GiB.
 const XZ_MEMORY_BYTES_MAX: u64 = 80 << 20;

@@ -100,10 +100,10 @@ pub async fn write(
     encode_and_store(store, move || FileEncoder::new(&table, &partitions, date), batches).await
 }
 
-/// As [`write`], of a table without partitions; the log tells values of these columns alone.
+/// As [`write()`], of a table without partitions; the log tells values of these columns alone.
 ///
 /// # Errors
-/// As [`write`]
+/// As [`write()`]
 pub async fn write_indexed(
     store: &LogStoreRef,
     table: &TableColumns,
