@@ -133,8 +133,10 @@ async fn a_heal_that_stopped_is_tried_again_at_the_next_sweep() {
     // The hub loses 60 events that the captures have, and of which nobody knows the schema yet.
     let options = CaptureOptions {
         location: Location::resolve(&captures.to_string_lossy(), None).expect("an absolute folder"),
-        template: NameTemplate::parse("{Namespace}/{EventHub}/{PartitionId}/{Year}/{Month}/{Day}/{Hour}/{Minute}/{Second}")
-            .expect("a template"),
+        template: NameTemplate::parse(
+            "{Namespace}/{EventHub}/{PartitionId}/{Year}/{Month}/{Day}/{Hour}/{Minute}/{Second}",
+        )
+        .expect("a template"),
         namespace: "emulator".to_owned(),
         window: Duration::from_secs(60),
         window_bytes: u64::MAX,
