@@ -87,7 +87,11 @@ async fn a_death_at_any_point_of_the_way_into_another_table_repeats_nothing_and_
             FaultPoint::LettersCommitted => (0, 0),
             _ => (0, 3),
         };
-        assert_eq!((&done["replayed"], &done["had_row"]), (&json!(expected.0), &json!(expected.1)), "{point:?}: {done}");
+        assert_eq!(
+            (&done["replayed"], &done["had_row"]),
+            (&json!(expected.0), &json!(expected.1)),
+            "{point:?}: {done}"
+        );
         assert_eq!((counted(&lake, "leads"), counted(&lake, "rest")), ([5, 0, 1], [1, 3, 2]), "{point:?}");
         assert_eq!(listed(&lake)["replayed"], 3, "{point:?}: a lost mark is made again");
         emulator.stop().await;
@@ -156,6 +160,10 @@ async fn retention_keeps_the_key_of_a_letter_whose_row_is_elsewhere() {
         assert_eq!((&done["expired"], &done["removed"], &done["counted"]), expected, "{done}");
     }
     let audit = audited(&lake, "bronze.rest", &["--offline"]);
-    assert_eq!((&audit["rejected"], &audit["expired"], &audit["missing"]), (&json!(3), &json!(3), &json!(0)), "{audit}");
+    assert_eq!(
+        (&audit["rejected"], &audit["expired"], &audit["missing"]),
+        (&json!(3), &json!(3), &json!(0)),
+        "{audit}"
+    );
     emulator.stop().await;
 }

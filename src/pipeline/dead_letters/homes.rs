@@ -81,8 +81,7 @@ impl<'a> Homes<'a> {
             let rejected = share.rejects.iter().map(|reject| reject.event.sequence_number);
             let rejected: BTreeSet<i64> = rejected.collect();
             let numbers = share.events.iter().map(|(number, _)| *number);
-            let with_rows: BTreeSet<i64> =
-                numbers.filter(|number| !rejected.contains(number)).collect();
+            let with_rows: BTreeSet<i64> = numbers.filter(|number| !rejected.contains(number)).collect();
             settled.extend(rejected);
             settled.extend(&with_rows);
             sorted.rejects.extend(share.rejects);
@@ -136,9 +135,8 @@ fn none_of(parts: &[Replayed]) -> Landed {
 
 /// Takes out the numbers that have a row already, wherever they belong.
 pub(super) fn without(parts: Vec<Replayed>, had_row: &Numbers) -> Vec<Replayed> {
-    let is_left = |partition: &PartitionKey, number: &i64| {
-        had_row.get(partition).is_none_or(|numbers| !numbers.contains(number))
-    };
+    let is_left =
+        |partition: &PartitionKey, number: &i64| had_row.get(partition).is_none_or(|numbers| !numbers.contains(number));
     let left = parts.into_iter().map(|mut part| {
         part.tried.retain(|number| is_left(&part.partition, number));
         part.decoded.retain(|number| is_left(&part.partition, number));

@@ -268,8 +268,20 @@ pub fn to_rows<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Result<
         }
         properties.append(letter.body.is_some())?;
     }
-    let [source, partition, offset, content_type, framing, schema_id, class, error, pipeline, hash, origin, replayed_to] =
-        texts.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
+    let [
+        source,
+        partition,
+        offset,
+        content_type,
+        framing,
+        schema_id,
+        class,
+        error,
+        pipeline,
+        hash,
+        origin,
+        replayed_to,
+    ] = texts.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
     let [enqueued, rejected, tried, replayed, expired] =
         times.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
     let numbers: ArrayRef = Arc::new(numbers.finish());
