@@ -56,6 +56,7 @@ pub async fn run(args: Args, global: &Global) -> Result<ExitCode, AnyError> {
         pipelines: args.pipelines,
         fault_points: args.crash_at.unwrap_or_default(),
         spool: spool.clone(),
+        ..RunOptions::default()
     };
     let shutdown = Shutdown::new();
     let selected = select(&project, &options)?;

@@ -435,7 +435,7 @@ pub(super) struct DecodeTable {
     pub schema: Option<PathText>,
     /// Schemas (`.avsc` files, relative to the project's folder) whose fields the table has from its first commit on, so that
     /// transforms can name them before the first event came, and `sluice check` knows them. A field that only a writer's
-    /// schema has is still added as it comes.
+    /// schema has is still added as it comes. Not with `format = "json"`, whose columns are those of the pinned schema.
     pub columns_from: Option<Vec<PathText>>,
     /// How the schema of a body is told.
     #[schemars(extend("default" = "auto"))]
@@ -444,7 +444,8 @@ pub(super) struct DecodeTable {
     /// or malformed. What isn't named here is null then, and counted in `sluice_decode_attribute_faults_total`.
     pub require: Option<Vec<Attribute>>,
     /// What happens when the writers' schema changes. What a column can't hold, as a text where it holds numbers,
-    /// goes to the column `_rescued` as JSON, whatever is said here, unless that is `fail`.
+    /// goes to the column `_rescued` as JSON, whatever is said here, unless that is `fail`. Of JSON that is what the
+    /// pinned schema has no field for.
     #[schemars(extend("default" = "evolve"))]
     pub on_schema_change: Option<OnSchemaChange>,
     /// Whether a field that a writer lacks takes the first default that the table has met of it; null otherwise.

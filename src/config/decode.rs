@@ -58,6 +58,12 @@ pub(super) fn build(
             let message = format!("`{key}` does nothing with `format = \"json\"` that no schema is pinned for");
             reading.wrong(&["decode", key], message, format!("remove `{key}`, or pin a schema"));
         }
+        if has_schema && has("columns_from") {
+            // No event would ever fill such columns.
+            let message =
+                "`columns_from` does nothing with `format = \"json\"`: JSON has the columns of the pinned schema";
+            reading.wrong(&["decode", "columns_from"], message, "add the fields to the pinned schema, with a default");
+        }
     } else if framing == Framing::Json {
         let hint = "say `format = \"json\"`";
         reading.wrong(&["decode", "framing"], "`framing = \"json\"` does nothing with `format = \"avro\"`", hint);

@@ -14,7 +14,7 @@ use std::iter::repeat_n;
 use std::sync::Arc;
 
 use super::body;
-use super::cloud_events::{Attributes, CloudEvent, Faults};
+use super::cloud_events::{Attributes, CloudEvent, Faults, Sound};
 use crate::batch::{EventBatch, Reject, bronze};
 use crate::config::spec::Attribute;
 use arrow::array::{
@@ -56,14 +56,14 @@ pub(super) fn columns(
     let attributes: Vec<_> = rows
         .iter()
         .map(|row| row.enclosing.map_or_else(|| Attributes::of_properties(&batch.events[row.event]), Attributes::of))
+        .map(|attributes| attributes.judge(faults))
         .collect();
-    attributes.iter().for_each(|attributes| attributes.count(faults));
     let sound = |attribute| -> ArrayRef {
-        Arc::new(attributes.iter().map(|held| held.sound(attribute)).collect::<StringArray>())
+        Arc::new(attributes.iter().map(|held| held.get(attribute)).collect::<StringArray>())
     };
     let enqueued =
         TimestampMicrosecondArray::from_iter_values(events().map(|event| event.enqueued_at.saturating_mul(1000)));
-    let event_time: TimestampMicrosecondArray = attributes.iter().map(Attributes::time).collect();
+    let event_time: TimestampMicrosecondArray = attributes.iter().map(Sound::time).collect();
     Ok(vec![
         same(batch.partition.source.as_str()),
         same(&batch.partition.partition),

@@ -37,7 +37,7 @@ use super::lock::PipelineLock;
 use super::partition::{EventsFrom, PartitionEvent, PartitionTask, ReadPath, report};
 use super::reject_share::RejectShare;
 use super::routes::{Pool, Router};
-use super::setup::{self, PartitionStart};
+use super::setup::{self, PartitionStart, SharedRegistry};
 use super::status::{PipelineStatus, State};
 use crate::checkpoint::PartitionKey;
 use crate::config::spec::{PipelineSpec, ProjectSpec};
@@ -78,6 +78,7 @@ pub struct PipelineOptions {
     /// End at the last numbers read at the start.
     pub until_caught_up: bool,
     pub fault_points: FaultPoints,
+    pub registry: SharedRegistry,
 }
 
 pub struct Pipeline {
@@ -156,7 +157,7 @@ impl Pipeline {
         status: PipelineStatus,
         shutdown: Shutdown,
     ) -> Result<Option<Self>, PipelineError> {
-        let mut parts = Parts::of(project, spec)?;
+        let mut parts = Parts::of(project, spec, &options)?;
         let group = if spec.is_live { &*spec.source.consumer_group } else { "captures" };
         let lock = PipelineLock::take(&parts.places.state, &spec.name, group)?;
         let mut backoff = Backoff::new(PAUSE, LONGEST_PAUSE);

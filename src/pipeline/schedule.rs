@@ -22,7 +22,7 @@ use super::PipelineError;
 use super::lock::PipelineLock;
 use super::partition::report;
 use super::run::{Pipeline, PipelineOptions, PipelineSummary};
-use super::setup::Places;
+use super::setup::{Places, SharedRegistry};
 use super::status::{PipelineStatus, State};
 use crate::config::spec::{PipelineSpec, ProjectSpec, ScheduleSpec};
 use crate::fault_points::FaultPoints;
@@ -227,7 +227,8 @@ impl Scheduled {
             true => PipelineStatus::new(&self.spec.name, &self.spec.owner, &self.spec.sink.table.to_string()),
             false => self.status.clone(),
         };
-        let options = PipelineOptions { until_caught_up: true, fault_points: self.fault_points.clone() };
+        let registry = SharedRegistry::default();
+        let options = PipelineOptions { until_caught_up: true, fault_points: self.fault_points.clone(), registry };
         let opened = Pipeline::backfill(&self.project, &self.spec, between, options, status, self.shutdown.clone());
         let opened = tokio::select! {
             opened = opened => opened,

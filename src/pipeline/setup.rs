@@ -1,6 +1,6 @@
 //! From a pipeline's declaration to its parts: source, decoder, table, and where each partition starts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -84,12 +84,38 @@ pub async fn connect(project: &ProjectSpec, pipeline: &PipelineSpec) -> Result<A
     Ok(EventHubsSource::connect(hubs, &pipeline.source, id).await?)
 }
 
+/// The registry of a project, opened by the first pipeline that asks and shared by all of a process: a schema that one of
+/// them has met is asked for once. Clones are the same.
+#[derive(Clone, Default)]
+pub struct SharedRegistry(Arc<Mutex<Option<Arc<dyn SchemaRegistry>>>>);
+
+impl std::fmt::Debug for SharedRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SharedRegistry").finish_non_exhaustive()
+    }
+}
+
+impl SharedRegistry {
+    fn of(&self, project: &ProjectSpec, places: &Places) -> Result<Option<Arc<dyn SchemaRegistry>>, PipelineError> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            *held = registry(project, places)?.map(|registry| registry.by_id);
+        }
+        Ok(held.clone())
+    }
+}
+
 /// Opens the decoder of `pipeline`, with the project's registry and its cache on disk.
 ///
 /// # Errors
 /// When the pinned schema or the registry's address can't be used.
-pub fn decoder(project: &ProjectSpec, pipeline: &PipelineSpec, places: &Places) -> Result<Decoder, PipelineError> {
-    let registry = registry(project, places)?.map(|registry| registry.by_id);
+pub fn decoder(
+    project: &ProjectSpec,
+    pipeline: &PipelineSpec,
+    places: &Places,
+    registry: &SharedRegistry,
+) -> Result<Decoder, PipelineError> {
+    let registry = registry.of(project, places)?;
     Ok(Decoder::open(&pipeline.decode, registry)?.counting_for(&pipeline.name))
 }
 

@@ -11,6 +11,7 @@ use super::dead_letters;
 use super::maintenance;
 use super::run::{Pipeline, PipelineOptions, PipelineSummary, told_if_lost};
 use super::schedule::Scheduled;
+use super::setup::SharedRegistry;
 use super::spool::Spool;
 use super::status::{PipelineStatus, State};
 use super::transforms::{TransformOptions, TransformSummary, Transforms, first_failure};
@@ -30,6 +31,8 @@ pub struct RunOptions {
     pub fault_points: FaultPoints,
     /// What the webhook took in, where one is served.
     pub spool: Option<Arc<Spool>>,
+    /// What all pipelines of the run ask for schemas.
+    pub registry: SharedRegistry,
 }
 
 /// What a run did, a pipeline at a time.
@@ -211,7 +214,7 @@ pub async fn run_backfill(
     shutdown: Shutdown,
 ) -> Result<RunSummary, PipelineError> {
     let (spec, status) = selected;
-    let options = PipelineOptions { until_caught_up: true, fault_points };
+    let options = PipelineOptions { until_caught_up: true, fault_points, registry: SharedRegistry::default() };
     let ended = async { Pipeline::backfill(project, spec, between, options, status, shutdown).await?.run().await };
     match ended.await {
         Ok(summary) => Ok(RunSummary { pipelines: vec![summary], transforms: Vec::new() }),
@@ -282,7 +285,7 @@ async fn run_one(
     status: PipelineStatus,
     shutdown: Shutdown,
 ) -> Result<PipelineSummary, PipelineError> {
-    let RunOptions { until_caught_up, fault_points, .. } = options;
+    let RunOptions { until_caught_up, fault_points, registry, .. } = options;
     // A run that is to end by itself has no times to wait for.
     let has_times = spec.schedule.is_some() && !until_caught_up;
     let scheduled = async {
@@ -293,7 +296,7 @@ async fn run_one(
         return scheduled.await;
     }
     let reading = async {
-        let options = PipelineOptions { until_caught_up, fault_points: fault_points.clone() };
+        let options = PipelineOptions { until_caught_up, fault_points: fault_points.clone(), registry };
         let (status, shutdown) = (status.clone(), shutdown.clone());
         match Pipeline::start(project, spec, options, announcements, status, shutdown).await? {
             Some(pipeline) => pipeline.run().await,

@@ -4,8 +4,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluicebox::emulator::HubSpec;
 use sluicebox::emulator::together::{Emulator, EmulatorOptions};
+use sluicebox::emulator::{HubSpec, StoredMessageInput};
 
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{ChildStderr, Command};
@@ -153,5 +153,38 @@ async fn a_run_tells_what_it_does_while_it_does_it() {
     let id = run.id().expect("it runs").to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(run.wait().await.expect("it ends").code(), Some(0));
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_schemas_are_not_to_change_json_that_the_schema_does_not_know_stops_its_partition() {
+    let options = EmulatorOptions { hubs: vec![HubSpec::new("leads", 2)], ..EmulatorOptions::default() };
+    let emulator = Emulator::start(options).await.expect("an emulator");
+    let mut lake = Lakehouse::new();
+    lake.connect(emulator.addresses().connection_string.reveal());
+    let schema = r#"{"type":"record","name":"lead","fields":[{"name":"city","type":"string"}]}"#;
+    std::fs::write(lake.path().join("lead.avsc"), schema).expect("written");
+    let path = lake.path().join("pipelines/leads.toml");
+    let held = std::fs::read_to_string(&path).expect("the pipeline");
+    let declare = |policy: &str| {
+        let json = format!("format = \"json\"\nschema = \"lead.avsc\"\non_schema_change = \"{policy}\"");
+        std::fs::write(&path, held.replace("format = \"raw\"", &json)).expect("written");
+    };
+    let event = |body: &'static str| StoredMessageInput { body: body.into(), ..StoredMessageInput::default() };
+    let append =
+        |partition: &str, body| emulator.broker().append("leads", partition, vec![event(body)]).expect("taken");
+    append("0", r#"{"city":"Bern","canton":"BE"}"#);
+    append("1", r#"{"city":"Basel"}"#);
+    declare("fail");
+    let said = lake.sluice(&["run", "--until-caught-up"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("the field `canton` holds what the schema has no field for"), "{}", said.stderr);
+    let rows = "SELECT city, _rescued AS rescued FROM bronze.leads ORDER BY 1";
+    let rows = || lake.sluice(&["query", rows, "--format", "json"]).json();
+    assert_eq!(rows(), json!([{"city": "Basel", "rescued": null}]), "the other goes on");
+    declare("pin");
+    assert_eq!(lake.sluice(&["run", "--until-caught-up"]).code, Some(0));
+    let expected = json!([{"city": "Basel", "rescued": null}, {"city": "Bern", "rescued": r#"{"canton":"BE"}"#}]);
+    assert_eq!(rows(), expected);
     emulator.stop().await;
 }

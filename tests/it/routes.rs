@@ -578,3 +578,29 @@ async fn an_event_that_its_table_has_passed_by_becomes_a_dead_letter_of_another(
     assert_eq!(rows, [0, 1, 5], "by today's routes they are this table's, which lacked them");
     emulator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_commit_seldom_hold_up_nobody_where_memory_is_short() {
+    const TABLES: usize = 8;
+    let route = |table: usize| {
+        let every = if table == 0 { "1h" } else { "100ms" };
+        format!("[[route]]\ntype = \"of {table}\"\ntable = \"bronze.t{table}\"\ncommit_every = \"{every}\"\n")
+    };
+    let routes: String = (0..TABLES).map(route).collect();
+    let (lake, emulator) = routed(&format!("max_in_flight_bytes = \"1MiB\"\n{routes}")).await;
+    for partition in ["0", "1"] {
+        let event = |number: usize| StoredMessageInput {
+            body: "x".repeat(500).into(),
+            properties: vec![(TYPE.to_owned(), format!("of {}", number % TABLES))],
+            ..StoredMessageInput::default()
+        };
+        emulator.broker().append("leads", partition, (0..4000).map(event).collect()).expect("events");
+    }
+    let summary = caught_up(&lake);
+    assert_eq!((counts(&summary)["received"], counts(&summary)["committed"]), (8000, 8000), "{summary}");
+    for table in 0..TABLES {
+        let audit = audited(&lake, &format!("bronze.t{table}"), &[]);
+        assert_eq!((&audit["rows"], &audit["filtered"]), (&json!(1000), &json!(7000)), "{table}: {audit}");
+    }
+    emulator.stop().await;
+}

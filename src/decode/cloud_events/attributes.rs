@@ -86,29 +86,54 @@ impl<'a> Attributes<'a> {
             .any(|attribute| *attribute != Attribute::DataContentType && self.get(*attribute).is_some())
     }
 
-    /// The value, unless it is missing or malformed.
-    pub(in crate::decode) fn sound(&self, attribute: Attribute) -> Option<&'a str> {
-        self.get(attribute).filter(|value| problem_of(attribute, value).is_none())
-    }
-
-    /// Microseconds since 1970; `None` where it isn't sound.
-    pub(in crate::decode) fn time(&self) -> Option<i64> {
-        micros(self.get(Attribute::Time)?)
-    }
-
-    /// Counts what of a CloudEvent is missing, though the specification demands it, or malformed.
-    pub(in crate::decode) fn count(&self, faults: &mut Faults) {
-        if !self.are_there() {
-            return;
-        }
+    /// Judges each attribute once, and counts what of a CloudEvent is missing, though the specification demands it, or
+    /// malformed.
+    pub(in crate::decode) fn judge(&self, faults: &mut Faults) -> Sound<'a> {
+        let is_cloud_event = self.are_there();
+        let mut sound = Sound::default();
         for attribute in Attribute::ALL {
             let fault = match self.get(attribute) {
                 None if REQUIRED.contains(&attribute) => Fault::Missing,
-                Some(value) if problem_of(attribute, value).is_some() => Fault::Malformed,
-                _ => continue,
+                None => continue,
+                Some(value) => match attribute {
+                    Attribute::Time => match micros(value) {
+                        Some(micros) => {
+                            sound.time = Some(micros);
+                            continue;
+                        }
+                        None => Fault::Malformed,
+                    },
+                    _ if problem_of(attribute, value).is_some() => Fault::Malformed,
+                    _ => {
+                        sound.values[attribute as usize] = Some(value);
+                        continue;
+                    }
+                },
             };
-            *faults.entry((attribute, fault)).or_default() += 1;
+            if is_cloud_event {
+                *faults.entry((attribute, fault)).or_default() += 1;
+            }
         }
+        sound
+    }
+}
+
+/// The attributes of one event that are neither missing nor malformed.
+#[derive(Debug, Default, Clone, Copy)]
+pub(in crate::decode) struct Sound<'a> {
+    values: [Option<&'a str>; Attribute::ALL.len()],
+    time: Option<i64>,
+}
+
+impl<'a> Sound<'a> {
+    /// Any but the time.
+    pub(in crate::decode) fn get(&self, attribute: Attribute) -> Option<&'a str> {
+        self.values[attribute as usize]
+    }
+
+    /// Microseconds since 1970.
+    pub(in crate::decode) fn time(&self) -> Option<i64> {
+        self.time
     }
 }
 
@@ -231,8 +256,9 @@ mod tests {
             assert_eq!(check_required(&attributes, &[Attribute::Type, required]), Err(text.to_owned()));
         }
         let mut faults = Faults::new();
-        attributes.count(&mut faults);
-        attributes.count(&mut faults);
+        let sound = attributes.judge(&mut faults);
+        attributes.judge(&mut faults);
+        assert_eq!((sound.get(Attribute::Type), sound.get(Attribute::Source), sound.time()), (Some("t"), None, None));
         let expected = [
             ((Attribute::Id, Fault::Malformed), 2),
             ((Attribute::Source, Fault::Malformed), 2),
@@ -254,7 +280,7 @@ mod tests {
         };
         let attributes = Attributes::of_properties(&event);
         let mut faults = Faults::new();
-        attributes.count(&mut faults);
+        attributes.judge(&mut faults);
         assert!(faults.is_empty() && !attributes.are_there());
         assert_eq!(attributes.get(Attribute::DataContentType), Some("application/json"));
     }

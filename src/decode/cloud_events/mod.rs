@@ -13,7 +13,7 @@ mod json;
 
 use bytes::Bytes;
 
-pub(super) use self::attributes::{Attributes, Faults, check_required};
+pub(super) use self::attributes::{Attributes, Faults, Sound, check_required};
 use super::framing::{content_type_of, media_type, quoted};
 use crate::batch::Event;
 

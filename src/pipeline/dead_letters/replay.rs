@@ -21,7 +21,7 @@ use crate::error::{Classify as _, Retry};
 use crate::fault_points::FaultPoints;
 use crate::pipeline::gaps::Target;
 use crate::pipeline::partition::report;
-use crate::pipeline::setup::{self, Places};
+use crate::pipeline::setup::{self, Places, SharedRegistry};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::sink::delta::dead_letters::held::{Chunk, HeldLetters, Rewritten, Told};
@@ -130,7 +130,7 @@ pub async fn replay(
     let opened = Tables::open(project, pipeline, &target.table, fault_points.clone()).await?;
     let Some(tables) = opened else { return Ok(done) };
     let places = Places::of(project)?;
-    let decoder = setup::decoder(project, pipeline, &places)?;
+    let decoder = setup::decoder(project, pipeline, &places, &SharedRegistry::default())?;
     let homes = Homes::of(pipeline, &target.table, places, fault_points)?;
     let (landed, failed) = (Numbers::new(), Numbers::new());
     let backoff = Backoff::new(PAUSE, LONGEST_PAUSE);

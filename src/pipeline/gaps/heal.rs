@@ -11,6 +11,7 @@ use crate::config::spec::{PipelineSpec, ProjectSpec};
 use crate::fault_points::FaultPoints;
 use crate::pipeline::PipelineError;
 use crate::pipeline::run::{Pipeline, PipelineOptions, PipelineSummary};
+use crate::pipeline::setup::SharedRegistry;
 use crate::pipeline::status::PipelineStatus;
 use crate::shutdown::Shutdown;
 
@@ -80,7 +81,7 @@ pub async fn heal(
     if wanted.is_empty() {
         return Ok(Healed::of(spec, &PipelineSummary::default(), Vec::new(), Vec::new()));
     }
-    let options = PipelineOptions { until_caught_up: true, fault_points };
+    let options = PipelineOptions { until_caught_up: true, fault_points, registry: SharedRegistry::default() };
     let run = async { Pipeline::heal(project, spec, &wanted, options, status, shutdown).await?.run().await };
     let stopped = |source| PipelineError::Stopped { pipeline: spec.name.clone(), source: Box::new(source) };
     let summary = run.await.map_err(stopped)?;

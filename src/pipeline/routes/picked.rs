@@ -145,3 +145,56 @@ pub fn gathered(batches: Vec<RecordBatch>, picked: &[Picked]) -> Result<Vec<Reco
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+
+    use super::*;
+    use crate::memory::MemoryBudget;
+
+    fn batch(other: &str, numbers: &[i64]) -> RecordBatch {
+        let texts: StringArray = numbers.iter().map(|number| Some(number.to_string())).collect();
+        let columns: [(&str, ArrayRef); 2] =
+            [(bronze::SEQUENCE_NUMBER, Arc::new(Int64Array::from(numbers.to_vec()))), (other, Arc::new(texts))];
+        RecordBatch::try_from_iter(columns).expect("a batch")
+    }
+
+    fn rows(batch: &RecordBatch) -> Vec<(i64, String)> {
+        let numbers = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+        let texts = batch.column(1).as_string::<i32>().iter().flatten().map(str::to_owned);
+        numbers.into_iter().zip(texts).collect()
+    }
+
+    #[test]
+    fn rows_of_one_schema_are_gathered_in_the_order_of_their_numbers() {
+        let budget = MemoryBudget::new(10_000_000);
+        let pool = Pool::default();
+        let shared = |batch: RecordBatch| {
+            let shared = Arc::new(SharedRows::new(batch));
+            shared.hold(budget.try_reserve(shared.bytes()).expect("it is free"), &pool);
+            shared
+        };
+        let (late, early, other) =
+            (shared(batch("a", &[7, 8, 9])), shared(batch("a", &[1, 2, 3])), shared(batch("b", &[4, 5])));
+        assert_eq!(pool.bytes(), budget.in_use());
+        let picked = [
+            Picked::new(&late, vec![0, 2]),
+            Picked::new(&other, vec![1]),
+            Picked::new(&early, vec![1]),
+            Picked::new(&early, vec![2]),
+        ];
+        let large: Vec<i64> = (100..100 + ROWS_WORTH_TAKING as i64).collect();
+        let whole = vec![batch("a", &[4, 5]), batch("a", &large)];
+        let all = gathered(whole, &picked).expect("rows");
+        let found: Vec<Vec<i64>> =
+            all.iter().map(|batch| rows(batch).into_iter().map(|(number, _)| number).collect()).collect();
+        assert_eq!(found, [large, vec![2, 3, 4, 5, 7, 9], vec![5]], "many rows stay as they are");
+        assert!(all.iter().flat_map(rows).all(|(number, text)| number.to_string() == text), "rows go as a whole");
+
+        drop((late, early, other));
+        assert!(pool.bytes() > 0, "they are held by who has picked of them");
+        drop(picked);
+        assert_eq!((pool.bytes(), budget.in_use()), (0, 0));
+    }
+}

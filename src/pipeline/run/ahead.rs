@@ -80,6 +80,7 @@ pub(super) struct Ahead {
     bytes: usize,
     /// A flush is due: what comes now stays as it is, or the flush would wait for ever.
     is_closing: bool,
+    is_gathering: bool,
 }
 
 impl Ahead {
@@ -97,6 +98,7 @@ impl Ahead {
             growing: BTreeMap::new(),
             bytes: 0,
             is_closing: false,
+            is_gathering: false,
         }
     }
 
@@ -110,8 +112,7 @@ impl Ahead {
         let grown = match self.growing.remove(&of) {
             None => Growing { part, bytes },
             Some(mut held) => {
-                self.bytes -= held.bytes;
-                self.recent_bytes -= held.recent_bytes();
+                self.forget(&held);
                 match held.part.join(part, &self.budget) {
                     Ok(()) if held.part.is_elsewhere() => held.bytes = held.part.bytes(),
                     Ok(()) => held.bytes += bytes,
@@ -140,23 +141,28 @@ impl Ahead {
 
     fn settle_all(&mut self) {
         for grown in std::mem::take(&mut self.growing).into_values() {
-            self.bytes -= grown.bytes;
-            self.recent_bytes -= grown.recent_bytes();
+            self.forget(&grown);
             self.settle(grown);
         }
     }
 
+    fn forget(&mut self, grown: &Growing) {
+        self.bytes = self.bytes.saturating_sub(grown.bytes);
+        self.recent_bytes = self.recent_bytes.saturating_sub(grown.recent_bytes());
+    }
+
     /// Takes out the rows that lie among those of other tables, so that these can go.
     pub(super) fn gather(&mut self) {
-        if self.is_closing {
+        if self.is_closing || self.is_gathering {
             return;
         }
         self.settle_all();
         let (parts, others) = std::mem::take(&mut self.recent).into_iter().partition(|part| !part.picked.is_empty());
         self.recent = others;
         let held = bytes_of(&parts);
-        self.recent_bytes -= held;
-        if !parts.is_empty() {
+        self.recent_bytes = self.recent_bytes.saturating_sub(held);
+        self.is_gathering = !parts.is_empty();
+        if self.is_gathering {
             let budget = self.budget.clone();
             let gathering = async move {
                 let gathered = gather(parts, &budget)?;
@@ -190,7 +196,7 @@ impl Ahead {
         });
         let count = count.count();
         let parts: Vec<Part> = self.recent.drain(..count).collect();
-        self.recent_bytes -= bytes_of(&parts);
+        self.recent_bytes = self.recent_bytes.saturating_sub(bytes_of(&parts));
         parts
     }
 
@@ -222,6 +228,7 @@ impl Ahead {
             self.encoded_share = (share as u64 * 5 / 4).clamp(20, 1000);
         }
         self.closed.extend(encoded.parts);
+        self.is_gathering &= encoded.gathered.is_empty();
         self.recent_bytes += bytes_of(&encoded.gathered);
         self.recent.splice(0..0, encoded.gathered);
         match encoded.open {

@@ -212,7 +212,7 @@ impl Pipeline {
         status: PipelineStatus,
         shutdown: Shutdown,
     ) -> Result<Self, PipelineError> {
-        let mut parts = Parts::of(project, spec)?;
+        let mut parts = Parts::of(project, spec, &options)?;
         let Some(captures) = parts.captures.clone() else {
             return Err(PipelineError::NoCapture { pipeline: spec.name.clone() });
         };

@@ -25,9 +25,13 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn of(project: &ProjectSpec, spec: &PipelineSpec) -> Result<Self, PipelineError> {
+    pub(super) fn of(
+        project: &ProjectSpec,
+        spec: &PipelineSpec,
+        options: &PipelineOptions,
+    ) -> Result<Self, PipelineError> {
         let places = Places::of(project)?;
-        let decoder = Arc::new(setup::decoder(project, spec, &places)?);
+        let decoder = Arc::new(setup::decoder(project, spec, &places, &options.registry)?);
         let router = Arc::new(Router::open(spec)?);
         let checkpoints = Arc::new(Checkpoints::open(project, spec)?);
         Ok(Self { captures: setup::captures(project, spec)?, places, decoder, router, checkpoints })

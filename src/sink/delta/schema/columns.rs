@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
@@ -124,7 +124,7 @@ impl TableColumns {
     }
 
     /// What of a batch the policy `fail` forbids: a field that has no column, or another type, or a value
-    /// that its column can't hold.
+    /// that its column can't hold; and what of JSON its schema has no field for.
     ///
     /// # Errors
     /// [`ArrowError`] only when the arrays contradict their own types.
@@ -135,6 +135,9 @@ impl TableColumns {
         let Known { way, .. } = self.known(batch.schema_ref());
         if let Some(misfit) = misfit_of(&way, batch.schema_ref().fields(), self.schema.fields(), "") {
             return Ok(Some(misfit));
+        }
+        if let Some(field) = rescued_field(batch) {
+            return Ok(Some(Misfit { field, problem: "holds what the schema has no field for".to_owned() }));
         }
         if !may_leave(&way) {
             return Ok(None);
@@ -162,6 +165,14 @@ impl TableColumns {
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
+}
+
+/// The first field of what decoding has rescued already, which is JSON that its schema doesn't know.
+fn rescued_field(batch: &RecordBatch) -> Option<String> {
+    let rescued = batch.column_by_name(bronze::RESCUED)?.as_string_opt::<i32>()?;
+    let left = rescued.iter().flatten().next()?;
+    let members: serde_json::Map<String, serde_json::Value> = serde_json::from_str(left).unwrap_or_default();
+    Some(members.keys().next().cloned().unwrap_or_else(|| bronze::RESCUED.to_owned()))
 }
 
 fn can_be_held(schema: &Schema) -> bool {

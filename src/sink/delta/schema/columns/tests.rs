@@ -327,6 +327,13 @@ fn the_policy_fail_names_the_field() {
         misfit(lines(field("city", DataType::Utf8)), json!({})).as_deref(),
         Some("the field `lines.city` has no column")
     );
+    // What decoding has rescued is JSON that its schema doesn't know.
+    let rescued = |left: Json| misfit(columns(), json!({"id": 1, "_rescued": left}));
+    assert_eq!(rescued(Json::Null), None);
+    assert_eq!(
+        rescued(json!(r#"{"city":"Bern"}"#)).as_deref(),
+        Some("the field `city` holds what the schema has no field for")
+    );
 }
 
 #[test]
