@@ -8,20 +8,20 @@ use serde_json::Value;
 use super::run::TransformError;
 use super::run::output::{Output, write};
 use crate::catalog::rewrite::{Change, Kind};
+use crate::catalog::tables::Tables;
 use crate::config::spec::TableName;
-use crate::storage::Location;
 
 /// Makes a table with these columns, or takes the one that is there, and adds rows in a commit of their own.
 ///
 /// # Errors
 /// Errors of storage.
 pub async fn give(
-    lake: &Location,
+    tables: &Tables,
     table: &TableName,
     schema: &Schema,
     rows: Option<&RecordBatch>,
 ) -> Result<(), TransformError> {
-    let mut output = Output::open_or_create(lake, table, schema, &[], Vec::new()).await?;
+    let mut output = Output::open_or_create(tables, table, schema, &[], Vec::new()).await?;
     let Some(rows) = rows else { return Ok(()) };
     let mut writer = output.writer();
     writer.write(&rows.clone().with_schema(output.schema.clone())?).await?;

@@ -34,7 +34,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde_json::json;
 
-use super::jobs::{Job, plan, rows_of};
+use super::jobs::{FileSizes, Job, plan, rows_of};
 use super::{MaintainedTable, MaintenanceError};
 use crate::catalog::filling::filled;
 use crate::catalog::rewrite::{Change, Kind, Lost, Outcome, commit};
@@ -89,11 +89,11 @@ impl MaintainedTable {
     ///
     /// # Errors
     /// [`crate::catalog::CatalogError::Unsupported`] where rows are marked as deleted beside their files, and errors of storage.
-    pub async fn plan_compaction(&self, spec: &MaintenanceSpec) -> Result<Planned, MaintenanceError> {
+    pub async fn plan_compaction(&self, spec: &MaintenanceSpec, sizes: FileSizes) -> Result<Planned, MaintenanceError> {
         let files = active_files(&self.log, self.version()).await?;
         let bytes = files.iter().map(|file| u64::try_from(file.size).unwrap_or(0)).sum();
         let count = files.len() as u64;
-        let jobs = if spec.compact { plan(files, spec) } else { Vec::new() };
+        let jobs = if spec.compact { plan(files, spec, sizes) } else { Vec::new() };
         Ok(Planned { files: count, bytes, jobs })
     }
 

@@ -9,12 +9,12 @@ use arrow::datatypes::SchemaRef;
 
 use super::consumed::Position;
 use super::{TakenBy, TransformError};
-use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
-use crate::catalog::log::{TableHead, log_store_to_read, read_head};
+use crate::catalog::CatalogError;
+use crate::catalog::commit_log::{CommitLog, ReadCommit};
+use crate::catalog::log::TableHead;
 use crate::catalog::state::{ActiveFile, active_files, arrow_schema};
-use crate::catalog::{CatalogError, table_location};
+use crate::catalog::tables::{AtHead, Tables};
 use crate::config::spec::TableName;
-use crate::storage::Location;
 
 /// What a commit that begins a table anew notes of itself.
 pub const REFRESH: &str = "refresh";
@@ -57,10 +57,8 @@ impl InputTable {
     ///
     /// # Errors
     /// Errors of storage.
-    pub async fn open(lake: &Location, name: &TableName) -> Result<Option<Self>, TransformError> {
-        let Some(store) = log_store_to_read(&table_location(lake, name)).await? else { return Ok(None) };
-        let log = CommitLog::new(store, name.to_string());
-        let Some(head) = read_head(log.store()).await? else { return Ok(None) };
+    pub async fn open(tables: &Tables, name: &TableName) -> Result<Option<Self>, TransformError> {
+        let Some(AtHead { log, head, .. }) = tables.at_head(name).await? else { return Ok(None) };
         let schema = arrow_schema(&log, &head.metadata)?;
         Ok(Some(Self { name: name.clone(), log, head, schema, listed: None, skipped_since_ms: None }))
     }
@@ -206,15 +204,6 @@ fn within(sizes: impl Iterator<Item = i64>, bytes: u64) -> usize {
         count += 1;
     }
     count
-}
-
-/// Reads the head of a table, and when that was.
-///
-/// # Errors
-/// Errors of storage.
-pub async fn head_of(log: &CommitLog) -> Result<Option<(TableHead, ReadAt)>, TransformError> {
-    let read_at = ReadAt::now();
-    Ok(read_head(log.store()).await?.map(|head| (head, read_at)))
 }
 
 #[cfg(test)]

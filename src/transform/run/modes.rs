@@ -31,7 +31,7 @@ use futures::TryStreamExt as _;
 use super::TransformError;
 use super::columns::fit;
 use super::expectations::Sieve;
-use super::keyed::{KeySet, column, orderable, plain};
+use super::keyed::{KeySet, Split, column, orderable, plain};
 use super::output::Output;
 use super::stage::{Staged, Staging};
 use crate::catalog::data_file::FilesWriter;
@@ -81,11 +81,9 @@ impl GivesWay {
     /// # Errors
     /// Errors of storage.
     pub async fn all(quarantine: Option<&Output>) -> Result<Self, TransformError> {
-        let files = match quarantine {
-            Some(quarantine) => quarantine.files().await?,
-            None => Vec::new(),
-        };
-        Ok(Self { removes: files.iter().map(|file| file.remove(true)).collect(), kept: Vec::new() })
+        let Some(quarantine) = quarantine else { return Ok(Self::default()) };
+        let removes = quarantine.files().await?.iter().map(|file| file.remove(true)).collect();
+        Ok(Self { removes, kept: Vec::new() })
     }
 }
 
@@ -100,9 +98,11 @@ impl Planned {
 struct Gathered {
     /// The files that their rows are in.
     files: Vec<ActiveFile>,
-    /// Has the rows of other keys in these files.
-    writer: FilesWriter,
+    /// The rows of other keys in these files.
+    beside: Staged,
     all: DataFrame,
+    /// How many rows are written at most.
+    most: u64,
     /// What `all` reads, which lasts as long as this is held.
     held: (KeySet, Staged, Staged),
 }
@@ -200,7 +200,7 @@ impl Work<'_> {
         Ok(quarantine.map(Staging::finish).transpose()?)
     }
 
-    async fn frame(&self, staged: &Staged) -> Result<DataFrame, TransformError> {
+    pub(super) async fn frame(&self, staged: &Staged) -> Result<DataFrame, TransformError> {
         Ok(plain(staged.frame(self.session).await?)?)
     }
 
@@ -224,8 +224,9 @@ impl Work<'_> {
         let first = plain(first.drop_columns(&[RANK])?)?;
         let horizon = i64::try_from(dedupe.within.as_millis()).unwrap_or(i64::MAX);
         let horizon = since_ms.saturating_sub(horizon);
-        let recent = self.output.files().await?.into_iter().filter(|file| file.modified_at >= horizon).collect();
-        let files = keys.files_of(self.session, self.output, recent).await?;
+        let all = self.output.files().await?;
+        let recent: Vec<ActiveFile> = all.iter().filter(|file| file.modified_at >= horizon).cloned().collect();
+        let files = keys.files_of(self.session, self.output, &recent).await?;
         // What `first` reads lasts as long as this is held.
         let mut in_table = None;
         let first = if files.is_empty() {
@@ -258,15 +259,15 @@ impl Work<'_> {
         graves: Option<&Output>,
     ) -> Result<(Planned, Option<Staged>), TransformError> {
         let schema = Arc::clone(&self.output.schema);
-        let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
+        let Gathered { files, beside, all, most, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
         let mut order: Vec<Sort> = self.spec.sequence_by.iter().map(|name| column(name).sort(false, false)).collect();
         order.push(column(DELETED).sort(false, false));
         order.extend(self.other_columns(&schema).into_iter().map(|ordered| ordered.sort(false, false)));
         order.push(column(NEW).sort(true, false));
         let rank = row_number().partition_by(self.keys()).order_by(order).build()?;
         let last = all.with_column(RANK, rank)?.filter(column(RANK).eq(lit(1_u64)))?;
-        let buried = self.part_deleted(last, &mut writer, graves).await?;
-        self.planned(&files, writer, buried).await
+        let (rows, writer) = self.laid_out(&beside, last, &[DELETED, NEW], most).await?;
+        self.part_deleted(rows, writer, &files, graves).await
     }
 
     /// The new rows find their places among those of their keys.
@@ -279,7 +280,7 @@ impl Work<'_> {
         graves: Option<&Output>,
     ) -> Result<(Planned, Option<Staged>), TransformError> {
         let schema = Arc::clone(new.schema());
-        let Gathered { files, mut writer, all, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
+        let Gathered { files, beside, all, most, held: _held } = self.rows_of_keys(new, graves, &schema).await?;
         let start = self.spec.sequence_by.first().map(|name| column(name));
         let start = start.ok_or_else(|| not_impl_datafusion_err!("a history without `sequence_by`"))?;
         let ordered = orderable(&schema);
@@ -311,8 +312,8 @@ impl Work<'_> {
             column(NEW),
         ]);
         let placed = placed.select(shown.collect::<Vec<_>>())?;
-        let buried = self.part_deleted(placed, &mut writer, graves).await?;
-        self.planned(&files, writer, buried).await
+        let (rows, writer) = self.laid_out(&beside, placed, &[DELETED, NEW], most).await?;
+        self.part_deleted(rows, writer, &files, graves).await
     }
 
     /// All rows of the table give way to those of the query.
@@ -345,42 +346,32 @@ impl Work<'_> {
         if keys.is_empty() {
             return Ok((Planned::nothing(), None, GivesWay::default()));
         }
-        let mut writer = self.output.writer();
-        let files = self.keep_others(&keys, self.output, &mut writer).await?;
-        let kept = writer.rows();
+        let (files, beside) = self.beside(&keys, self.output).await?;
         let query = match keys.condition(MOST_LISTED) {
             Some(condition) => query.filter(condition)?,
             None => query,
         };
         let query = keys.rows_of(self.session, query).await?;
-        let (adds, quarantined) = self.write(query, writer, sieve).await?;
+        let (computed, quarantined) = self.stage(query, &self.output.schema, sieve).await?;
+        let most = beside.rows() + computed.rows();
+        let rows = self.frame(&computed).await?;
+        let (rows, mut writer) = self.laid_out(&beside, rows, &[], most).await?;
+        if let Err(error) = write_all(&mut writer, rows, &self.output.schema).await {
+            writer.abort().await;
+            return Err(error);
+        }
         let removes = files.iter().map(|file| file.remove(true)).collect();
-        let rows = rows_of(&adds).saturating_sub(kept);
+        let adds = writer.close().await?;
         let mut gives_way = GivesWay::default();
         if let Some(quarantine) = quarantine {
+            let (files, beside) = self.beside(&keys, quarantine).await?;
             let mut writer = quarantine.writer();
-            let files = self.keep_others(&keys, quarantine, &mut writer).await?;
+            write_all(&mut writer, self.frame(&beside).await?, &quarantine.schema).await?;
             gives_way.removes = files.iter().map(|file| file.remove(true)).collect();
             gives_way.kept = writer.close().await?;
         }
-        Ok((Planned { kind: Kind::Rewrite, adds, removes, rows }, quarantined, gives_way))
-    }
-
-    /// The files of `table` that hold rows of these keys. What else they hold is written again.
-    async fn keep_others(
-        &self,
-        keys: &KeySet,
-        table: &Output,
-        writer: &mut FilesWriter,
-    ) -> Result<Vec<ActiveFile>, TransformError> {
-        let files = keys.files_of(self.session, table, table.files().await?).await?;
-        if !files.is_empty() {
-            let (store, partitions) = (table.log.store(), table.partition_columns());
-            let held = FileTable::open(self.session, store, &table.schema, partitions, &files)?;
-            let kept = keys.rows_beside(self.session, plain(self.session.read_table(held)?)?).await?;
-            write_all(writer, kept, &table.schema).await?;
-        }
-        Ok(files)
+        let planned = Planned { kind: Kind::Rewrite, adds, removes, rows: computed.rows() };
+        Ok((planned, quarantined, gives_way))
     }
 
     fn keys(&self) -> Vec<Expr> {
@@ -393,8 +384,8 @@ impl Work<'_> {
         orderable(schema).into_iter().filter(|(name, _)| !named(name)).map(|(_, ordered)| ordered).collect()
     }
 
-    /// All that is known of the keys of the new rows: rows held, deletions, and the new rows. Rows of
-    /// other keys in the touched files are with the writer already.
+    /// All that is known of the keys of the new rows: rows held, deletions, and the new rows; and the rows of other
+    /// keys in the touched files.
     async fn rows_of_keys(
         &self,
         new: Staged,
@@ -403,16 +394,16 @@ impl Work<'_> {
     ) -> Result<Gathered, TransformError> {
         let rows = self.frame(&new).await?;
         let keys = KeySet::of(self.session, self.runtime, rows.clone(), &self.spec.keys).await?;
-        let files = keys.files_of(self.session, self.output, self.output.files().await?).await?;
-        let mut writer = self.output.writer();
-        let staged = keys.split(self.session, self.runtime, self.output, &files, &mut writer).await?;
+        let files = keys.files_of(self.session, self.output, &self.output.files().await?).await?;
+        let Split { beside, touched: staged } = keys.split(self.session, self.runtime, self.output, &files).await?;
+        let most = beside.rows() + staged.rows() + new.rows();
         let columns = || schema.fields().iter().map(|field| column(field.name()));
         let mut all = self
             .frame(&staged)
             .await?
             .select(columns().chain([lit(false).alias(DELETED), lit(false).alias(NEW)]).collect::<Vec<_>>())?;
         if let Some(graves) = graves {
-            let buried = keys.files_of(self.session, graves, graves.files().await?).await?;
+            let buried = keys.files_of(self.session, graves, &graves.files().await?).await?;
             if !buried.is_empty() {
                 let table = FileTable::open(
                     self.session,
@@ -453,17 +444,34 @@ impl Work<'_> {
         let mut shown = buried_alike.collect::<Result<Vec<_>, TransformError>>()?;
         shown.extend([column(DELETED), lit(true).alias(NEW)]);
         let all = plain(all.union(marked.select(shown)?)?)?;
-        Ok(Gathered { files, writer, all, held: (keys, new, staged) })
+        Ok(Gathered { files, beside, all, most, held: (keys, new, staged) })
     }
 
-    /// Rows that live go to the writer, and new deletions into the grave.
+    /// Rows that live take the place of `files`, and new deletions go into the grave.
     async fn part_deleted(
         &self,
         rows: DataFrame,
-        writer: &mut FilesWriter,
+        mut writer: FilesWriter,
+        files: &[ActiveFile],
         graves: Option<&Output>,
-    ) -> Result<Option<Staged>, TransformError> {
-        let mut buried = graves.map(|graves| (Staging::new(self.runtime, &graves.schema), &graves.schema));
+    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        let mut buried = graves.map(|graves| Staging::new(self.runtime, &graves.schema));
+        if let Err(error) = self.part_into_graves(rows, &mut writer, graves.zip(buried.as_mut())).await {
+            writer.abort().await;
+            return Err(error);
+        }
+        let buried = buried.map(Staging::finish).transpose()?;
+        let rows = writer.rows();
+        let removes = files.iter().map(|file| file.remove(true)).collect();
+        Ok((Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes, rows }, buried))
+    }
+
+    async fn part_into_graves(
+        &self,
+        rows: DataFrame,
+        writer: &mut FilesWriter,
+        mut buried: Option<(&Output, &mut Staging)>,
+    ) -> Result<(), TransformError> {
         let mut batches = rows.execute_stream().await?;
         while let Some(batch) = batches.try_next().await? {
             let flag = |name: &str| {
@@ -473,25 +481,14 @@ impl Work<'_> {
             let (deleted, new) = (flag(DELETED)?, flag(NEW)?);
             let living = filter_record_batch(&batch, &not(deleted)?)?;
             writer.write(&fit(&living, &self.output.schema)?).await?;
-            if let Some((staging, schema)) = &mut buried
+            if let Some((graves, staging)) = &mut buried
                 && deleted.true_count() > 0
             {
                 let dead = filter_record_batch(&batch, &and(deleted, new)?)?;
-                staging.push(fit(&dead, schema)?)?;
+                staging.push(fit(&dead, &graves.schema)?)?;
             }
         }
-        Ok(buried.map(|(staging, _)| staging.finish()).transpose()?)
-    }
-
-    async fn planned(
-        &self,
-        files: &[ActiveFile],
-        writer: FilesWriter,
-        buried: Option<Staged>,
-    ) -> Result<(Planned, Option<Staged>), TransformError> {
-        let rows = writer.rows();
-        let removes = files.iter().map(|file| file.remove(true)).collect();
-        Ok((Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes, rows }, buried))
+        Ok(())
     }
 }
 

@@ -20,10 +20,13 @@ use crate::config::spec::TableName;
 use crate::transform::{Input, planned, register, session, table_schema};
 
 impl Run<'_> {
-    /// The columns that the table is to have, by the query as it is now.
-    pub(super) async fn wanted_columns(&mut self) -> Result<SchemaRef, TransformError> {
+    /// The columns that the table is to have, by the query as it is now: over tables without rows.
+    pub(super) async fn wanted_columns(&self) -> Result<SchemaRef, TransformError> {
         let session = session(Arc::clone(&self.engine.runtime));
-        let frame = self.query(&session, &HashMap::new()).await?;
+        for input in &self.parsed.inputs {
+            register(&session, input, self.new_rows(&session, input, None)?)?;
+        }
+        let frame = self.planned(&session).await?;
         let output: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
         let table = table_schema(self.spec, &output);
         let columns = [&self.spec.keys, &self.spec.sequence_by];
@@ -139,7 +142,15 @@ impl Run<'_> {
         if let Some(provider) = self.snapshots.get(&(name.clone(), version)) {
             return Ok(Arc::clone(provider));
         }
-        let opened = Catalog::new(&self.engine.lake).open(name, Some(version)).await?;
+        // Without features of readers a table is its files.
+        if table.head.protocol.min_reader_version() <= 1 {
+            let files = self.engine.lake.files(name, &table.log, version).await?;
+            let partitions = table.partition_columns();
+            let provider = FileTable::open(session, table.log.store(), &table.schema, partitions, &files)?;
+            self.snapshots.insert((name.clone(), version), Arc::clone(&provider));
+            return Ok(provider);
+        }
+        let opened = Catalog::new(self.engine.lake.lake()).open(name, Some(version)).await?;
         let provider = opened.ok_or_else(|| TransformError::NoInput(name.clone()))?.provider;
         self.snapshots.insert((name.clone(), version), Arc::clone(&provider));
         Ok(provider)

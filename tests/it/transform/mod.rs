@@ -1,5 +1,6 @@
 //! Running transforms: each mode, exactly once, whatever the batches and their order were.
 
+mod cost;
 mod expectations;
 mod keyed;
 mod lake;
