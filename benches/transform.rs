@@ -2,9 +2,12 @@
 //!
 //! For each size it makes an input of so many rows, in commits of a day each, and brings three tables up to date with
 //! it: `append`, `merge` (keys that grow: few files hold those of the new rows), `recompute` (counts by day and product).
-//! Then come rounds of 10,000 rows, a part of which are newer states of the last keys; for each round and table: the time,
-//! the bytes that the process read (the system's own count, logs of the tables and all), and the files of the output that
-//! were looked into and written anew. Beside it `deltalake`'s merge, in Python, of the same rows into a copy of the merged table.
+//! Then come rounds of 10,000 rows, a part of which are newer states of the last keys. For each round and table: the time;
+//! all that was asked of the object store, which counts (logs, inputs and outputs alike): requests, bytes read, data files
+//! opened, and of these the ones of the output that were written anew. In odd rounds the transforms are opened for their
+//! run, as by `sluice transform`; in even ones they stay open, as in `sluice run`. Every table has a checkpoint when the
+//! rounds begin, as maintenance leaves one. Beside it `deltalake`'s merge, in Python, of the same rows into a copy of the
+//! merged table.
 //!
 //! `cargo bench --bench transform -- [--rows 100000,10000000] [--rounds 5]`
 
@@ -21,7 +24,10 @@ use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use deltalake::protocol::SaveMode;
 use serde_json::json;
+use sluicebox::catalog::log::{log_store, read_head, write_checkpoint};
 use sluicebox::catalog::rewrite::{Change, Kind};
+use sluicebox::catalog::table_location;
+use sluicebox::catalog::tables::Tables;
 use sluicebox::config::spec::ProjectSpec;
 use sluicebox::config::{self, LoadOptions};
 use sluicebox::pipeline::transforms::{TransformOptions, Transforms};
@@ -31,6 +37,11 @@ use sluicebox::transform::run::engine::Refresh;
 use sluicebox::transform::run::output::{Output, write};
 use tracing::field::{Field as TracedField, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+#[path = "../tests/it/counting_store.rs"]
+mod counting_store;
+
+use counting_store::{Asked, Watched, watch};
 
 const SIZES: [i64; 2] = [100_000, 10_000_000];
 const NEW_ROWS: i64 = 10_000;
@@ -85,37 +96,43 @@ fn asked(flag: &str) -> Option<String> {
 }
 
 async fn measure(sizes: &[i64], rounds: usize, looked: &Looked) {
-    println!("{NEW_ROWS} new rows a round, {rounds} rounds; medians");
+    println!("{NEW_ROWS} new rows a round, {rounds} rounds of each kind; medians");
     println!(
-        "{:>10} {:<16} {:>9} {:>10} {:>12} {:>8} {:>8}",
-        "rows", "table", "ms", "MiB read", "output files", "looked", "written"
+        "{:>10} {:<24} {:>9} {:>10} {:>9} {:>7} {:>7} {:>7} {:>8}",
+        "rows", "table", "ms", "MiB read", "requests", "of logs", "lists", "files", "written"
     );
-    let mut first: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    let mut first: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for &size in sizes {
         let lake = Lake::made(size).await;
-        let mut took: BTreeMap<&str, Vec<Round>> = BTreeMap::new();
+        let open = lake.transforms();
+        let mut took: BTreeMap<String, Vec<Round>> = BTreeMap::new();
         let mut peer = Peer::start(&lake);
-        for round in 0..rounds {
+        // The first round warms up.
+        for round in 0..=2 * rounds {
             let rows = lake.rows(size + NEW_ROWS / 2 * i64::try_from(round).unwrap_or_default());
             lake.append(&rows).await;
             for (table, ..) in TABLES {
                 looked.clear();
-                let (began, before) = (Instant::now(), read_bytes());
-                lake.run(table).await;
+                lake.watched.taken();
+                let began = Instant::now();
+                let kind = if round % 2 == 0 {
+                    run(&open, table).await;
+                    format!("{table}, open")
+                } else {
+                    run(&lake.transforms(), table).await;
+                    table.to_owned()
+                };
                 let seconds = began.elapsed().as_secs_f64();
-                let (files, looked_into, touched) = looked.found();
-                let bytes = read_bytes() - before;
-                took.entry(table).or_default().push(Round { seconds, bytes, files, looked_into, touched });
+                let asked = lake.watched.taken();
+                if round > 0 {
+                    took.entry(kind).or_default().push(Round { seconds, asked, touched: looked.touched() });
+                }
             }
             if let Some(peer) = &mut peer {
                 let (seconds, files) = peer.merge(&rows, lake.folder.path());
-                took.entry("deltalake merge").or_default().push(Round {
-                    seconds,
-                    bytes: 0,
-                    files: 0,
-                    looked_into: files,
-                    touched: 0,
-                });
+                let files = (0..files).map(|number| number.to_string()).collect();
+                let asked = Asked { files, ..Asked::default() };
+                took.entry("deltalake merge".to_owned()).or_default().push(Round { seconds, asked, touched: 0 });
             }
         }
         for (table, rounds) in &took {
@@ -124,33 +141,40 @@ async fn measure(sizes: &[i64], rounds: usize, looked: &Looked) {
                 values.sort_by(f64::total_cmp);
                 values[values.len() / 2]
             };
-            let (ms, bytes) = (median(|round| round.seconds * 1000.0), median(|round| round.bytes as f64));
+            let (ms, bytes) = (median(|round| round.seconds * 1000.0), median(|round| round.asked.bytes as f64));
             println!(
-                "{size:>10} {table:<16} {ms:>9.1} {:>10.2} {:>12} {:>8} {:>8}",
+                "{size:>10} {table:<24} {ms:>9.1} {:>10.2} {:>9} {:>7} {:>7} {:>7} {:>8}",
                 bytes / 1_048_576.0,
-                median(|round| round.files as f64),
-                median(|round| round.looked_into as f64),
+                median(|round| round.asked.requests as f64),
+                median(|round| round.asked.of_logs as f64),
+                median(|round| round.asked.lists as f64),
+                median(|round| round.asked.files.len() as f64),
                 median(|round| round.touched as f64),
             );
-            let (first_ms, first_bytes) = *first.entry(*table).or_insert((ms, bytes));
+            let (first_ms, first_bytes) = *first.entry(table.clone()).or_insert((ms, bytes));
             if size != sizes[0] {
-                println!("{:>10} {:<16} {:>8.2}x {:>9.2}x", "", "against first", ms / first_ms, bytes / first_bytes);
+                println!("{:>10} {:<24} {:>8.2}x {:>9.2}x", "", "against first", ms / first_ms, bytes / first_bytes);
             }
         }
     }
 }
 
+async fn run(transforms: &Transforms, table: &str) {
+    let selected = transforms.select(&[table.parse().expect("a name")]).expect("a transform");
+    let summaries = transforms.run_once(&selected, Refresh::No).await;
+    assert_eq!(summaries[0].outcome, "committed", "{summaries:?}");
+}
+
 struct Round {
     seconds: f64,
-    bytes: u64,
-    files: u64,
-    looked_into: u64,
+    asked: Asked,
     touched: u64,
 }
 
 /// A lake with an input, and transforms of it.
 struct Lake {
     folder: tempfile::TempDir,
+    watched: Watched,
     location: Location,
     project: ProjectSpec,
 }
@@ -173,14 +197,25 @@ impl Lake {
         let options = LoadOptions { project: Some(dir.to_owned()), env: None };
         let project = config::load_with(&options, &|_| None).expect("a project");
         let location = Location::resolve(&project.lake.url, None).expect("a place");
-        let lake = Self { folder, location, project };
+        let watched = watch(folder.path());
+        let lake = Self { folder, watched, location, project };
         for from in (0..size).step_by(usize::try_from(COMMIT_ROWS).unwrap_or(1)) {
             lake.append(&rows_of(from, (from + COMMIT_ROWS).min(size), from)).await;
         }
+        let transforms = lake.transforms();
         for (table, ..) in TABLES {
-            lake.run(table).await;
+            run(&transforms, table).await;
+        }
+        for table in TABLES.map(|(table, ..)| table).into_iter().chain(["bronze.events", "sluice.runs"]) {
+            let store = log_store(&table_location(&lake.location, &table.parse().expect("a name"))).expect("a table");
+            let head = read_head(&store).await.expect("a log").expect("a table");
+            write_checkpoint(&store, head.version).await.expect("a checkpoint");
         }
         lake
+    }
+
+    fn transforms(&self) -> Transforms {
+        Transforms::open(&self.project, &TransformOptions::default(), Shutdown::new()).expect("SQL")
     }
 
     /// New rows from `from` on: half of them of keys that are there, and newer.
@@ -191,7 +226,8 @@ impl Lake {
     async fn append(&self, rows: &RecordBatch) {
         let name = "bronze.events".parse().expect("a name");
         let schema = rows.schema();
-        let output = Output::open_or_create(&self.location, &name, &schema, &["day".to_owned()], Vec::new()).await;
+        let output =
+            Output::open_or_create(&Tables::new(&self.location), &name, &schema, &["day".to_owned()], Vec::new()).await;
         let mut output = output.expect("a table");
         let mut writer = output.writer();
         writer.write(rows).await.expect("encoded");
@@ -207,14 +243,6 @@ impl Lake {
             note: json!({}),
         };
         output.put(change).await.expect("a log").expect("nobody else writes");
-    }
-
-    async fn run(&self, table: &str) {
-        let transforms = Transforms::open(&self.project, &TransformOptions::default(), Shutdown::new());
-        let transforms = transforms.expect("SQL");
-        let selected = transforms.select(&[table.parse().expect("a name")]).expect("a transform");
-        let summaries = transforms.run_once(&selected, Refresh::No).await;
-        assert_eq!(summaries[0].outcome, "committed", "{summaries:?}");
     }
 }
 
@@ -298,10 +326,8 @@ impl Looked {
         self.0.lock().expect("nobody panics with it").clear();
     }
 
-    fn found(&self) -> (u64, u64, u64) {
-        let held = self.0.lock().expect("nobody panics with it");
-        let of = |name: &str| held.get(name).copied().unwrap_or_default();
-        (of("files"), of("looked_into"), of("touched"))
+    fn touched(&self) -> u64 {
+        self.0.lock().expect("nobody panics with it").get("touched").copied().unwrap_or_default()
     }
 }
 
@@ -321,11 +347,4 @@ impl Visit for Fields<'_> {
     }
 
     fn record_debug(&mut self, _: &TracedField, _: &dyn fmt::Debug) {}
-}
-
-/// Bytes that this process has read by system calls so far.
-fn read_bytes() -> u64 {
-    let io = fs::read_to_string("/proc/self/io").expect("Linux tells it");
-    let line = io.lines().find_map(|line| line.strip_prefix("rchar:")).expect("the line is there");
-    line.trim().parse().expect("a number")
 }

@@ -9,10 +9,13 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use deltalake::kernel::transaction::{CommitData, TransactionError};
 use deltalake::kernel::{Action, Add, AddCDCFile, Metadata, Remove, Transaction};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef, get_actions};
 use deltalake::protocol::DeltaOperation;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt as _};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -61,6 +64,20 @@ pub enum Put {
 pub struct ReadCommit {
     pub version: u64,
     pub actions: Vec<Action>,
+}
+
+/// What tells an entry of a log from any other that may come to lie in its place: a table was made anew there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryId {
+    e_tag: Option<String>,
+    last_modified: DateTime<Utc>,
+    size: u64,
+}
+
+impl EntryId {
+    fn of(meta: &ObjectMeta) -> Self {
+        Self { e_tag: meta.e_tag.clone(), last_modified: meta.last_modified, size: meta.size }
+    }
 }
 
 impl ReadCommit {
@@ -241,11 +258,35 @@ impl CommitLog {
     /// # Errors
     /// [`CatalogError::Log`]
     pub async fn read(&self, version: u64) -> Result<Option<ReadCommit>, CatalogError> {
-        let Some(bytes) = self.store.read_commit_entry(version).await.map_err(|source| self.failed(source))? else {
-            return Ok(None);
+        Ok(self.read_entry(version).await?.map(|(commit, _)| commit))
+    }
+
+    /// Reads one commit, and what tells its entry from any other that may lie there.
+    ///
+    /// # Errors
+    /// As [`CommitLog::read`]
+    pub async fn read_entry(&self, version: u64) -> Result<Option<(ReadCommit, EntryId)>, CatalogError> {
+        let got = match self.store.object_store(None).get(&path_of(version)).await {
+            Ok(got) => got,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(source) => return Err(self.failed(source)),
         };
+        let entry = EntryId::of(&got.meta);
+        let bytes = got.bytes().await.map_err(|source| self.failed(source))?;
         let actions = get_actions(version, &bytes).map_err(|source| self.failed(source))?;
-        Ok(Some(ReadCommit { version, actions }))
+        Ok(Some((ReadCommit { version, actions }, entry)))
+    }
+
+    /// What lies in the log as the entry of `version`, if anything does.
+    ///
+    /// # Errors
+    /// [`CatalogError::Log`]
+    pub async fn entry(&self, version: u64) -> Result<Option<EntryId>, CatalogError> {
+        match self.store.object_store(None).head(&path_of(version)).await {
+            Ok(meta) => Ok(Some(EntryId::of(&meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(self.failed(source)),
+        }
     }
 
     /// Whether the entry of `version` lies in the log. A log whose base is gone was cleaned up:
@@ -254,16 +295,14 @@ impl CommitLog {
     /// # Errors
     /// [`CatalogError::Log`]
     pub async fn holds(&self, version: u64) -> Result<bool, CatalogError> {
-        use object_store::ObjectStoreExt as _;
-        let path = deltalake::Path::from(format!("_delta_log/{version:020}.json"));
-        match self.store.object_store(None).head(&path).await {
-            Ok(_) => Ok(true),
-            Err(deltalake::ObjectStoreError::NotFound { .. }) => Ok(false),
-            Err(source) => Err(self.failed(source)),
-        }
+        Ok(self.entry(version).await?.is_some())
     }
 
     pub fn failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> CatalogError {
         CatalogError::Log { table: self.table.clone(), source: Box::new(source) }
     }
+}
+
+fn path_of(version: u64) -> Path {
+    Path::from(format!("_delta_log/{version:020}.json"))
 }

@@ -39,6 +39,17 @@ const PART_BYTES: usize = 16 << 20;
 /// Smaller makes small files of a large table; larger holds more at a time.
 const HELD_BYTES: usize = 256 << 20;
 
+/// Up to so many files a table whose rows give way to others has them of one row group each; then they grow. Who
+/// changes a row writes its whole file again, so smaller ones cost less; each costs its place in the log, so
+/// many cost every reader.
+const MANY_FILES: usize = 1_000;
+
+/// How many rows a file is to have in a table whose rows give way to others by their keys, and which has so many
+/// files by now: files and their sizes both grow as the root of the table does.
+pub fn rows_of_keyed_file(files: usize) -> u64 {
+    (ROW_GROUP_ROWS * files.div_ceil(MANY_FILES).max(1)) as u64
+}
+
 /// Why a file isn't there.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -231,8 +242,10 @@ pub struct FilesWriter {
     store: LogStoreRef,
     table: SchemaRef,
     partition_columns: Vec<String>,
+    rows_a_file: u64,
     encoder: Option<Encoder>,
     held_bytes: usize,
+    held_rows: u64,
     rows: u64,
     stored: Vec<Add>,
     /// The folder that the files lie in, with a slash at its end; empty for the table's own.
@@ -255,11 +268,19 @@ impl FilesWriter {
             store: Arc::clone(store),
             table: Arc::clone(table),
             partition_columns: partition_columns.to_vec(),
+            rows_a_file: u64::MAX,
             encoder: None,
             held_bytes: 0,
+            held_rows: 0,
             rows: 0,
             stored: Vec::new(),
         }
+    }
+
+    /// The same, with at most so many rows in a file.
+    pub fn with_rows_a_file(mut self, rows: u64) -> Self {
+        self.rows_a_file = rows.max(1);
+        self
     }
 
     pub fn rows(&self) -> u64 {
@@ -274,21 +295,30 @@ impl FilesWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let encoder = match &mut self.encoder {
-            Some(encoder) => encoder,
-            None => self.encoder.insert(Encoder::new(&self.table, &self.partition_columns, Columns::default())?),
-        };
-        encoder.write(&without_empty_texts(batch, &self.partition_columns)?).await?;
-        self.rows += batch.num_rows() as u64;
-        self.held_bytes += batch.get_array_memory_size();
-        if self.held_bytes >= HELD_BYTES {
-            self.flush().await?;
+        let rows = batch.num_rows();
+        let bytes_of = |part: usize| batch.get_array_memory_size() / rows * part;
+        let mut done = 0;
+        while done < rows {
+            let room = usize::try_from(self.rows_a_file - self.held_rows).unwrap_or(usize::MAX).min(rows - done);
+            let part = without_empty_texts(&batch.slice(done, room), &self.partition_columns)?;
+            let encoder = match &mut self.encoder {
+                Some(encoder) => encoder,
+                None => self.encoder.insert(Encoder::new(&self.table, &self.partition_columns, Columns::default())?),
+            };
+            encoder.write(&part).await?;
+            done += room;
+            self.rows += room as u64;
+            self.held_rows += room as u64;
+            self.held_bytes += bytes_of(room);
+            if self.held_bytes >= HELD_BYTES || self.held_rows >= self.rows_a_file {
+                self.flush().await?;
+            }
         }
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), FileError> {
-        self.held_bytes = 0;
+        (self.held_bytes, self.held_rows) = (0, 0);
         let Some(encoder) = self.encoder.take() else { return Ok(()) };
         for file in encoder.close().await? {
             self.stored.push(file.store_below(&self.below, &self.store).await?);

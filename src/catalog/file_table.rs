@@ -1,7 +1,8 @@
 //! Some files of a table as DataFusion sees them: the rows that a range of versions added, the
-//! files that a rewrite may have to touch.
+//! files that a rewrite may have to touch, all files of a version.
 //!
-//! Costs what these files cost, whatever else the table holds. Columns that a file lacks are null;
+//! Costs what these files cost, whatever else the table holds, and of them those that a query's conditions don't rule
+//! out by values of partition columns and by statistics. Columns that a file lacks are null;
 //! values of partition columns come from the log.
 
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::common::stats::Precision;
+use datafusion::common::{DFSchema, Result, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
@@ -26,6 +28,7 @@ use object_store::path::Path;
 
 use super::filling::filled;
 use super::state::ActiveFile;
+use super::statistics::FileStatistics;
 
 /// The column that says which of the files a row is from, where it is asked for.
 pub const FILE: &str = "__file";
@@ -69,7 +72,9 @@ impl FileTable {
             outside.push(Arc::clone(&file));
             shown.push(file);
         }
-        let files = files.iter().enumerate().map(|(number, file)| partitioned(file, number, &outside)).collect();
+        let inside = Schema::new(within.clone());
+        let files =
+            files.iter().enumerate().map(|(number, file)| partitioned(file, number, &inside, &outside)).collect();
         let schema = TableSchema::builder(Arc::new(Schema::new(within))).with_table_partition_cols(outside).build();
         let order: std::result::Result<_, _> =
             shown.iter().map(|field| schema.table_schema().index_of(field.name())).collect();
@@ -123,7 +128,7 @@ fn files_or_error(files: Vec<Result<PartitionedFile>>) -> Result<Vec<Partitioned
     files.into_iter().collect()
 }
 
-fn partitioned(file: &ActiveFile, number: usize, outside: &[FieldRef]) -> Result<PartitionedFile> {
+fn partitioned(file: &ActiveFile, number: usize, inside: &Schema, outside: &[FieldRef]) -> Result<PartitionedFile> {
     let location = Path::parse(&file.path).map_err(|error| DataFusionError::External(Box::new(error)))?;
     let values: Result<Vec<ScalarValue>> = outside
         .iter()
@@ -139,7 +144,9 @@ fn partitioned(file: &ActiveFile, number: usize, outside: &[FieldRef]) -> Result
         e_tag: None,
         version: None,
     };
-    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(values?))
+    // By these a file is passed over before it is opened.
+    let statistics = FileStatistics::of(file).for_reader(inside, usize::try_from(file.size).unwrap_or_default());
+    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(values?).with_statistics(Arc::new(statistics)))
 }
 
 /// What the log has for a partition column: text, and the empty one is null.
@@ -182,6 +189,12 @@ impl TableProvider for FileTable {
         }
         let all: Vec<usize> = (0..self.order.len()).collect();
         let wanted = projection.unwrap_or(&all).iter().map(|column| self.order[*column]).collect();
+        let rows: Option<usize> =
+            self.files.iter().map(|file| file.statistics.as_ref()?.num_rows.get_value().copied()).sum();
+        let statistics = Statistics {
+            num_rows: rows.map_or(Precision::Absent, Precision::Inexact),
+            ..Statistics::new_unknown(self.schema.table_schema())
+        };
         // By size, so that one large file doesn't keep the others of its group waiting.
         let mut groups = vec![(0, Vec::new()); state.config().target_partitions().min(self.files.len()).max(1)];
         for file in &self.files {
@@ -197,6 +210,7 @@ impl TableProvider for FileTable {
             .with_file_groups(groups)
             .with_projection_indices(Some(wanted))?
             .with_limit(limit)
+            .with_statistics(statistics)
             .build();
         filled(DataSourceExec::from_data_source(config))
     }

@@ -57,14 +57,21 @@ pub fn log_store(location: &Location) -> Result<LogStoreRef, CatalogError> {
 /// # Errors
 /// [`CatalogError::Delta`]
 pub async fn log_store_to_read(location: &Location) -> Result<Option<LogStoreRef>, CatalogError> {
-    if location.folder().is_some_and(|folder| !folder.join("_delta_log").is_dir()) {
+    if !may_hold_table(location) {
         return Ok(None);
     }
     let log_store = log_store(location)?;
+    Ok(holds_table(&log_store).await?.then_some(log_store))
+}
+
+/// Whether opening a log store there would make a folder that nobody asked for: no, where a table may be.
+pub fn may_hold_table(location: &Location) -> bool {
+    location.folder().is_none_or(|folder| folder.join("_delta_log").is_dir())
+}
+
+async fn holds_table(log_store: &LogStoreRef) -> Result<bool, CatalogError> {
     let is_there = log_store.is_delta_table_location().await;
-    let is_there =
-        is_there.map_err(|source| CatalogError::Delta { table: location.to_string(), source: Box::new(source) })?;
-    Ok(is_there.then_some(log_store))
+    is_there.map_err(|source| CatalogError::Delta { table: table_url(log_store).to_string(), source: Box::new(source) })
 }
 
 /// The URL of a table's folder, with the slash at its end that the kernel wants.
@@ -84,13 +91,6 @@ pub fn table_url(log_store: &LogStoreRef) -> Url {
 /// [`CatalogError::Delta`], [`CatalogError::Kernel`]
 pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, CatalogError> {
     let table = table_url(log_store).to_string();
-    let is_there = log_store
-        .is_delta_table_location()
-        .await
-        .map_err(|source| CatalogError::Delta { table: table.clone(), source: Box::new(source) })?;
-    if !is_there {
-        return Ok(None);
-    }
     let engine = log_store.engine(None);
     let url = table_url(log_store);
     let read = tokio::task::spawn_blocking(move || -> Result<TableHead, kernel::Error> {
@@ -108,8 +108,12 @@ pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, Cat
             transactions,
         })
     });
-    let head = read.await.expect("reading a log neither panics nor is aborted");
-    head.map(Some).map_err(|source| CatalogError::Kernel { table, source: Box::new(source) })
+    match read.await.expect("reading a log neither panics nor is aborted") {
+        Ok(head) => Ok(Some(head)),
+        // A list of the log more, and only where it has led nowhere.
+        Err(_) if !holds_table(log_store).await? => Ok(None),
+        Err(source) => Err(CatalogError::Kernel { table, source: Box::new(source) }),
+    }
 }
 
 /// Writes a checkpoint of the table at `version`, or finds that there is one. It is there whole or not

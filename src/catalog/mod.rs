@@ -14,6 +14,8 @@ pub mod rewrite;
 pub mod scan;
 pub mod sql;
 pub mod state;
+pub mod statistics;
+pub mod tables;
 
 pub use lake::Catalog;
 

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::PipelineError;
 use super::setup::Places;
+use crate::catalog::tables::Tables;
 use crate::compute;
 use crate::config::spec::{ProjectSpec, TableName, TransformSpec};
 use crate::error::{Classify as _, Retry};
@@ -96,7 +97,7 @@ impl Transforms {
         let runtime = runtime
             .map_err(|source| PipelineError::Transform { table: project.name.clone(), source: Box::new(source) })?;
         let engine = Engine {
-            lake,
+            lake: Tables::new(&lake),
             runtime,
             part_bytes: options.part_bytes,
             fault_points: options.fault_points.clone(),

@@ -20,8 +20,8 @@ use crate::catalog::change_data::{CHANGE_TYPE, DELETE, INSERT, UPDATE_PREIMAGE, 
 use crate::catalog::data_file::FilesWriter;
 use crate::catalog::file_table::FileTable;
 use crate::catalog::rewrite::{Change, Kind};
+use crate::catalog::tables::Tables;
 use crate::config::spec::TableName;
-use crate::storage::Location;
 
 /// Rows for a table.
 #[derive(Debug, Clone)]
@@ -36,12 +36,12 @@ pub enum Rows {
 /// # Errors
 /// Errors of storage.
 pub async fn give(
-    lake: &Location,
+    tables: &Tables,
     table: &TableName,
     schema: &Schema,
     rows: Option<&RecordBatch>,
 ) -> Result<(), TransformError> {
-    let mut output = Output::open_or_create(lake, table, schema, &[], Vec::new()).await?;
+    let mut output = Output::open_or_create(tables, table, schema, &[], Vec::new()).await?;
     let Some(rows) = rows else { return Ok(()) };
     let mut writer = output.writer();
     writer.write(&rows.clone().with_schema(output.schema.clone())?).await?;
@@ -64,16 +64,16 @@ pub async fn give(
 ///
 /// # Errors
 /// Errors of storage.
-pub async fn give_changes(lake: &Location, table: &TableName, changes: &RecordBatch) -> Result<(), TransformError> {
+pub async fn give_changes(tables: &Tables, table: &TableName, changes: &RecordBatch) -> Result<(), TransformError> {
     let last = changes.num_columns().saturating_sub(1);
     let types = changes.column(last).as_string_opt::<i32>();
     let types = types.ok_or_else(|| TransformError::Internal(format!("no column `{CHANGE_TYPE}`")))?;
     let types: Vec<&str> = types.iter().map(|told| told.unwrap_or(INSERT)).collect();
     let rows = changes.project(&(0..last).collect::<Vec<_>>())?;
     if types.iter().all(|told| *told == INSERT) {
-        return give(lake, table, &rows.schema(), Some(&rows)).await;
+        return give(tables, table, &rows.schema(), Some(&rows)).await;
     }
-    let mut output = Output::open_or_create(lake, table, &rows.schema(), &[], Vec::new()).await?;
+    let mut output = Output::open_or_create(tables, table, &rows.schema(), &[], Vec::new()).await?;
     let rows = rows.with_schema(output.schema.clone())?;
     let goes: BooleanArray = types.iter().map(|told| Some([DELETE, UPDATE_PREIMAGE].contains(told))).collect();
     let stays = arrow::compute::not(&goes)?;

@@ -212,7 +212,9 @@ async fn make(dir: &Path, table: &str, columns: &[(&str, arrow::datatypes::DataT
     let lake = sluicebox::storage::Location::resolve(&lake.to_string_lossy(), None).expect("a folder");
     let table = table.parse().expect("the name of a table");
     let schema = arrow::datatypes::Schema::new(fields);
-    sluicebox::transform::given::give(&lake, &table, &schema, None).await.expect("the table is made");
+    sluicebox::transform::given::give(&sluicebox::catalog::tables::Tables::new(&lake), &table, &schema, None)
+        .await
+        .expect("the table is made");
 }
 
 #[tokio::test]

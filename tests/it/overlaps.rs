@@ -16,7 +16,7 @@ use sluicebox::catalog::commit_log::{CommitLog, ReadAt};
 use sluicebox::catalog::log::{log_store, read_head};
 use sluicebox::catalog::maintenance::MaintainedTable;
 use sluicebox::catalog::maintenance::compact::{Compacted, Written};
-use sluicebox::catalog::maintenance::jobs::Job;
+use sluicebox::catalog::maintenance::jobs::{FileSizes, Job};
 use sluicebox::catalog::rewrite::{Base, Change, Kind, Outcome, commit};
 use sluicebox::catalog::scan::scan_at;
 use sluicebox::catalog::state::{ActiveFile, active_files, create, metadata_of_new};
@@ -126,7 +126,7 @@ impl Table {
                 let opened = MaintainedTable::open(&location(&self.path, "t"), "silver.t").await;
                 let table = opened.expect("the log can be read").expect("there is a table");
                 let mut jobs = Vec::new();
-                for job in table.plan_compaction(&spec()).await.expect("a plan").jobs {
+                for job in table.plan_compaction(&spec(), FileSizes::Declared).await.expect("a plan").jobs {
                     let written = table.write_job(&job, &["id".to_owned()], &spec()).await.expect("files are written");
                     jobs.push((job, written));
                 }

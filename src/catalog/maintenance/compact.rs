@@ -29,7 +29,7 @@ use futures::TryStreamExt as _;
 use object_store::path::Path;
 use serde_json::json;
 
-use super::jobs::{Job, plan};
+use super::jobs::{FileSizes, Job, plan};
 use super::{MaintainedTable, MaintenanceError};
 use crate::batch::bronze;
 use crate::catalog::data_file::{self, Columns, Encoder, FileError, Indexed};
@@ -86,11 +86,11 @@ impl MaintainedTable {
     ///
     /// # Errors
     /// [`crate::catalog::CatalogError::Unsupported`] where rows are marked as deleted beside their files, and errors of storage.
-    pub async fn plan_compaction(&self, spec: &MaintenanceSpec) -> Result<Planned, MaintenanceError> {
+    pub async fn plan_compaction(&self, spec: &MaintenanceSpec, sizes: FileSizes) -> Result<Planned, MaintenanceError> {
         let files = active_files(&self.log, self.version()).await?;
         let bytes = files.iter().map(|file| u64::try_from(file.size).unwrap_or(0)).sum();
         let count = files.len() as u64;
-        let jobs = if spec.compact { plan(files, spec) } else { Vec::new() };
+        let jobs = if spec.compact { plan(files, spec, sizes) } else { Vec::new() };
         Ok(Planned { files: count, bytes, jobs })
     }
 

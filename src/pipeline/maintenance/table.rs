@@ -230,7 +230,7 @@ impl Work<'_> {
     /// Job by job, until none is left: what is lost is looked at anew, and so is what a head that has grown old
     /// said. Rounds in which nothing lands are few.
     async fn compact(&mut self) -> Result<(), MaintenanceError> {
-        let planned = self.table.plan_compaction(&self.target.spec).await?;
+        let planned = self.table.plan_compaction(&self.target.spec, self.target.sizes).await?;
         (self.done.files_before, self.done.bytes_before) = (planned.files, planned.bytes);
         (self.done.files_after, self.done.bytes_after) = (planned.files, planned.bytes);
         if self.mode == Mode::DryRun {
@@ -246,7 +246,7 @@ impl Work<'_> {
                 break;
             }
             in_vain = if round.has_landed { 0 } else { in_vain + 1 };
-            jobs = self.table.plan_compaction(&self.target.spec).await?.jobs;
+            jobs = self.table.plan_compaction(&self.target.spec, self.target.sizes).await?.jobs;
         }
         Ok(())
     }

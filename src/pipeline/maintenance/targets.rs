@@ -2,8 +2,9 @@
 
 use crate::batch::bronze;
 use crate::catalog::accepted_gaps;
+use crate::catalog::maintenance::jobs::FileSizes;
 use crate::config::spec::{
-    MaintenanceSpec, OWN_SCHEMA, PipelineSpec, ProjectSpec, SIDE_TABLES, TableName, TransformSpec,
+    MaintenanceSpec, Mode, OWN_SCHEMA, PipelineSpec, ProjectSpec, SIDE_TABLES, TableName, TransformSpec,
 };
 use crate::transform::run::run_log;
 
@@ -17,6 +18,7 @@ pub struct Target {
     pub spec: MaintenanceSpec,
     /// The columns by which its rows are put in order, where it has them all.
     pub order: Vec<String>,
+    pub sizes: FileSizes,
 }
 
 impl Target {
@@ -29,7 +31,14 @@ impl Target {
             Some(keys) if !keys.is_empty() => keys.clone(),
             _ => EVENT_ORDER.map(str::to_owned).to_vec(),
         };
-        Self { name: name.clone(), spec: spec.clone(), order }
+        let gives_way = |transform: &TransformSpec| {
+            transform.table == *name && matches!(transform.mode, Mode::Merge | Mode::History | Mode::Recompute)
+        };
+        let sizes = match declared.as_ref().and_then(|declared| declared.transform).is_some_and(gives_way) {
+            true => FileSizes::Keyed,
+            false => FileSizes::Declared,
+        };
+        Self { name: name.clone(), spec: spec.clone(), order, sizes }
     }
 }
 

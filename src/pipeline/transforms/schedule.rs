@@ -9,9 +9,6 @@ use tokio::time::Instant;
 
 use super::times::Times;
 use super::{TransformSummary, Transforms};
-use crate::catalog::commit_log::CommitLog;
-use crate::catalog::log::log_store_to_read;
-use crate::catalog::table_location;
 use crate::config::spec::{TableName, Trigger};
 use crate::pipeline::PipelineError;
 use crate::retry::Backoff;
@@ -180,7 +177,7 @@ impl Transforms {
         }
     }
 
-    /// The inputs' heads where one of them has moved since; a look at one object for each.
+    /// The inputs' heads where one of them has moved since; a look at two objects for each.
     async fn has_moved(
         &self,
         number: usize,
@@ -195,22 +192,10 @@ impl Transforms {
         for input in inputs {
             let failed =
                 |source| PipelineError::Transform { table: node.spec.table.to_string(), source: Box::new(source) };
-            let location = table_location(&self.engine.lake, input);
-            let Some(store) = log_store_to_read(&location).await.map_err(|error| failed(error.into()))? else {
-                continue;
-            };
-            let log = CommitLog::new(store, input.to_string());
-            let mut head = seen.get(input).copied();
-            if let Some(version) = head
-                && !log.holds(version + 1).await.map_err(|error| failed(error.into()))?
-            {
-                heads.insert(input.clone(), version);
-                continue;
-            }
-            has_moved = true;
-            let from = head.take().unwrap_or_default();
-            let latest = log.store().get_latest_version(from).await;
-            heads.insert(input.clone(), latest.unwrap_or(from));
+            let table = self.engine.lake.at_head(input).await.map_err(|error| failed(error.into()))?;
+            let Some(version) = table.map(|table| table.head.version) else { continue };
+            has_moved |= seen.get(input) != Some(&version);
+            heads.insert(input.clone(), version);
         }
         Ok(has_moved.then_some(heads))
     }

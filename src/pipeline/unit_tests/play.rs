@@ -15,6 +15,7 @@ use super::{Failure, ShownRow};
 use crate::catalog::log::log_store_to_read;
 use crate::catalog::scan::scan;
 use crate::catalog::table_location;
+use crate::catalog::tables::Tables;
 use crate::config::spec::TableName;
 use crate::fault_points::FaultPoints;
 use crate::pipeline::PipelineError;
@@ -64,7 +65,7 @@ struct Told {
 pub(super) async fn play(test: &Prepared) -> Result<Vec<Failure>, PipelineError> {
     let lake = Lake::make()?;
     let engine = Engine {
-        lake: lake.location.clone(),
+        lake: Tables::new(&lake.location),
         runtime: Arc::new(RuntimeEnv::default()),
         part_bytes: crate::transform::run::engine::PART_BYTES,
         fault_points: FaultPoints::default(),
@@ -91,7 +92,7 @@ pub(super) async fn play(test: &Prepared) -> Result<Vec<Failure>, PipelineError>
                 None => is_last,
             };
             if is_due {
-                failures.extend(check(expected, &engine.lake, &told).await?);
+                failures.extend(check(expected, engine.lake.lake(), &told).await?);
             }
         }
     }

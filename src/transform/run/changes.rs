@@ -27,7 +27,7 @@ use futures::TryStreamExt as _;
 use super::TransformError;
 use super::columns::fit;
 use super::expectations::Sieve;
-use super::keyed::{KeySet, orderable};
+use super::keyed::orderable;
 use super::modes::{Planned, Work, write_all};
 use super::stage::{Staged, Staging};
 use crate::catalog::change_data::{DELETE, INSERT, UPDATE_POSTIMAGE, UPDATE_PREIMAGE, file_schema};
@@ -42,20 +42,14 @@ use crate::transform::HISTORY_COLUMNS;
 const MOST_GATHERED: usize = 8192;
 
 impl Work<'_> {
-    /// Where the rows of the keys are gathered that are in the table afterwards: to tell what changed, where the
-    /// table has a change feed, and any of its files gives way.
-    pub(super) fn after(&self, files: &[ActiveFile]) -> Option<Staging> {
-        (self.output.has_feed() && !files.is_empty()).then(|| Staging::new(self.runtime, &self.output.schema))
-    }
-
     /// These files give way to those of `writer`, by which the rows of some keys become others. Where none does, no
     /// file gives way; where all that happens is that rows are added, the added files say so.
     pub(super) async fn with_changes(
         &self,
         files: &[ActiveFile],
         writer: FilesWriter,
-        before: &Staged,
-        after: &Staged,
+        before: DataFrame,
+        after: DataFrame,
     ) -> Result<Planned, TransformError> {
         let rows = writer.rows();
         let mut planned = Planned { kind: Kind::Rewrite, rows, ..Planned::nothing() };
@@ -75,22 +69,6 @@ impl Work<'_> {
         planned.removes = files.iter().map(|file| file.remove(true)).collect();
         planned.adds = writer.close().await?;
         Ok(planned)
-    }
-
-    /// The rows of these keys give way to those of `query`.
-    pub(super) async fn recompute_with_changes(
-        &self,
-        keys: &KeySet,
-        query: DataFrame,
-        sieve: &mut Sieve<'_>,
-    ) -> Result<(Planned, Option<Staged>), TransformError> {
-        let mut writer = self.output.writer();
-        let files = keys.files_of(self.session, self.output, self.output.files().await?).await?;
-        let before = keys.split(self.session, self.runtime, self.output, &files, &mut writer).await?;
-        let (after, quarantined) = self.stage(query, &self.output.schema, sieve).await?;
-        write_all(&mut writer, self.frame(&after).await?, &self.output.schema).await?;
-        let planned = self.with_changes(&files, writer, &before, &after).await?;
-        Ok((Planned { rows: after.rows(), ..planned }, quarantined))
     }
 
     /// All keys are computed again: as by [`Work::replace`], except that what changes is told where the table has a
@@ -117,7 +95,7 @@ impl Work<'_> {
         let (after, quarantined) = self.stage(query, &self.output.schema, sieve).await?;
         let mut writer = self.output.writer();
         write_all(&mut writer, self.frame(&after).await?, &self.output.schema).await?;
-        let planned = self.with_changes(&files, writer, &before, &after).await?;
+        let planned = self.with_changes(&files, writer, self.frame(&before).await?, self.frame(&after).await?).await?;
         Ok((Planned { rows: after.rows(), ..planned }, quarantined))
     }
 }
@@ -126,7 +104,7 @@ impl Work<'_> {
 ///
 /// # Errors
 /// Errors of the rows, of the disk and of storage; what was stored is deleted then.
-async fn write(work: &Work<'_>, before: &Staged, after: &Staged) -> Result<Vec<Add>, TransformError> {
+async fn write(work: &Work<'_>, before: DataFrame, after: DataFrame) -> Result<Vec<Add>, TransformError> {
     let store = work.output.log.store();
     let schema = file_schema(&work.output.schema);
     let mut writer = FilesWriter::of_changes(store, &schema, work.output.partition_columns());
@@ -142,8 +120,8 @@ async fn write(work: &Work<'_>, before: &Staged, after: &Staged) -> Result<Vec<A
 async fn write_into(
     writer: &mut FilesWriter,
     work: &Work<'_>,
-    before: &Staged,
-    after: &Staged,
+    before: DataFrame,
+    after: DataFrame,
 ) -> Result<(), TransformError> {
     let compared = Compared::of(work)?;
     let mut before = Side::open(work, before, &compared).await?;
@@ -235,8 +213,7 @@ struct Held {
 }
 
 impl Side {
-    async fn open(work: &Work<'_>, rows: &Staged, compared: &Compared) -> Result<Self, TransformError> {
-        let rows = work.frame(rows).await?;
+    async fn open(work: &Work<'_>, rows: DataFrame, compared: &Compared) -> Result<Self, TransformError> {
         let rows = rows.sort(compared.by.iter().map(|(_, by)| by.clone().sort(true, true)).collect())?;
         let mut side = Self { batches: rows.execute_stream().await?, held: None };
         side.next_batch(work, compared).await?;

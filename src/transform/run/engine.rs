@@ -20,16 +20,17 @@ use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, News, Part, REFRESH};
 use super::modes::{GivesWay, Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
+use super::pool::MERGING_SHARE;
 use super::side::{self, Side};
 use super::stage::Staged;
 use crate::catalog::change_data;
 use crate::catalog::data_file::delete;
 use crate::catalog::rewrite::{Change, Kind};
 use crate::catalog::state::metadata_of_new;
+use crate::catalog::tables::Tables;
 use crate::config::spec::{Mode, OnViolation, TableName, TransformSpec, Trigger};
 use crate::fault_points::{FaultPoint, FaultPoints};
 use crate::shutdown::Shutdown;
-use crate::storage::Location;
 use crate::transform::graph::Node;
 use crate::transform::{Parsed, session};
 
@@ -42,6 +43,16 @@ pub const PART_BYTES: u64 = 64 << 20;
 /// The memory that a partition of a query needs at least to sort, join and group at once.
 const PARTITION_BYTES: usize = 64 << 20;
 
+/// How many sorts a query may have at work at once: where its joins are sorted too, on both sides of them, before windows,
+/// and before rows are written, each in two partitions.
+const SORTS_AT_ONCE: usize = 16;
+
+/// Of how many bytes of memory a row is in a batch where joins are sorted: a sort reads some batches of each of its runs.
+const BATCH_SHARE: usize = 64 << 10;
+
+/// Of fewer rows batches cost more than they hold.
+const FEWEST_ROWS: usize = 128;
+
 /// How often a part is planned again since somebody else's commit went first.
 const TRIES: u32 = 100;
 
@@ -51,7 +62,8 @@ const EMPTY_VERSIONS_RECORDED_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
 /// What all runs of a process share.
 #[derive(Clone)]
 pub struct Engine {
-    pub lake: Location,
+    /// The lake, and what its runs know of its tables by now.
+    pub lake: Tables,
     /// Memory and temporary files.
     pub runtime: Arc<RuntimeEnv>,
     pub part_bytes: u64,
@@ -69,6 +81,8 @@ enum Joins {
 /// Where a part of a run has led.
 enum Step {
     Committed,
+    /// Committed, and nothing is left up to the inputs' heads.
+    Last,
     /// Somebody else's commit went first.
     Again,
     Nothing,
@@ -156,10 +170,13 @@ impl Run<'_> {
         while !self.engine.shutdown.is_stopping() {
             match self.part(&mut output, must_run).await? {
                 Step::Nothing => break,
-                Step::Committed => {
+                step @ (Step::Committed | Step::Last) => {
                     tries = 0;
                     must_run = false;
                     self.engine.fault_points.pass(FaultPoint::PartCommitted);
+                    if matches!(step, Step::Last) {
+                        break;
+                    }
                     output.reload().await?;
                 }
                 Step::Again => {
@@ -239,6 +256,8 @@ impl Run<'_> {
             computed = self.compute(output, &side, &parts, Joins::Sorted).await;
         }
         let positions = self.positions(&parts, &before);
+        // What is repeated may have been begun when heads were others.
+        let is_last = intended.is_none() && self.is_at_heads(&parts, &before);
         let pinned = self.pinned();
         self.pin(&heads);
         let (computed, violations) = match computed {
@@ -249,7 +268,7 @@ impl Run<'_> {
         let quarantine = Quarantine { pinned, is_repeated: intended.is_some() };
         if self.commit(output, &mut side, computed, positions, quarantine).await? {
             self.account(&parts, &before, violations);
-            return Ok(Step::Committed);
+            return Ok(if is_last { Step::Last } else { Step::Committed });
         }
         Ok(Step::Again)
     }
@@ -348,22 +367,29 @@ impl Run<'_> {
     }
 
     /// A session within the memory that there is. Each operator of each of its partitions takes a share, and
-    /// a sort with less than some megabytes gives up before it goes to disk.
+    /// a sort that can't hold a few batches gives up before it goes to disk.
     fn session(&self, joins: Joins) -> SessionContext {
         let session = session(Arc::clone(&self.engine.runtime));
         let state = session.state_ref();
         let mut state = state.write();
-        let options = state.config_mut().options_mut();
-        if let MemoryLimit::Finite(bytes) = self.engine.runtime.memory_pool.memory_limit() {
-            let most = (bytes / PARTITION_BYTES).max(1);
-            options.execution.target_partitions = options.execution.target_partitions.min(most);
-            options.execution.sort_spill_reservation_bytes =
-                options.execution.sort_spill_reservation_bytes.min(bytes / 6);
-        }
+        let mut config = state.config().clone();
+        let limit = match self.engine.runtime.memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes,
+            _ => usize::MAX,
+        };
+        let options = config.options_mut();
+        let most = (limit / PARTITION_BYTES).max(1);
+        options.execution.target_partitions = options.execution.target_partitions.min(most);
+        let reserved = options.execution.sort_spill_reservation_bytes;
+        options.execution.sort_spill_reservation_bytes = reserved.min(limit / MERGING_SHARE / SORTS_AT_ONCE);
         if joins == Joins::Sorted {
-            options.execution.target_partitions = 1;
+            // With one partition a join is hashed, whatever is preferred.
+            options.execution.target_partitions = 2;
             options.optimizer.prefer_hash_join = false;
+            let rows = config.batch_size().min(limit / BATCH_SHARE).max(FEWEST_ROWS);
+            config = config.with_batch_size(rows);
         }
+        *state.config_mut() = config;
         drop(state);
         session
     }
@@ -470,6 +496,15 @@ impl Run<'_> {
             Some(part.position.transactions(input.id()))
         };
         parts.iter().filter_map(of).flatten().collect()
+    }
+
+    /// Whether each streamed input is read up to its head once these parts are in.
+    fn is_at_heads(&self, parts: &HashMap<TableName, Part>, before: &HashMap<TableName, Position>) -> bool {
+        self.streamed().all(|name| {
+            let position = parts.get(name).map(|part| part.position).or_else(|| before.get(name).copied());
+            let head = self.inputs.get(name).map(|input| input.head.version);
+            matches!((position, head), (Some(Position::Version(read)), Some(head)) if read >= head)
+        })
     }
 
     /// Whether an input without `STREAM` holds other rows than at the last run.

@@ -13,12 +13,12 @@ use arrow::datatypes::SchemaRef;
 use super::columns::{Evolved, evolve};
 use super::consumed::Position;
 use super::{TakenBy, TransformError};
-use crate::catalog::commit_log::{CommitLog, ReadAt, ReadCommit};
-use crate::catalog::log::{TableHead, log_store_to_read, read_head};
+use crate::catalog::commit_log::{CommitLog, ReadCommit};
+use crate::catalog::log::TableHead;
 use crate::catalog::state::{ActiveFile, active_files, arrow_schema, rows_in, schema_at};
-use crate::catalog::{CatalogError, change_data, table_location};
+use crate::catalog::tables::{AtHead, Tables};
+use crate::catalog::{CatalogError, change_data};
 use crate::config::spec::TableName;
-use crate::storage::Location;
 
 /// What is new in a table, for who streams it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +66,8 @@ impl InputTable {
     ///
     /// # Errors
     /// Errors of storage.
-    pub async fn open(lake: &Location, name: &TableName) -> Result<Option<Self>, TransformError> {
-        let Some(store) = log_store_to_read(&table_location(lake, name)).await? else { return Ok(None) };
-        let log = CommitLog::new(store, name.to_string());
-        let Some(head) = read_head(log.store()).await? else { return Ok(None) };
+    pub async fn open(tables: &Tables, name: &TableName) -> Result<Option<Self>, TransformError> {
+        let Some(AtHead { log, head, .. }) = tables.at_head(name).await? else { return Ok(None) };
         let schema = arrow_schema(&log, &head.metadata)?;
         Ok(Some(Self { name: name.clone(), log, head, schema, news: News::Rows, listed: None, skipped_since_ms: None }))
     }
@@ -259,15 +257,6 @@ fn within(sizes: impl Iterator<Item = i64>, bytes: u64) -> usize {
         count += 1;
     }
     count
-}
-
-/// Reads the head of a table, and when that was.
-///
-/// # Errors
-/// Errors of storage.
-pub async fn head_of(log: &CommitLog) -> Result<Option<(TableHead, ReadAt)>, TransformError> {
-    let read_at = ReadAt::now();
-    Ok(read_head(log.store()).await?.map(|head| (head, read_at)))
 }
 
 #[cfg(test)]

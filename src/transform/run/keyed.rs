@@ -23,21 +23,17 @@ use datafusion::functions_nested::expr_fn::map_entries;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
-use serde_json::Value;
 
 use super::TransformError;
 use super::output::Output;
 use super::stage::{Staged, Staging};
-use crate::catalog::data_file::FilesWriter;
 use crate::catalog::file_table::{FILE, FileTable, partition_value};
 use crate::catalog::state::ActiveFile;
+use crate::catalog::statistics::FileStatistics;
 
 /// Up to so many keys are held against the statistics of each file one by one; beyond, only the
 /// smallest and the largest of them are. More would cost more than the look into a file.
 const FEW_KEYS: u64 = 10_000;
-
-/// Statistics of timestamps are cut to the millisecond.
-const CUT_MICROSECONDS: i64 = 1_000;
 
 /// Distinct keys.
 pub struct KeySet {
@@ -117,11 +113,18 @@ impl KeySet {
     pub fn condition(&self, most_values: usize) -> Option<Expr> {
         let conditions = self.columns.iter().map(|key| {
             let found = match (&key.values, &key.bounds) {
-                (Some(values), _) if !values.is_empty() && values.len() <= most_values => {
-                    column(&key.name).in_list(values.iter().map(|value| lit(value.clone())).collect(), false)
-                }
-                (_, Some((least, most))) => column(&key.name).between(lit(least.clone()), lit(most.clone())),
                 (_, None) => return column(&key.name).is_null(),
+                (values, Some((least, most))) => {
+                    // Of a long list readers make nothing where they hold a file or its pages against it.
+                    let within = column(&key.name).between(lit(least.clone()), lit(most.clone()));
+                    match values.as_ref().filter(|values| values.len() <= most_values) {
+                        Some(values) => {
+                            let listed = values.iter().map(|value| lit(value.clone())).collect();
+                            within.and(column(&key.name).in_list(listed, false))
+                        }
+                        None => within,
+                    }
+                }
             };
             if key.has_null { found.or(column(&key.name).is_null()) } else { found }
         });
@@ -165,11 +168,12 @@ impl KeySet {
         &self,
         session: &SessionContext,
         output: &Output,
-        files: Vec<ActiveFile>,
+        files: &[ActiveFile],
     ) -> Result<Vec<ActiveFile>, TransformError> {
         let all = files.len();
         let partitions = output.partition_columns();
-        let candidates: Vec<ActiveFile> = files.into_iter().filter(|file| self.may_be_in(file, partitions)).collect();
+        let candidates: Vec<ActiveFile> =
+            files.iter().filter(|file| self.may_be_in(file, partitions)).cloned().collect();
         if candidates.is_empty() || self.is_empty() {
             return Ok(Vec::new());
         }
@@ -195,7 +199,7 @@ impl KeySet {
     }
 
     fn may_be_in(&self, file: &ActiveFile, partitions: &[String]) -> bool {
-        let stats: Value = file.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok()).unwrap_or_default();
+        let stats = FileStatistics::of(file);
         self.columns.iter().all(|key| {
             if partitions.contains(&key.name) {
                 let text = file.partition_values.get(&key.name).and_then(Option::as_deref);
@@ -205,20 +209,14 @@ impl KeySet {
                     Err(_) => true,
                 };
             }
-            let may_hold_null = stats["nullCount"][&key.name].as_u64() != Some(0);
-            if key.has_null && may_hold_null {
+            if key.has_null && stats.nulls(&key.name) != Some(0) {
                 return true;
             }
-            let least = statistic(&stats["minValues"][&key.name], &key.kind);
-            let most = statistic(&stats["maxValues"][&key.name], &key.kind).map(cut_back);
-            match (least, most) {
-                (Some(least), Some(most)) => key.may_be_between(&least, &most),
-                _ => true,
-            }
+            stats.bounds(&key.name, &key.kind).is_none_or(|(least, most)| key.may_be_between(&least, &most))
         })
     }
 
-    /// Reads these files once: rows of other keys go on to `writer`, and those of the keys are given back.
+    /// Reads these files once, and parts their rows.
     ///
     /// # Errors
     /// Errors of storage and of the disk.
@@ -228,12 +226,12 @@ impl KeySet {
         runtime: &Arc<RuntimeEnv>,
         output: &Output,
         files: &[ActiveFile],
-        writer: &mut FilesWriter,
-    ) -> Result<Staged, TransformError> {
+    ) -> Result<Split, TransformError> {
         const TOUCHED: &str = "__touched";
+        let mut beside = Staging::new(runtime, &output.schema);
         let mut touched = Staging::new(runtime, &output.schema);
         if files.is_empty() {
-            return Ok(touched.finish()?);
+            return Ok(Split { beside: beside.finish()?, touched: touched.finish()? });
         }
         let table = FileTable::open(session, output.log.store(), &output.schema, output.partition_columns(), files)?;
         let marked = (0..self.columns.len()).map(|number| column(&key_name(number)));
@@ -253,11 +251,18 @@ impl KeySet {
             let rows = batch.project(&(0..mark).collect::<Vec<_>>())?;
             let rows = super::columns::fit(&rows, &output.schema)?;
             let mark = batch.column(mark);
-            writer.write(&filter_record_batch(&rows, &is_null(mark)?)?).await?;
+            beside.push(filter_record_batch(&rows, &is_null(mark)?)?)?;
             touched.push(filter_record_batch(&rows, &is_not_null(mark)?)?)?;
         }
-        Ok(touched.finish()?)
+        Ok(Split { beside: beside.finish()?, touched: touched.finish()? })
     }
+}
+
+/// The rows of files that hold some of the keys.
+pub struct Split {
+    /// Those of other keys.
+    pub beside: Staged,
+    pub touched: Staged,
 }
 
 impl KeyColumn {
@@ -327,30 +332,6 @@ async fn bounds_alone(
     Ok(columns)
 }
 
-/// A value of Delta's statistics, of the kinds whose order is beyond doubt.
-fn statistic(value: &Value, kind: &DataType) -> Option<ScalarValue> {
-    match kind {
-        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => {
-            ScalarValue::Int64(Some(value.as_i64()?)).cast_to(kind).ok()
-        }
-        DataType::Utf8 => Some(ScalarValue::Utf8(Some(value.as_str()?.to_owned()))),
-        DataType::Date32 | DataType::Timestamp(..) => {
-            ScalarValue::try_from_string(value.as_str()?.to_owned(), kind).ok().filter(|value| !value.is_null())
-        }
-        _ => None,
-    }
-}
-
-/// A largest value as far as it may have been cut.
-fn cut_back(value: ScalarValue) -> ScalarValue {
-    match value {
-        ScalarValue::TimestampMicrosecond(Some(at), zone) => {
-            ScalarValue::TimestampMicrosecond(Some(at.saturating_add(CUT_MICROSECONDS)), zone)
-        }
-        other => other,
-    }
-}
-
 /// The columns of a schema that rows can be ordered and told apart by, and what of them has an order: of a map, its
 /// entries. A map within a list or a struct has none.
 pub fn orderable(schema: &SchemaRef) -> Vec<(String, Expr)> {
@@ -415,7 +396,7 @@ mod tests {
     #[test]
     fn statistics_are_taken_for_what_they_say_and_no_more() {
         let stats = serde_json::json!({"minValues": {"id": 3}, "maxValues": {"id": 7}, "nullCount": {"id": 0}});
-        let files = |stats: Option<&Value>| {
+        let files = |stats: Option<&serde_json::Value>| {
             let add = deltalake::kernel::Add {
                 path: "a".to_owned(),
                 partition_values: HashMap::new(),
@@ -433,7 +414,7 @@ mod tests {
         };
         let runtime = Arc::new(RuntimeEnv::default());
         let schema = Arc::new(arrow::datatypes::Schema::empty());
-        let may = |values: &[i64], has_null: bool, stats: Option<&Value>| {
+        let may = |values: &[i64], has_null: bool, stats: Option<&serde_json::Value>| {
             let staged = Staging::new(&runtime, &schema).finish().expect("no rows take no disk");
             let keys = KeySet { columns: vec![KeyColumn { has_null, ..key(values) }], staged };
             keys.may_be_in(&files(stats), &[])

@@ -22,9 +22,10 @@
 //! | [`output`] | the table: its head, its columns, commits |
 //! | [`expectations`] | which rows go where, and the counts |
 //! | [`keyed`] | the rows of some keys give way to others: which files that touches |
+//! | `layout` | which files those rows lie in then |
 //! | [`side`] | `__quarantine` and `__deleted`, which are committed first |
 //! | [`modes`] | append, merge, history, recompute, replace |
-//! | [`pool`] | memory, in two halves |
+//! | [`pool`] | memory, in parts |
 //! | [`run_log`] | `sluice.runs` |
 //! | [`stage`] | rows in between, in memory or on disk |
 
@@ -35,6 +36,7 @@ pub mod engine;
 pub mod expectations;
 pub mod input;
 pub mod keyed;
+mod layout;
 pub mod modes;
 pub mod output;
 pub mod pool;

@@ -31,7 +31,7 @@ use futures::TryStreamExt as _;
 use super::TransformError;
 use super::columns::fit;
 use super::expectations::Sieve;
-use super::keyed::{KeySet, column, orderable, plain};
+use super::keyed::{KeySet, Split, column, orderable, plain};
 use super::output::Output;
 use super::stage::{Staged, Staging};
 use crate::catalog::data_file::FilesWriter;
@@ -83,11 +83,9 @@ impl GivesWay {
     /// # Errors
     /// Errors of storage.
     pub async fn all(quarantine: Option<&Output>) -> Result<Self, TransformError> {
-        let files = match quarantine {
-            Some(quarantine) => quarantine.files().await?,
-            None => Vec::new(),
-        };
-        Ok(Self { removes: files.iter().map(|file| file.remove(true)).collect(), kept: Vec::new() })
+        let Some(quarantine) = quarantine else { return Ok(Self::default()) };
+        let removes = quarantine.files().await?.iter().map(|file| file.remove(true)).collect();
+        Ok(Self { removes, kept: Vec::new() })
     }
 }
 
@@ -98,14 +96,16 @@ impl Planned {
     }
 }
 
-/// All that is known of some keys.
-struct Gathered {
+/// What goes with all that is known of some keys.
+struct Rest {
     /// The files that their rows are in.
     files: Vec<ActiveFile>,
-    /// Has the rows of other keys in these files.
-    writer: FilesWriter,
-    all: DataFrame,
-    /// What `all` reads, which lasts as long as this is held.
+    /// The rows of other keys in these files.
+    beside: Staged,
+    /// How many rows are written at most.
+    most: u64,
+    /// What the rows of the keys are read from, which lasts as long as this is held: the keys, the new rows, and those
+    /// that the table has.
     held: (KeySet, Staged, Staged),
 }
 
@@ -226,8 +226,9 @@ impl Work<'_> {
         let first = plain(first.drop_columns(&[RANK])?)?;
         let horizon = i64::try_from(dedupe.within.as_millis()).unwrap_or(i64::MAX);
         let horizon = since_ms.saturating_sub(horizon);
-        let recent = self.output.files().await?.into_iter().filter(|file| file.modified_at >= horizon).collect();
-        let files = keys.files_of(self.session, self.output, recent).await?;
+        let all = self.output.files().await?;
+        let recent: Vec<ActiveFile> = all.iter().filter(|file| file.modified_at >= horizon).cloned().collect();
+        let files = keys.files_of(self.session, self.output, &recent).await?;
         // What `first` reads lasts as long as this is held.
         let mut in_table = None;
         let first = if files.is_empty() {
@@ -261,16 +262,14 @@ impl Work<'_> {
         graves: Option<&Output>,
     ) -> Result<(Planned, Option<Staged>), TransformError> {
         let schema = Arc::clone(&self.output.schema);
-        let Gathered { files, mut writer, all, held } = self.rows_of_keys(new, graves, &schema).await?;
+        let (all, rest) = self.rows_of_keys(new, graves, &schema).await?;
         let mut order: Vec<Sort> = self.spec.sequence_by.iter().map(|name| column(name).sort(false, false)).collect();
         order.push(column(DELETED).sort(false, false));
         order.extend(self.other_columns(&schema).into_iter().map(|ordered| ordered.sort(false, false)));
         order.push(column(NEW).sort(true, false));
         let rank = row_number().partition_by(self.keys()).order_by(order).build()?;
         let last = all.with_column(RANK, rank)?.filter(column(RANK).eq(lit(1_u64)))?;
-        let mut after = self.after(&files);
-        let buried = self.part_deleted(last, &mut writer, after.as_mut(), graves).await?;
-        Ok((self.planned(&files, writer, &held.2, after).await?, buried))
+        self.in_place(last, rest, graves).await
     }
 
     /// The new rows find their places among those of their keys.
@@ -283,7 +282,7 @@ impl Work<'_> {
         graves: Option<&Output>,
     ) -> Result<(Planned, Option<Staged>), TransformError> {
         let schema = Arc::clone(new.schema());
-        let Gathered { files, mut writer, all, held } = self.rows_of_keys(new, graves, &schema).await?;
+        let (all, rest) = self.rows_of_keys(new, graves, &schema).await?;
         let start = self.spec.sequence_by.first().map(|name| column(name));
         let start = start.ok_or_else(|| not_impl_datafusion_err!("a history without `sequence_by`"))?;
         let ordered = orderable(&schema);
@@ -315,9 +314,7 @@ impl Work<'_> {
             column(NEW),
         ]);
         let placed = placed.select(shown.collect::<Vec<_>>())?;
-        let mut after = self.after(&files);
-        let buried = self.part_deleted(placed, &mut writer, after.as_mut(), graves).await?;
-        Ok((self.planned(&files, writer, &held.2, after).await?, buried))
+        self.in_place(placed, rest, graves).await
     }
 
     /// All rows of the table give way to those of the query.
@@ -355,42 +352,36 @@ impl Work<'_> {
             None => query,
         };
         let query = keys.rows_of(self.session, query).await?;
-        let (planned, quarantined) = if self.output.has_feed() {
-            self.recompute_with_changes(&keys, query, sieve).await?
+        let (computed, quarantined) = self.stage(query, &self.output.schema, sieve).await?;
+        let (files, beside, before) = if self.output.has_feed() {
+            let files = keys.files_of(self.session, self.output, &self.output.files().await?).await?;
+            let Split { beside, touched } = keys.split(self.session, self.runtime, self.output, &files).await?;
+            (files, beside, Some(touched))
         } else {
-            let mut writer = self.output.writer();
-            let files = self.keep_others(&keys, self.output, &mut writer).await?;
-            let kept = writer.rows();
-            let (adds, quarantined) = self.write(query, writer, sieve).await?;
-            let removes = files.iter().map(|file| file.remove(true)).collect();
-            let rows = rows_of(&adds).saturating_sub(kept);
-            (Planned { kind: Kind::Rewrite, adds, removes, changes: Vec::new(), rows }, quarantined)
+            let (files, beside) = self.beside(&keys, self.output).await?;
+            (files, beside, None)
         };
+        let most = beside.rows() + computed.rows();
+        let rows = self.frame(&computed).await?;
+        let (rows, mut writer) = self.laid_out(&beside, rows, &[], most).await?;
+        if let Err(error) = write_all(&mut writer, rows, &self.output.schema).await {
+            writer.abort().await;
+            return Err(error);
+        }
+        let told = match &before {
+            Some(before) => Some((self.frame(before).await?, self.frame(&computed).await?)),
+            None => None,
+        };
+        let planned = self.planned(&files, writer, told).await?;
         let mut gives_way = GivesWay::default();
         if let Some(quarantine) = quarantine {
+            let (files, beside) = self.beside(&keys, quarantine).await?;
             let mut writer = quarantine.writer();
-            let files = self.keep_others(&keys, quarantine, &mut writer).await?;
+            write_all(&mut writer, self.frame(&beside).await?, &quarantine.schema).await?;
             gives_way.removes = files.iter().map(|file| file.remove(true)).collect();
             gives_way.kept = writer.close().await?;
         }
-        Ok((planned, quarantined, gives_way))
-    }
-
-    /// The files of `table` that hold rows of these keys. What else they hold is written again.
-    async fn keep_others(
-        &self,
-        keys: &KeySet,
-        table: &Output,
-        writer: &mut FilesWriter,
-    ) -> Result<Vec<ActiveFile>, TransformError> {
-        let files = keys.files_of(self.session, table, table.files().await?).await?;
-        if !files.is_empty() {
-            let (store, partitions) = (table.log.store(), table.partition_columns());
-            let held = FileTable::open(self.session, store, &table.schema, partitions, &files)?;
-            let kept = keys.rows_beside(self.session, plain(self.session.read_table(held)?)?).await?;
-            write_all(writer, kept, &table.schema).await?;
-        }
-        Ok(files)
+        Ok((Planned { rows: computed.rows(), ..planned }, quarantined, gives_way))
     }
 
     fn keys(&self) -> Vec<Expr> {
@@ -403,26 +394,26 @@ impl Work<'_> {
         orderable(schema).into_iter().filter(|(name, _)| !named(name)).map(|(_, ordered)| ordered).collect()
     }
 
-    /// All that is known of the keys of the new rows: rows held, deletions, and the new rows. Rows of
-    /// other keys in the touched files are with the writer already.
+    /// All that is known of the keys of the new rows: rows held, deletions, and the new rows; and the rows of other
+    /// keys in the touched files.
     async fn rows_of_keys(
         &self,
         new: Staged,
         graves: Option<&Output>,
         schema: &SchemaRef,
-    ) -> Result<Gathered, TransformError> {
+    ) -> Result<(DataFrame, Rest), TransformError> {
         let rows = self.frame(&new).await?;
         let keys = KeySet::of(self.session, self.runtime, rows.clone(), &self.spec.keys).await?;
-        let files = keys.files_of(self.session, self.output, self.output.files().await?).await?;
-        let mut writer = self.output.writer();
-        let staged = keys.split(self.session, self.runtime, self.output, &files, &mut writer).await?;
+        let files = keys.files_of(self.session, self.output, &self.output.files().await?).await?;
+        let Split { beside, touched: staged } = keys.split(self.session, self.runtime, self.output, &files).await?;
+        let most = beside.rows() + staged.rows() + new.rows();
         let columns = || schema.fields().iter().map(|field| column(field.name()));
         let mut all = self
             .frame(&staged)
             .await?
             .select(columns().chain([lit(false).alias(DELETED), lit(false).alias(NEW)]).collect::<Vec<_>>())?;
         if let Some(graves) = graves {
-            let buried = keys.files_of(self.session, graves, graves.files().await?).await?;
+            let buried = keys.files_of(self.session, graves, &graves.files().await?).await?;
             if !buried.is_empty() {
                 let table = FileTable::open(
                     self.session,
@@ -463,18 +454,47 @@ impl Work<'_> {
         let mut shown = buried_alike.collect::<Result<Vec<_>, TransformError>>()?;
         shown.extend([column(DELETED), lit(true).alias(NEW)]);
         let all = plain(all.union(marked.select(shown)?)?)?;
-        Ok(Gathered { files, writer, all, held: (keys, new, staged) })
+        Ok((all, Rest { files, beside, most, held: (keys, new, staged) }))
+    }
+
+    /// The rows of the keys take the places of those that were: `placed` are they, marked. New deletions are given back.
+    async fn in_place(
+        &self,
+        placed: DataFrame,
+        rest: Rest,
+        graves: Option<&Output>,
+    ) -> Result<(Planned, Option<Staged>), TransformError> {
+        let Rest { files, beside, most, held: (_keys, _new, before) } = rest;
+        // What comes out is looked at twice where it has to be told what that changes.
+        let staged = if self.output.has_feed() && !files.is_empty() {
+            Some(Staged::collect(self.runtime, placed.clone().execute_stream().await?).await?)
+        } else {
+            None
+        };
+        let (placed, told) = match &staged {
+            Some(staged) => {
+                let after = self.frame(staged).await?.filter(Expr::Not(Box::new(column(DELETED))))?;
+                (self.frame(staged).await?, Some((self.frame(&before).await?, after)))
+            }
+            None => (placed, None),
+        };
+        let (rows, mut writer) = self.laid_out(&beside, placed, &[DELETED, NEW], most).await?;
+        let mut buried = graves.map(|graves| Staging::new(self.runtime, &graves.schema));
+        if let Err(error) = self.part_into_graves(rows, &mut writer, graves.zip(buried.as_mut())).await {
+            writer.abort().await;
+            return Err(error);
+        }
+        let buried = buried.map(Staging::finish).transpose()?;
+        Ok((self.planned(&files, writer, told).await?, buried))
     }
 
     /// Rows that live go to the writer, and new deletions into the grave.
-    async fn part_deleted(
+    async fn part_into_graves(
         &self,
         rows: DataFrame,
         writer: &mut FilesWriter,
-        mut after: Option<&mut Staging>,
-        graves: Option<&Output>,
-    ) -> Result<Option<Staged>, TransformError> {
-        let mut buried = graves.map(|graves| (Staging::new(self.runtime, &graves.schema), &graves.schema));
+        mut buried: Option<(&Output, &mut Staging)>,
+    ) -> Result<(), TransformError> {
         let mut batches = rows.execute_stream().await?;
         while let Some(batch) = batches.try_next().await? {
             let flag = |name: &str| {
@@ -483,32 +503,29 @@ impl Work<'_> {
             };
             let (deleted, new) = (flag(DELETED)?, flag(NEW)?);
             let living = filter_record_batch(&batch, &not(deleted)?)?;
-            let living = fit(&living, &self.output.schema)?;
-            writer.write(&living).await?;
-            if let Some(after) = &mut after {
-                after.push(living)?;
-            }
-            if let Some((staging, schema)) = &mut buried
+            writer.write(&fit(&living, &self.output.schema)?).await?;
+            if let Some((graves, staging)) = &mut buried
                 && deleted.true_count() > 0
             {
                 let dead = filter_record_batch(&batch, &and(deleted, new)?)?;
-                staging.push(fit(&dead, schema)?)?;
+                staging.push(fit(&dead, &graves.schema)?)?;
             }
         }
-        Ok(buried.map(|(staging, _)| staging.finish()).transpose()?)
+        Ok(())
     }
 
+    /// These files give way to those of `writer`. Where the table has a change feed, it is told what their rows were
+    /// before, and what they are now.
     async fn planned(
         &self,
         files: &[ActiveFile],
         writer: FilesWriter,
-        before: &Staged,
-        after: Option<Staging>,
+        told: Option<(DataFrame, DataFrame)>,
     ) -> Result<Planned, TransformError> {
-        let rows = writer.rows();
-        if let Some(after) = after {
-            return self.with_changes(files, writer, before, &after.finish()?).await;
+        if let Some((before, after)) = told {
+            return self.with_changes(files, writer, before, after).await;
         }
+        let rows = writer.rows();
         let removes = files.iter().map(|file| file.remove(true)).collect();
         Ok(Planned { kind: Kind::Rewrite, adds: writer.close().await?, removes, changes: Vec::new(), rows })
     }

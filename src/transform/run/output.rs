@@ -1,5 +1,7 @@
 //! The table that a transform writes, and those that stand beside it.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{Schema, SchemaRef};
 use deltalake::kernel::{Add, Metadata};
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -7,18 +9,15 @@ use serde_json::Value;
 
 use super::TransformError;
 use super::columns::{Evolved, evolve};
-use super::input::head_of;
 use crate::catalog::change_data;
 use crate::catalog::commit_log::CommitLog;
 use crate::catalog::data_file::{FilesWriter, delete};
-use crate::catalog::log::{TableHead, log_store, log_store_to_read};
+use crate::catalog::log::{TableHead, log_store};
 use crate::catalog::rewrite::{Base, Change, Kind, Outcome, commit};
-use crate::catalog::state::{
-    ActiveFile, active_files, arrow_schema, create, metadata_of_new, metadata_with, refuse_unrewritable,
-};
+use crate::catalog::state::{ActiveFile, arrow_schema, create, metadata_of_new, metadata_with, refuse_unrewritable};
 use crate::catalog::table_location;
+use crate::catalog::tables::{AtHead, Tables};
 use crate::config::spec::TableName;
-use crate::storage::Location;
 
 /// How often a commit that everything else waits for is planned again. Each time somebody else
 /// landed; more would hide a livelock.
@@ -35,6 +34,7 @@ pub struct Output {
     pub head: TableHead,
     pub base: Base,
     pub schema: SchemaRef,
+    tables: Tables,
 }
 
 impl Output {
@@ -42,9 +42,12 @@ impl Output {
     ///
     /// # Errors
     /// [`CatalogError::Unsupported`](crate::catalog::CatalogError::Unsupported), errors of storage.
-    pub async fn open(lake: &Location, name: &TableName) -> Result<Option<Self>, TransformError> {
-        let Some(store) = log_store_to_read(&table_location(lake, name)).await? else { return Ok(None) };
-        Self::of_log(name, CommitLog::new(store, name.to_string())).await
+    pub async fn open(tables: &Tables, name: &TableName) -> Result<Option<Self>, TransformError> {
+        let Some(AtHead { log, head, read_at }) = tables.at_head(name).await? else { return Ok(None) };
+        refuse_unrewritable(&log, &head.protocol, &head.metadata)?;
+        let schema = arrow_schema(&log, &head.metadata)?;
+        let base = Base { version: head.version, read_at };
+        Ok(Some(Self { name: name.clone(), log, head, base, schema, tables: tables.clone() }))
     }
 
     /// The table at its head, made with these columns where there was none.
@@ -52,36 +55,28 @@ impl Output {
     /// # Errors
     /// As [`Output::open`]
     pub async fn open_or_create(
-        lake: &Location,
+        tables: &Tables,
         name: &TableName,
         schema: &Schema,
         partition_by: &[String],
         properties: Vec<(String, String)>,
     ) -> Result<Self, TransformError> {
-        if let Some(output) = Self::open(lake, name).await? {
+        if let Some(output) = Self::open(tables, name).await? {
             return Ok(output);
         }
-        let log = CommitLog::new(log_store(&table_location(lake, name))?, name.to_string());
+        let log = CommitLog::new(log_store(&table_location(tables.lake(), name))?, name.to_string());
         let partitions: Vec<&str> = partition_by.iter().map(String::as_str).collect();
         let metadata = metadata_of_new(&log, schema, &partitions, properties)?;
         create(&log, metadata, Vec::new()).await?;
-        Self::of_log(name, log).await?.ok_or_else(|| TransformError::Lost { table: name.clone(), tries: 1 })
+        Self::open(tables, name).await?.ok_or_else(|| TransformError::Lost { table: name.clone(), tries: 1 })
     }
 
-    async fn of_log(name: &TableName, log: CommitLog) -> Result<Option<Self>, TransformError> {
-        let Some((head, read_at)) = head_of(&log).await? else { return Ok(None) };
-        refuse_unrewritable(&log, &head.protocol, &head.metadata)?;
-        let schema = arrow_schema(&log, &head.metadata)?;
-        let base = Base { version: head.version, read_at };
-        Ok(Some(Self { name: name.clone(), log, head, base, schema }))
-    }
-
-    /// Reads the head anew: what was planned before is worth nothing any more.
+    /// Looks what its head is by now: what was planned before is worth nothing any more.
     ///
     /// # Errors
     /// Errors of storage.
     pub async fn reload(&mut self) -> Result<(), TransformError> {
-        let reopened = Self::of_log(&self.name, self.log.clone()).await?;
+        let reopened = Self::open(&self.tables, &self.name).await?;
         *self = reopened.ok_or_else(|| TransformError::Lost { table: self.name.clone(), tries: 1 })?;
         Ok(())
     }
@@ -99,8 +94,8 @@ impl Output {
     ///
     /// # Errors
     /// Errors of storage.
-    pub async fn files(&self) -> Result<Vec<ActiveFile>, TransformError> {
-        Ok(active_files(&self.log, self.base.version).await?)
+    pub async fn files(&self) -> Result<Arc<Vec<ActiveFile>>, TransformError> {
+        Ok(self.tables.files(&self.name, &self.log, self.base.version).await?)
     }
 
     /// Somewhere to put rows; their files are seen once a commit names them.

@@ -1,22 +1,39 @@
-//! The memory of transforms: a half for operators that can go to disk, a half for those that can't.
+//! The memory of transforms: a half for operators that can go to disk, an eighth in which sorts merge what they had put
+//! there, and the rest for all that can't.
 //!
-//! In one pool of DataFusion's, sorts fill all of it before they go to disk, and what merges their
-//! runs finds nothing left.
+//! In one pool of DataFusion's, sorts fill all of it before they go to disk, and what merges their runs finds nothing left;
+//! and the first to merge takes as many runs at once as there is room for, so that the next finds none.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use datafusion::common::Result;
+use datafusion::common::{Result, resources_datafusion_err};
 use datafusion::execution::memory_pool::{
     FairSpillPool, GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
-/// A pool in two halves.
+/// What DataFusion calls the consumer that merges the runs of a sort.
+const MERGE: &str = "ExternalSorterMerge";
+
+/// What part of all memory is for merging.
+pub const MERGING_SHARE: usize = 8;
+
+/// A pool in parts.
 #[derive(Debug)]
-struct Halves {
+struct Parts {
     spilling: FairSpillPool,
     staying: GreedyMemoryPool,
+    merging: Shares,
+    bytes: usize,
+}
+
+/// A pool of which each consumer has the same share.
+#[derive(Debug)]
+struct Shares {
+    /// What each consumer holds.
+    held: Mutex<HashMap<usize, usize>>,
     bytes: usize,
 }
 
@@ -25,26 +42,37 @@ struct Halves {
 /// # Errors
 /// When there is no folder for these.
 pub fn runtime(bytes: usize) -> Result<Arc<RuntimeEnv>> {
-    let half = bytes / 2;
-    let pool = Halves { spilling: FairSpillPool::new(half), staying: GreedyMemoryPool::new(bytes - half), bytes };
+    let (half, eighth) = (bytes / 2, bytes / MERGING_SHARE);
+    let pool = Parts {
+        spilling: FairSpillPool::new(half),
+        staying: GreedyMemoryPool::new(bytes - half - eighth),
+        merging: Shares { held: Mutex::default(), bytes: eighth },
+        bytes,
+    };
     RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc()
 }
 
-impl Halves {
+impl Parts {
     fn of(&self, consumer: &MemoryConsumer) -> &dyn MemoryPool {
-        if consumer.can_spill() { &self.spilling } else { &self.staying }
+        if consumer.name().starts_with(MERGE) {
+            &self.merging
+        } else if consumer.can_spill() {
+            &self.spilling
+        } else {
+            &self.staying
+        }
     }
 }
 
-impl fmt::Display for Halves {
+impl fmt::Display for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "halves({}, {})", self.spilling, self.staying)
+        write!(f, "parts({}, {}, {})", self.spilling, self.staying, self.merging)
     }
 }
 
-impl MemoryPool for Halves {
+impl MemoryPool for Parts {
     fn name(&self) -> &str {
-        "halves"
+        "parts"
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
@@ -68,7 +96,67 @@ impl MemoryPool for Halves {
     }
 
     fn reserved(&self) -> usize {
-        self.spilling.reserved() + self.staying.reserved()
+        self.spilling.reserved() + self.staying.reserved() + self.merging.reserved()
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.bytes)
+    }
+}
+
+impl Shares {
+    /// A count stays one, whoever panicked with it.
+    fn held(&self) -> MutexGuard<'_, HashMap<usize, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shares(used: {}, of: {}, by: {})", self.reserved(), self.bytes, self.held().len())
+    }
+}
+
+impl MemoryPool for Shares {
+    fn name(&self) -> &str {
+        "shares"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.held().entry(consumer.id()).or_default();
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.held().remove(&consumer.id());
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        *self.held().entry(reservation.consumer().id()).or_default() += additional;
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        if let Some(held) = self.held().get_mut(&reservation.consumer().id()) {
+            *held = held.saturating_sub(shrink);
+        }
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let mut all = self.held();
+        let share = self.bytes / all.len().max(1);
+        let used: usize = all.values().sum();
+        let held = all.entry(reservation.consumer().id()).or_default();
+        if *held + additional > share || used + additional > self.bytes {
+            let name = reservation.consumer().name();
+            return Err(resources_datafusion_err!(
+                "{name} holds {held} bytes of its share of {share}, and wants {additional} more"
+            ));
+        }
+        *held += additional;
+        Ok(())
+    }
+
+    fn reserved(&self) -> usize {
+        self.held().values().sum()
     }
 
     fn memory_limit(&self) -> MemoryLimit {

@@ -22,10 +22,13 @@ use crate::config::spec::TableName;
 use crate::transform::{Input, planned, register, session, table_schema};
 
 impl Run<'_> {
-    /// The columns that the table is to have, by the query as it is now.
-    pub(super) async fn wanted_columns(&mut self) -> Result<SchemaRef, TransformError> {
+    /// The columns that the table is to have, by the query as it is now: over tables without rows.
+    pub(super) async fn wanted_columns(&self) -> Result<SchemaRef, TransformError> {
         let session = session(Arc::clone(&self.engine.runtime));
-        let frame = self.query(&session, &HashMap::new()).await?;
+        for input in &self.parsed.inputs {
+            register(&session, input, self.new_rows(&session, input, None)?)?;
+        }
+        let frame = self.planned(&session).await?;
         // Rows of before a column was there have null in it, whatever the query says of those that come.
         let fields = frame.schema().as_arrow().fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
         let output: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -164,7 +167,15 @@ impl Run<'_> {
         if let Some(provider) = self.snapshots.get(&(name.clone(), version)) {
             return Ok(Arc::clone(provider));
         }
-        let opened = Catalog::new(&self.engine.lake).open(name, Some(version)).await?;
+        // Without features of readers a table is its files.
+        if table.head.protocol.min_reader_version() <= 1 {
+            let files = self.engine.lake.files(name, &table.log, version).await?;
+            let partitions = table.partition_columns();
+            let provider = FileTable::open(session, table.log.store(), &table.schema, partitions, &files)?;
+            self.snapshots.insert((name.clone(), version), Arc::clone(&provider));
+            return Ok(provider);
+        }
+        let opened = Catalog::new(self.engine.lake.lake()).open(name, Some(version)).await?;
         let provider = opened.ok_or_else(|| TransformError::NoInput(name.clone()))?.provider;
         self.snapshots.insert((name.clone(), version), Arc::clone(&provider));
         Ok(provider)

@@ -14,8 +14,8 @@ use super::engine::Report;
 use super::output::{Output, write};
 use crate::batch::bronze;
 use crate::catalog::rewrite::{Change, Kind};
+use crate::catalog::tables::Tables;
 use crate::config::spec::{OWN_SCHEMA, TableName, TransformSpec};
-use crate::storage::Location;
 
 /// Longer than this and an error is cut: it may hold a whole plan.
 const LONGEST_ERROR_CHARS: usize = 4_000;
@@ -88,7 +88,7 @@ fn schema() -> Schema {
 ///
 /// # Errors
 /// Errors of storage: the run itself stands as it is.
-pub async fn record(lake: &Location, spec: &TransformSpec, report: &Report) -> Result<(), TransformError> {
+pub async fn record(tables: &Tables, spec: &TransformSpec, report: &Report) -> Result<(), TransformError> {
     let error = report.error.as_ref().map(|error| chain(error).chars().take(LONGEST_ERROR_CHARS).collect());
     let row = Row {
         run_id: &report.run_id,
@@ -123,7 +123,7 @@ pub async fn record(lake: &Location, spec: &TransformSpec, report: &Report) -> R
         error,
     };
     let columns = schema();
-    let mut table = Output::open_or_create(lake, &table(), &columns, &[], Vec::new()).await?;
+    let mut table = Output::open_or_create(tables, &table(), &columns, &[], Vec::new()).await?;
     let note = json!({"runLog": true});
     table.follow(&columns, None, &[], &note).await?;
     for _ in 0..TRIES {

@@ -33,8 +33,8 @@ use super::stage::Staged;
 use crate::catalog::data_file::FilesWriter;
 use crate::catalog::rewrite::{Change, Kind};
 use crate::catalog::state::metadata_of_new;
+use crate::catalog::tables::Tables;
 use crate::config::spec::{Mode, TableName, TransformSpec};
-use crate::storage::Location;
 use crate::transform::{Parsed, session};
 
 /// How often an emptying or a burial is planned again.
@@ -70,7 +70,7 @@ pub struct Intended {
 
 /// The tables beside one table, as of the part that is computed.
 pub struct Side {
-    lake: Location,
+    tables: Tables,
     name: TableName,
     note: Value,
     refreshes: i64,
@@ -85,7 +85,7 @@ impl Side {
     /// # Errors
     /// [`TransformError::Evolved`], errors of storage.
     pub async fn open(
-        lake: &Location,
+        tables: &Tables,
         spec: &TransformSpec,
         output: &Output,
         note: &Value,
@@ -97,7 +97,7 @@ impl Side {
             ("sluice.owner".to_owned(), spec.owner.clone()),
         ];
         let mut side = Self {
-            lake: lake.clone(),
+            tables: tables.clone(),
             name: spec.table.clone(),
             note: note.clone(),
             refreshes,
@@ -111,7 +111,7 @@ impl Side {
                 Mode::History => super::modes::without_history(&output.schema),
                 _ => output.schema.as_ref().clone(),
             });
-            side.quarantine = match Output::open(lake, &quarantine_of(&spec.table)).await? {
+            side.quarantine = match Output::open(tables, &quarantine_of(&spec.table)).await? {
                 Some(table) => Some(side.up_to_date(table, &columns).await?),
                 None => None,
             };
@@ -119,7 +119,7 @@ impl Side {
         }
         if let Some(columns) = graves(spec, &output.schema) {
             let name = graves_of(&spec.table);
-            let table = Output::open_or_create(lake, &name, &columns, &[], side.properties.clone()).await?;
+            let table = Output::open_or_create(tables, &name, &columns, &[], side.properties.clone()).await?;
             side.graves = Some(side.up_to_date(table, &columns).await?);
         }
         Ok(side)
@@ -220,7 +220,7 @@ impl Side {
         }
         if self.quarantine.is_none() {
             let name = quarantine_of(&self.name);
-            let table = Output::open_or_create(&self.lake, &name, columns, &[], self.properties.clone()).await?;
+            let table = Output::open_or_create(&self.tables, &name, columns, &[], self.properties.clone()).await?;
             if !super::consumed::inputs(&table.head.transactions).is_empty() {
                 return Ok(false);
             }

@@ -15,9 +15,9 @@ use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use futures::TryStreamExt as _;
 
-/// What part of the pool rows in between may take, and at most: four of them may be held at once, and
+/// What part of the pool rows in between may take, and at most: five of them may be held at once, and
 /// the queries that read them need the rest.
-const SHARE_OF_POOL: usize = 8;
+const SHARE_OF_POOL: usize = 32;
 const MOST_HELD_BYTES: usize = 64 << 20;
 
 /// Takes rows in.

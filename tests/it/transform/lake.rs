@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sluicebox::catalog::Catalog;
 use sluicebox::catalog::query::query;
 use sluicebox::catalog::rewrite::{Change, Kind};
+use sluicebox::catalog::tables::Tables;
 use sluicebox::config::spec::{ProjectSpec, TableName};
 use sluicebox::config::{self, LoadOptions};
 use sluicebox::pipeline::transforms::{TransformOptions, TransformSummary, Transforms};
@@ -109,7 +110,7 @@ impl Lake {
 
     pub async fn append_rows(&self, table: &str, rows: &RecordBatch, note: Value) -> u64 {
         let schema = rows.schema();
-        let mut output = Output::open_or_create(&self.location(), &name(table), &schema, &[], Vec::new())
+        let mut output = Output::open_or_create(&Tables::new(&self.location()), &name(table), &schema, &[], Vec::new())
             .await
             .expect("the input can be opened");
         let more = schema.fields().iter().filter(|field| output.schema.field_with_name(field.name()).is_err());
@@ -170,6 +171,7 @@ impl Lake {
     }
 
     pub async fn head(&self, table: &str) -> Output {
-        Output::open(&self.location(), &name(table)).await.expect("the table can be opened").expect("there is a table")
+        let opened = Output::open(&Tables::new(&self.location()), &name(table)).await;
+        opened.expect("the table can be opened").expect("there is a table")
     }
 }

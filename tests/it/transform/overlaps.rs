@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use sluicebox::catalog::maintenance::MaintainedTable;
 use sluicebox::catalog::maintenance::compact::Compacted;
+use sluicebox::catalog::maintenance::jobs::FileSizes;
 use sluicebox::config::spec::MaintenanceSpec;
 use sluicebox::fault_points::{FaultPoint, FaultPoints};
 use sluicebox::pipeline::transforms::{TransformOptions, Transforms};
@@ -98,7 +99,7 @@ impl Shared {
         let table =
             MaintainedTable::open(&location, TABLE).await.expect("the log can be read").expect("there is a table");
         let mut written = Vec::new();
-        for job in table.plan_compaction(&spec()).await.expect("a plan").jobs {
+        for job in table.plan_compaction(&spec(), FileSizes::Keyed).await.expect("a plan").jobs {
             written.push((table.write_job(&job, &[], &spec()).await.expect("files are written"), job));
         }
         between.await;
