@@ -79,6 +79,9 @@ struct Rule {
     home: Home,
 }
 
+/// What rules without a condition ask of an event: its type, and the values of its properties.
+type Asked<'a> = (Option<&'a str>, Vec<Option<&'a str>>);
+
 /// A type, or what one looks like: `*` stands for any characters.
 #[derive(Debug)]
 struct TypePattern {
@@ -171,7 +174,7 @@ impl Router {
         let mut envelopes = Envelopes::of(rows);
         let mut asked: Vec<Option<Held>> = self.rules.iter().map(|_| None).collect();
         // By what rules ask for without a condition, of which a batch has few.
-        let mut candidates_of: HashMap<(Option<&str>, Vec<Option<&str>>), Vec<usize>> = HashMap::new();
+        let mut candidates_of: HashMap<Asked<'_>, Vec<usize>> = HashMap::new();
         let mut decided: Vec<Decided> = Vec::with_capacity(rows.num_rows());
         for row in 0..rows.num_rows() {
             let event_type = types.is_valid(row).then(|| types.value(row));
