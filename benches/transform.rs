@@ -201,6 +201,8 @@ impl Lake {
             removes: Vec::new(),
             transactions: Vec::new(),
             metadata: None,
+            changes: Vec::new(),
+            protocol: None,
             operation: write(SaveMode::Append),
             note: json!({}),
         };

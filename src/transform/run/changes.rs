@@ -21,13 +21,14 @@ use arrow::row::{OwnedRow, Row, RowConverter, Rows, SortField};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
+use datafusion::prelude::SessionContext;
 use deltalake::kernel::Add;
 use futures::TryStreamExt as _;
 
 use super::TransformError;
 use super::columns::fit;
 use super::expectations::Sieve;
-use super::keyed::{KeySet, orderable};
+use super::keyed::{KeySet, orderable, plain};
 use super::modes::{Planned, Work, write_all};
 use super::stage::{Staged, Staging};
 use crate::catalog::change_data::{DELETE, INSERT, UPDATE_POSTIMAGE, UPDATE_PREIMAGE, file_schema};
@@ -45,7 +46,7 @@ impl Work<'_> {
     /// Where the rows of the keys are gathered that are in the table afterwards: to tell what changed, where the
     /// table has a change feed, and any of its files gives way.
     pub(super) fn after(&self, files: &[ActiveFile]) -> Option<Staging> {
-        (self.output.has_feed() && !files.is_empty()).then(|| Staging::new(self.runtime, &self.output.schema))
+        (self.output.has_feed() && !files.is_empty()).then(|| Staging::beside_query(self.runtime, &self.output.schema))
     }
 
     /// These files give way to those of `writer`, by which the rows of some keys become others. Where none does, no
@@ -146,8 +147,18 @@ async fn write_into(
     after: &Staged,
 ) -> Result<(), TransformError> {
     let compared = Compared::of(work)?;
-    let mut before = Side::open(work, before, &compared).await?;
-    let mut after = Side::open(work, after, &compared).await?;
+    // One sort at a time, and each of one partition: what a sort holds until its last row is read grows with both.
+    let config = work.session.state().config().clone().with_target_partitions(1);
+    let session = SessionContext::new_with_config_rt(config, Arc::clone(work.runtime));
+    let mut rows = compared.sorted(before.frame(&session).await?)?.execute_stream().await?;
+    let mut sorted = Staging::beside_query(work.runtime, &rows.schema());
+    while let Some(batch) = rows.try_next().await? {
+        sorted.push(batch)?;
+    }
+    drop(rows);
+    let sorted = sorted.finish()?;
+    let mut before = Side::open(sorted.frame(&session).await?, work, &compared).await?;
+    let mut after = Side::open(compared.sorted(after.frame(&session).await?)?, work, &compared).await?;
     let is_whole = compared.is_whole;
     let mut differences = Differences { writer, work, is_whole, run: None, group: Group::default(), told: Vec::new() };
     loop {
@@ -205,6 +216,12 @@ impl Compared {
     }
 }
 
+impl Compared {
+    fn sorted(&self, rows: DataFrame) -> Result<DataFrame, TransformError> {
+        Ok(plain(rows)?.sort(self.by.iter().map(|(_, by)| by.clone().sort(true, true)).collect())?)
+    }
+}
+
 /// A map is compared by its entries.
 fn comparable_type(kind: &DataType) -> DataType {
     match kind {
@@ -235,9 +252,7 @@ struct Held {
 }
 
 impl Side {
-    async fn open(work: &Work<'_>, rows: &Staged, compared: &Compared) -> Result<Self, TransformError> {
-        let rows = work.frame(rows).await?;
-        let rows = rows.sort(compared.by.iter().map(|(_, by)| by.clone().sort(true, true)).collect())?;
+    async fn open(rows: DataFrame, work: &Work<'_>, compared: &Compared) -> Result<Self, TransformError> {
         let mut side = Self { batches: rows.execute_stream().await?, held: None };
         side.next_batch(work, compared).await?;
         Ok(side)

@@ -270,7 +270,9 @@ impl Work<'_> {
         let last = all.with_column(RANK, rank)?.filter(column(RANK).eq(lit(1_u64)))?;
         let mut after = self.after(&files);
         let buried = self.part_deleted(last, &mut writer, after.as_mut(), graves).await?;
-        Ok((self.planned(&files, writer, &held.2, after).await?, buried))
+        let (keys, new, before) = held;
+        drop((keys, new));
+        Ok((self.planned(&files, writer, &before, after).await?, buried))
     }
 
     /// The new rows find their places among those of their keys.
@@ -317,7 +319,9 @@ impl Work<'_> {
         let placed = placed.select(shown.collect::<Vec<_>>())?;
         let mut after = self.after(&files);
         let buried = self.part_deleted(placed, &mut writer, after.as_mut(), graves).await?;
-        Ok((self.planned(&files, writer, &held.2, after).await?, buried))
+        let (keys, new, before) = held;
+        drop((keys, new));
+        Ok((self.planned(&files, writer, &before, after).await?, buried))
     }
 
     /// All rows of the table give way to those of the query.

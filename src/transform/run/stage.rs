@@ -20,6 +20,9 @@ use futures::TryStreamExt as _;
 const SHARE_OF_POOL: usize = 8;
 const MOST_HELD_BYTES: usize = 64 << 20;
 
+/// What part of that rows take that are gathered while a query is at work which needs the pool itself.
+const SHARE_BESIDE_QUERY: usize = 16;
+
 /// Takes rows in.
 pub struct Staging {
     runtime: Arc<RuntimeEnv>,
@@ -66,6 +69,12 @@ impl Staging {
             spill: None,
             rows: 0,
         }
+    }
+
+    /// For rows that are gathered while a query is at work on others: nearly all of them go to disk.
+    pub fn beside_query(runtime: &Arc<RuntimeEnv>, schema: &SchemaRef) -> Self {
+        let staging = Self::new(runtime, schema);
+        Self { most_held_bytes: staging.most_held_bytes / SHARE_BESIDE_QUERY, ..staging }
     }
 
     /// # Errors
