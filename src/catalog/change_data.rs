@@ -38,6 +38,9 @@ use crate::batch::bronze;
 /// The property of a table that says that it has a change feed.
 pub const PROPERTY: &str = "delta.enableChangeDataFeed";
 
+/// The tag of a file of changes that says how many rows it has.
+pub const CHANGED_ROWS: &str = "sluice.rows";
+
 /// Where files of changes lie, below the table's folder.
 pub const FOLDER: &str = "_change_data";
 

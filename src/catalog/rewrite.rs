@@ -25,6 +25,7 @@ use deltalake::protocol::DeltaOperation;
 use serde_json::Value;
 
 use super::CatalogError;
+use super::change_data::CHANGED_ROWS;
 use super::commit_log::{Commit, CommitLog, NOTE, Put, ReadAt, ReadCommit};
 
 /// How many races for a version a change may lose in a row. Each loss means that somebody else
@@ -116,6 +117,10 @@ impl Change {
     }
 }
 
+fn row_count(stats: &str) -> Option<u64> {
+    serde_json::from_str::<Value>(stats).ok()?["numRecords"].as_u64()
+}
+
 fn change_file(file: Add) -> AddCDCFile {
     AddCDCFile {
         path: file.path,
@@ -123,7 +128,12 @@ fn change_file(file: Add) -> AddCDCFile {
         partition_values: file.partition_values,
         // They are no rows of the table.
         data_change: false,
-        tags: None,
+        // The action has no statistics.
+        tags: file
+            .stats
+            .as_deref()
+            .and_then(row_count)
+            .map(|rows| HashMap::from([(CHANGED_ROWS.to_owned(), Some(rows.to_string()))])),
     }
 }
 

@@ -13,7 +13,7 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use futures::TryStreamExt as _;
 
 use super::CatalogError;
-use super::change_data::needed_protocol;
+use super::change_data::{CHANGED_ROWS, needed_protocol};
 use super::commit_log::{CommitLog, Put};
 use super::log::table_url;
 
@@ -104,12 +104,13 @@ impl From<&Remove> for ActiveFile {
 
 impl From<&AddCDCFile> for ActiveFile {
     fn from(file: &AddCDCFile) -> Self {
+        let rows = file.tags.as_ref().and_then(|tags| tags.get(CHANGED_ROWS)?.as_ref()?.parse::<u64>().ok());
         Self {
             path: file.path.clone(),
             partition_values: file.partition_values.clone(),
             size: file.size,
             modified_at: 0,
-            stats: None,
+            stats: rows.map(|rows| format!("{{\"numRecords\":{rows}}}")),
             has_deletions: false,
         }
     }

@@ -49,6 +49,8 @@ pub(in crate::config) enum Batching {
 /// Rows of a table, before a run. Of a bronze table only the payload's columns need be given: where they are
 /// missing, `_source` is `test`, `_partition` is `0`, `_sequence_number` counts the table's rows from 0, `_record_index` is
 /// 0, `_enqueued_at` is as many seconds after 2026-01-01 and `_enqueued_date` its day. Any other column is null.
+/// Rows of a table whose changes are streamed are inserted, unless `_change_type` says that they are an `update_preimage`,
+/// an `update_postimage` or a `delete`; what goes is written out whole, as it was given.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct GivenTable {

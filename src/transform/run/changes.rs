@@ -21,13 +21,14 @@ use arrow::row::{OwnedRow, Row, RowConverter, Rows, SortField};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
+use datafusion::prelude::SessionContext;
 use deltalake::kernel::Add;
 use futures::TryStreamExt as _;
 
 use super::TransformError;
 use super::columns::fit;
 use super::expectations::Sieve;
-use super::keyed::orderable;
+use super::keyed::{orderable, plain};
 use super::modes::{Planned, Work, write_all};
 use super::stage::{Staged, Staging};
 use crate::catalog::change_data::{DELETE, INSERT, UPDATE_POSTIMAGE, UPDATE_PREIMAGE, file_schema};
@@ -41,6 +42,14 @@ use crate::transform::HISTORY_COLUMNS;
 /// Changed rows are written when so many are gathered, or the batch that they are from ends.
 const MOST_GATHERED: usize = 8192;
 
+/// The rows of some keys.
+pub(super) struct Told<'a> {
+    pub before: &'a Staged,
+    pub after: &'a Staged,
+    /// Which of those after are in the table; all, without it.
+    pub living: Option<Expr>,
+}
+
 impl Work<'_> {
     /// These files give way to those of `writer`, by which the rows of some keys become others. Where none does, no
     /// file gives way; where all that happens is that rows are added, the added files say so.
@@ -48,13 +57,12 @@ impl Work<'_> {
         &self,
         files: &[ActiveFile],
         writer: FilesWriter,
-        before: DataFrame,
-        after: DataFrame,
+        told: Told<'_>,
     ) -> Result<Planned, TransformError> {
         let rows = writer.rows();
         let mut planned = Planned { kind: Kind::Rewrite, rows, ..Planned::nothing() };
         if !files.is_empty() {
-            planned.changes = match write(self, before, after).await {
+            planned.changes = match write(self, told).await {
                 Ok(changes) => changes,
                 Err(error) => {
                     writer.abort().await;
@@ -95,7 +103,7 @@ impl Work<'_> {
         let (after, quarantined) = self.stage(query, &self.output.schema, sieve).await?;
         let mut writer = self.output.writer();
         write_all(&mut writer, self.frame(&after).await?, &self.output.schema).await?;
-        let planned = self.with_changes(&files, writer, self.frame(&before).await?, self.frame(&after).await?).await?;
+        let planned = self.with_changes(&files, writer, Told { before: &before, after: &after, living: None }).await?;
         Ok((Planned { rows: after.rows(), ..planned }, quarantined))
     }
 }
@@ -104,11 +112,11 @@ impl Work<'_> {
 ///
 /// # Errors
 /// Errors of the rows, of the disk and of storage; what was stored is deleted then.
-async fn write(work: &Work<'_>, before: DataFrame, after: DataFrame) -> Result<Vec<Add>, TransformError> {
+async fn write(work: &Work<'_>, told: Told<'_>) -> Result<Vec<Add>, TransformError> {
     let store = work.output.log.store();
     let schema = file_schema(&work.output.schema);
     let mut writer = FilesWriter::of_changes(store, &schema, work.output.partition_columns());
-    match write_into(&mut writer, work, before, after).await {
+    match write_into(&mut writer, work, told).await {
         Ok(()) => Ok(writer.close().await?),
         Err(error) => {
             writer.abort().await;
@@ -117,15 +125,20 @@ async fn write(work: &Work<'_>, before: DataFrame, after: DataFrame) -> Result<V
     }
 }
 
-async fn write_into(
-    writer: &mut FilesWriter,
-    work: &Work<'_>,
-    before: DataFrame,
-    after: DataFrame,
-) -> Result<(), TransformError> {
+async fn write_into(writer: &mut FilesWriter, work: &Work<'_>, told: Told<'_>) -> Result<(), TransformError> {
     let compared = Compared::of(work)?;
-    let mut before = Side::open(work, before, &compared).await?;
-    let mut after = Side::open(work, after, &compared).await?;
+    // One sort at a time, and each of one partition: what a sort holds until its last row is read grows with both.
+    let config = work.session.state().config().clone().with_target_partitions(1);
+    let session = SessionContext::new_with_config_rt(config, Arc::clone(work.runtime));
+    let before = compared.sorted(told.before.frame(&session).await?)?.execute_stream().await?;
+    let before = Staging::beside_query(work.runtime, &before.schema()).filled(before).await?;
+    let after = plain(told.after.frame(&session).await?)?;
+    let after = match told.living {
+        Some(living) => after.filter(living)?,
+        None => after,
+    };
+    let mut before = Side::open(before.frame(&session).await?, work, &compared).await?;
+    let mut after = Side::open(compared.sorted(after)?, work, &compared).await?;
     let is_whole = compared.is_whole;
     let mut differences = Differences { writer, work, is_whole, run: None, group: Group::default(), told: Vec::new() };
     loop {
@@ -183,6 +196,12 @@ impl Compared {
     }
 }
 
+impl Compared {
+    fn sorted(&self, rows: DataFrame) -> Result<DataFrame, TransformError> {
+        Ok(plain(rows)?.sort(self.by.iter().map(|(_, by)| by.clone().sort(true, true)).collect())?)
+    }
+}
+
 /// A map is compared by its entries.
 fn comparable_type(kind: &DataType) -> DataType {
     match kind {
@@ -213,8 +232,7 @@ struct Held {
 }
 
 impl Side {
-    async fn open(work: &Work<'_>, rows: DataFrame, compared: &Compared) -> Result<Self, TransformError> {
-        let rows = rows.sort(compared.by.iter().map(|(_, by)| by.clone().sort(true, true)).collect())?;
+    async fn open(rows: DataFrame, work: &Work<'_>, compared: &Compared) -> Result<Self, TransformError> {
         let mut side = Self { batches: rows.execute_stream().await?, held: None };
         side.next_batch(work, compared).await?;
         Ok(side)

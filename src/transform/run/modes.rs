@@ -29,6 +29,7 @@ use deltalake::kernel::{Add, Remove};
 use futures::TryStreamExt as _;
 
 use super::TransformError;
+use super::changes::Told;
 use super::columns::fit;
 use super::expectations::Sieve;
 use super::keyed::{KeySet, Split, column, orderable, plain};
@@ -368,10 +369,8 @@ impl Work<'_> {
             writer.abort().await;
             return Err(error);
         }
-        let told = match &before {
-            Some(before) => Some((self.frame(before).await?, self.frame(&computed).await?)),
-            None => None,
-        };
+        drop(beside);
+        let told = before.as_ref().map(|before| Told { before, after: &computed, living: None });
         let planned = self.planned(&files, writer, told).await?;
         let mut gives_way = GivesWay::default();
         if let Some(quarantine) = quarantine {
@@ -464,19 +463,17 @@ impl Work<'_> {
         rest: Rest,
         graves: Option<&Output>,
     ) -> Result<(Planned, Option<Staged>), TransformError> {
-        let Rest { files, beside, most, held: (_keys, _new, before) } = rest;
+        let Rest { files, beside, most, held: (keys, new, before) } = rest;
         // What comes out is looked at twice where it has to be told what that changes.
         let staged = if self.output.has_feed() && !files.is_empty() {
-            Some(Staged::collect(self.runtime, placed.clone().execute_stream().await?).await?)
+            let rows = placed.clone().execute_stream().await?;
+            Some(Staging::beside_query(self.runtime, &rows.schema()).filled(rows).await?)
         } else {
             None
         };
-        let (placed, told) = match &staged {
-            Some(staged) => {
-                let after = self.frame(staged).await?.filter(Expr::Not(Box::new(column(DELETED))))?;
-                (self.frame(staged).await?, Some((self.frame(&before).await?, after)))
-            }
-            None => (placed, None),
+        let placed = match &staged {
+            Some(staged) => self.frame(staged).await?,
+            None => placed,
         };
         let (rows, mut writer) = self.laid_out(&beside, placed, &[DELETED, NEW], most).await?;
         let mut buried = graves.map(|graves| Staging::new(self.runtime, &graves.schema));
@@ -485,6 +482,9 @@ impl Work<'_> {
             return Err(error);
         }
         let buried = buried.map(Staging::finish).transpose()?;
+        drop((beside, keys, new));
+        let living = Some(Expr::Not(Box::new(column(DELETED))));
+        let told = staged.as_ref().map(|after| Told { before: &before, after, living });
         Ok((self.planned(&files, writer, told).await?, buried))
     }
 
@@ -520,10 +520,10 @@ impl Work<'_> {
         &self,
         files: &[ActiveFile],
         writer: FilesWriter,
-        told: Option<(DataFrame, DataFrame)>,
+        told: Option<Told<'_>>,
     ) -> Result<Planned, TransformError> {
-        if let Some((before, after)) = told {
-            return self.with_changes(files, writer, before, after).await;
+        if let Some(told) = told {
+            return self.with_changes(files, writer, told).await;
         }
         let rows = writer.rows();
         let removes = files.iter().map(|file| file.remove(true)).collect();

@@ -20,6 +20,9 @@ use futures::TryStreamExt as _;
 const SHARE_OF_POOL: usize = 32;
 const MOST_HELD_BYTES: usize = 64 << 20;
 
+/// What part of that rows take that are gathered while a query is at work which needs the pool itself.
+const SHARE_BESIDE_QUERY: usize = 16;
+
 /// Takes rows in.
 pub struct Staging {
     runtime: Arc<RuntimeEnv>,
@@ -68,6 +71,12 @@ impl Staging {
         }
     }
 
+    /// For rows that are gathered while a query is at work on others: nearly all of them go to disk.
+    pub fn beside_query(runtime: &Arc<RuntimeEnv>, schema: &SchemaRef) -> Self {
+        let staging = Self::new(runtime, schema);
+        Self { most_held_bytes: staging.most_held_bytes / SHARE_BESIDE_QUERY, ..staging }
+    }
+
     /// # Errors
     /// Errors of the disk.
     pub fn push(&mut self, batch: RecordBatch) -> Result<()> {
@@ -96,6 +105,17 @@ impl Staging {
         Ok(())
     }
 
+    /// All rows of a stream.
+    ///
+    /// # Errors
+    /// Errors of the stream and of the disk.
+    pub async fn filled(mut self, mut rows: SendableRecordBatchStream) -> Result<Staged> {
+        while let Some(batch) = rows.try_next().await? {
+            self.push(batch)?;
+        }
+        self.finish()
+    }
+
     /// # Errors
     /// Errors of the disk.
     pub fn finish(self) -> Result<Staged> {
@@ -115,12 +135,8 @@ impl Staged {
     ///
     /// # Errors
     /// Errors of the stream and of the disk.
-    pub async fn collect(runtime: &Arc<RuntimeEnv>, mut rows: SendableRecordBatchStream) -> Result<Self> {
-        let mut staging = Staging::new(runtime, &rows.schema());
-        while let Some(batch) = rows.try_next().await? {
-            staging.push(batch)?;
-        }
-        staging.finish()
+    pub async fn collect(runtime: &Arc<RuntimeEnv>, rows: SendableRecordBatchStream) -> Result<Self> {
+        Staging::new(runtime, &rows.schema()).filled(rows).await
     }
 
     pub fn rows(&self) -> u64 {

@@ -11,7 +11,7 @@ use sluicebox::transform::run::TransformError;
 use sluicebox::transform::run::engine::Refresh;
 use sluicebox::transform::run::output::write;
 
-use super::keyed::{HISTORY, MERGE, SQL, batches, for_some};
+use super::keyed::{HISTORY, MERGE, RECOMPUTED, SQL, batches, for_some};
 use super::lake::{Event, Lake, event};
 
 const LOG: &str = "mode = \"append\"";
@@ -159,6 +159,57 @@ fn a_stream_that_falls_behind_comes_to_the_same_in_small_parts() {
     });
 }
 
+/// Queries over two tables, both of which lose rows, and both sides of a join at once.
+#[test]
+fn what_is_recomputed_over_tables_that_lose_rows_is_the_query_over_all() {
+    let merged =
+        "mode = \"merge\"\nkeys = [\"id\", \"amount\"]\nsequence_by = [\"seq\"]\ndelete_when = \"status = 'deleted'\"";
+    let over = |sql: &str| sql.replace("bronze.", "silver.");
+    for_some(6, |runtime, batches| {
+        runtime.block_on(async {
+            let declared: Vec<(&str, String, String)> = RECOMPUTED
+                .iter()
+                .map(|(table, keys, sql)| (*table, format!("mode = \"recompute\"\nkeys = [\"{keys}\"]"), over(sql)))
+                .collect();
+            let mut transforms = vec![
+                ("silver.events", merged, "SELECT id, seq, status, amount FROM STREAM(bronze.events)"),
+                ("silver.sales", merged, "SELECT id, seq, status, amount FROM STREAM(bronze.sales)"),
+            ];
+            transforms.extend(declared.iter().map(|(table, mode, sql)| (*table, mode.as_str(), sql.as_str())));
+            let lake = Lake::new(&transforms);
+            lake.append("bronze.events", &[]).await;
+            lake.append("bronze.sales", &[]).await;
+            for batch in &batches {
+                lake.append("bronze.events", batch).await;
+                lake.append("bronze.sales", &batch.iter().rev().take(2).cloned().collect::<Vec<_>>()).await;
+                lake.run().await;
+                for (table, _, sql) in &declared {
+                    let whole = sql.replace("STREAM(", "(SELECT * FROM ");
+                    assert_eq!(lake.rows(&format!("SELECT * FROM {table}")).await, lake.rows(&whole).await, "{table}");
+                }
+            }
+        });
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_went_together_with_what_it_met_is_computed_again() {
+    let met = "SELECT l.id, w.seq AS word FROM STREAM(silver.leads) l JOIN silver.words w ON w.id = l.status WHERE w.amount > 0";
+    let lake = Lake::new(&[
+        ("silver.leads", MERGE, SQL),
+        ("silver.words", MERGE, "SELECT id, seq, status, amount FROM STREAM(bronze.words)"),
+        ("gold.met", BY_ID, met),
+    ]);
+    lake.append("bronze.words", &[event("open", 1, "x", 1), event("won", 1, "x", 1)]).await;
+    lake.append("bronze.events", &[event("a", 1, "open", 1), event("b", 1, "open", 1), event("c", 1, "won", 1)]).await;
+    lake.run().await;
+    assert_eq!(lake.count("gold.met").await, 3);
+    lake.append("bronze.words", &[event("open", 2, "deleted", 1)]).await;
+    lake.append("bronze.events", &[event("a", 2, "deleted", 1), event("b", 2, "won", 1)]).await;
+    lake.run().await;
+    assert_eq!(lake.rows("SELECT id FROM gold.met").await, [r#"{"id":"b"}"#, r#"{"id":"c"}"#]);
+}
+
 /// All files of a table become one, by another writer.
 async fn compacted(lake: &Lake, table: &str) {
     let mut table = DeltaTable::new(Arc::clone(lake.head(table).await.log.store()));
@@ -242,7 +293,7 @@ async fn rows_that_are_written_again_as_they_were_are_no_change() {
     assert_eq!(lake.head("silver.leads").await.files().await.expect("files can be listed"), before);
     assert_eq!(lake.count("silver.leads_log").await, 2);
     lake.append("bronze.events", &[event("a", 3, "won", 1)]).await;
-    lake.run().await;
+    assert_eq!(lake.run().await[1].rows_in, Some(2), "its state before and after");
     assert_eq!(lake.count("silver.leads_log").await, 4, "and of two rows in a file one has changed");
 }
 

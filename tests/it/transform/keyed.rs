@@ -133,7 +133,7 @@ fn a_history_is_all_of_each_key_in_order_whatever_the_batches_were() {
 }
 
 /// Queries in which new rows change what old ones gave, each in its own way.
-const RECOMPUTED: [(&str, &str, &str); 11] = [
+pub const RECOMPUTED: [(&str, &str, &str); 11] = [
     (
         "gold.often",
         "id",
