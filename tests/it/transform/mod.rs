@@ -4,4 +4,5 @@ mod cost;
 mod expectations;
 mod keyed;
 mod lake;
+mod memory;
 mod streams;
