@@ -182,8 +182,9 @@ mod tests {
     fn files_of_a_keyed_table_stay_as_small_as_its_changes_want_them() {
         let most = rows_of_keyed_file(4);
         let with_rows = |name: &str, rows: u64| {
-            let stats = Some(format!("{{\"numRecords\":{rows}}}"));
-            ActiveFile { stats, ..file(name, "1", MIB, 0) }
+            let mut held = file(name, "1", MIB, 0);
+            held.stats = Some(format!("{{\"numRecords\":{rows}}}"));
+            held
         };
         let files = vec![
             with_rows("0", most),

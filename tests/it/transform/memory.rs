@@ -11,9 +11,9 @@ use sluicebox::transform::run::output::write;
 
 use super::lake::Lake;
 
-/// Each key takes some 120 bytes, so that all of them are twice what the pool has.
+/// Each key takes some 120 bytes, so that the keys alone are more than the pool has.
 const POOL_BYTES: usize = 16 << 20;
-const ROWS: i64 = 250_000;
+const ROWS: i64 = 150_000;
 
 /// Rows of these numbers' keys; in no order, so that none is won by luck.
 fn rows(numbers: std::ops::Range<i64>, seq: i64) -> RecordBatch {
