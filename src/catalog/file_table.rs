@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::pruning::PrunableStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchema, Result, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
@@ -20,6 +21,8 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use deltalake::logstore::LogStoreRef;
@@ -118,6 +121,25 @@ impl FileTable {
     }
 }
 
+impl FileTable {
+    /// The files that may hold rows of which this is true.
+    fn not_ruled_out(&self, predicate: &Arc<dyn PhysicalExpr>) -> Vec<&PartitionedFile> {
+        let columns = self.schema.table_schema();
+        let statistics: Vec<Arc<Statistics>> = self.files.iter().filter_map(|file| file.statistics.clone()).collect();
+        let may = PruningPredicateBuilder::new()
+            .with_file_schema(Arc::clone(columns))
+            .try_build(Arc::clone(predicate))
+            .and_then(|pruning| pruning.prune(&PrunableStatistics::new(statistics, Arc::clone(columns))));
+        match may {
+            Ok(may) if may.len() == self.files.len() => {
+                self.files.iter().zip(may).filter(|(_, may)| *may).map(|(file, _)| file).collect()
+            }
+            // Not every condition can be held against bounds.
+            _ => self.files.iter().collect(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Numbered {
     Yes,
@@ -144,9 +166,13 @@ fn partitioned(file: &ActiveFile, number: usize, inside: &Schema, outside: &[Fie
         e_tag: None,
         version: None,
     };
-    // By these a file is passed over before it is opened.
-    let statistics = FileStatistics::of(file).for_reader(inside, usize::try_from(file.size).unwrap_or_default());
-    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(values?).with_statistics(Arc::new(statistics)))
+    let values = values?;
+    let bytes = usize::try_from(file.size).unwrap_or_default();
+    let statistics = FileStatistics::of(file).for_reader(inside, &values, bytes);
+    let mut file = PartitionedFile::new_from_meta(meta).with_partition_values(values);
+    // `with_statistics` would say of a partition without a value that no row of it is null.
+    file.statistics = Some(Arc::new(statistics));
+    Ok(file)
 }
 
 /// What the log has for a partition column: text, and the empty one is null.
@@ -183,21 +209,24 @@ impl TableProvider for FileTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut source = ParquetSource::new(self.schema.clone());
+        let mut files: Vec<&PartitionedFile> = self.files.iter().collect();
         if let Some(filter) = conjunction(filters.to_vec()) {
             let columns = DFSchema::try_from(Arc::clone(self.schema.table_schema()))?;
-            source = source.with_predicate(state.create_physical_expr(filter, &columns)?);
+            let predicate = state.create_physical_expr(filter, &columns)?;
+            files = self.not_ruled_out(&predicate);
+            source = source.with_predicate(predicate);
         }
         let all: Vec<usize> = (0..self.order.len()).collect();
         let wanted = projection.unwrap_or(&all).iter().map(|column| self.order[*column]).collect();
         let rows: Option<usize> =
-            self.files.iter().map(|file| file.statistics.as_ref()?.num_rows.get_value().copied()).sum();
+            files.iter().map(|file| file.statistics.as_ref()?.num_rows.get_value().copied()).sum();
         let statistics = Statistics {
             num_rows: rows.map_or(Precision::Absent, Precision::Inexact),
             ..Statistics::new_unknown(self.schema.table_schema())
         };
         // By size, so that one large file doesn't keep the others of its group waiting.
-        let mut groups = vec![(0, Vec::new()); state.config().target_partitions().min(self.files.len()).max(1)];
-        for file in &self.files {
+        let mut groups = vec![(0, Vec::new()); state.config().target_partitions().min(files.len()).max(1)];
+        for file in files {
             if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
                 *bytes += file.object_meta.size;
                 group.push(file.clone());

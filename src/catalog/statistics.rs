@@ -35,9 +35,9 @@ impl FileStatistics {
         Some((least, most))
     }
 
-    /// As DataFusion has them. It passes a file over by bounds that are exact, and takes them for values of rows only where
+    /// As DataFusion has them, of columns within the file and then of those outside, with their values. It passes a file over by bounds that are exact, and takes them for values of rows only where
     /// the count of nulls is exact, too: so that isn't.
-    pub fn for_reader(&self, columns: &Schema, bytes: usize) -> Statistics {
+    pub fn for_reader(&self, within: &Schema, outside: &[ScalarValue], bytes: usize) -> Statistics {
         let count = |count: Option<u64>| match count.and_then(|count| usize::try_from(count).ok()) {
             Some(count) => Precision::Inexact(count),
             None => Precision::Absent,
@@ -50,10 +50,19 @@ impl FileStatistics {
             let null_count = count(self.nulls(field.name()));
             ColumnStatistics { null_count, min_value, max_value, ..ColumnStatistics::new_unknown() }
         };
+        let of_value = |value: &ScalarValue| match value.is_null() {
+            true => ColumnStatistics::new_unknown(),
+            false => ColumnStatistics {
+                min_value: Precision::Exact(value.clone()),
+                max_value: Precision::Exact(value.clone()),
+                ..ColumnStatistics::new_unknown()
+            },
+        };
+        let within = within.fields().iter().map(|field| of_column(field));
         Statistics {
             num_rows: count(self.rows()),
             total_byte_size: Precision::Inexact(bytes),
-            column_statistics: columns.fields().iter().map(|field| of_column(field)).collect(),
+            column_statistics: within.chain(outside.iter().map(of_value)).collect(),
         }
     }
 }

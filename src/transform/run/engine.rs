@@ -20,7 +20,7 @@ use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, News, Part, REFRESH};
 use super::modes::{GivesWay, Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
-use super::pool::MERGING_SHARE;
+use super::pool::merging_bytes;
 use super::side::{self, Side};
 use super::stage::Staged;
 use crate::catalog::change_data;
@@ -381,11 +381,13 @@ impl Run<'_> {
         let most = (limit / PARTITION_BYTES).max(1);
         options.execution.target_partitions = options.execution.target_partitions.min(most);
         let reserved = options.execution.sort_spill_reservation_bytes;
-        options.execution.sort_spill_reservation_bytes = reserved.min(limit / MERGING_SHARE / SORTS_AT_ONCE);
+        options.execution.sort_spill_reservation_bytes = reserved.min(merging_bytes(limit) / SORTS_AT_ONCE);
         if joins == Joins::Sorted {
             // With one partition a join is hashed, whatever is preferred.
             options.execution.target_partitions = 2;
             options.optimizer.prefer_hash_join = false;
+            // To merge what it holds a sort would make a second form of it, for which nothing is left.
+            options.execution.sort_in_place_threshold_bytes = limit;
             let rows = config.batch_size().min(limit / BATCH_SHARE).max(FEWEST_ROWS);
             config = config.with_batch_size(rows);
         }

@@ -111,24 +111,20 @@ struct Rest {
 }
 
 /// Where rows go that passed.
-enum Passed {
-    Files(FilesWriter),
-    Stage(Staging),
+trait Passed {
+    async fn take(&mut self, rows: RecordBatch) -> Result<(), TransformError>;
 }
 
-impl Passed {
-    async fn push(&mut self, batch: RecordBatch) -> Result<(), TransformError> {
-        match self {
-            Self::Files(writer) => Ok(writer.write(&batch).await?),
-            Self::Stage(staging) => Ok(staging.push(batch)?),
-        }
+impl Passed for FilesWriter {
+    async fn take(&mut self, rows: RecordBatch) -> Result<(), TransformError> {
+        Ok(self.write(&rows).await?)
     }
 }
 
-/// Rows of a query that were parted by its expectations.
-pub struct Parted {
-    passed: Passed,
-    pub quarantined: Option<Staged>,
+impl Passed for Staging {
+    async fn take(&mut self, rows: RecordBatch) -> Result<(), TransformError> {
+        Ok(self.push(rows)?)
+    }
 }
 
 impl Work<'_> {
@@ -142,11 +138,9 @@ impl Work<'_> {
         rows: &SchemaRef,
         sieve: &mut Sieve<'_>,
     ) -> Result<(Staged, Option<Staged>), TransformError> {
-        let parted = self.part(query, Passed::Stage(Staging::new(self.runtime, rows)), sieve).await?;
-        match parted.passed {
-            Passed::Stage(staging) => Ok((staging.finish()?, parted.quarantined)),
-            Passed::Files(_) => Err(TransformError::Internal("rows were staged as files".to_owned())),
-        }
+        let mut staging = Staging::new(self.runtime, rows);
+        let quarantined = self.part(query, &mut staging, sieve).await?;
+        Ok((staging.finish()?, quarantined))
     }
 
     /// Runs a query and parts its rows; those that pass are written behind what `writer` has.
@@ -156,44 +150,29 @@ impl Work<'_> {
     pub async fn write(
         &self,
         query: DataFrame,
-        writer: FilesWriter,
+        mut writer: FilesWriter,
         sieve: &mut Sieve<'_>,
     ) -> Result<(Vec<Add>, Option<Staged>), TransformError> {
-        let parted = self.part(query, Passed::Files(writer), sieve).await?;
-        match parted.passed {
-            Passed::Files(writer) => Ok((writer.close().await?, parted.quarantined)),
-            Passed::Stage(_) => Err(TransformError::Internal("rows were written to a stage".to_owned())),
+        match self.part(query, &mut writer, sieve).await {
+            Ok(quarantined) => Ok((writer.close().await?, quarantined)),
+            Err(error) => {
+                writer.abort().await;
+                Err(error)
+            }
         }
     }
 
     async fn part(
         &self,
         query: DataFrame,
-        mut passed: Passed,
-        sieve: &mut Sieve<'_>,
-    ) -> Result<Parted, TransformError> {
-        match self.part_into(query, &mut passed, sieve).await {
-            Ok(quarantined) => Ok(Parted { passed, quarantined }),
-            Err(error) => {
-                if let Passed::Files(writer) = passed {
-                    writer.abort().await;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn part_into(
-        &self,
-        query: DataFrame,
-        passed: &mut Passed,
+        passed: &mut impl Passed,
         sieve: &mut Sieve<'_>,
     ) -> Result<Option<Staged>, TransformError> {
         let mut quarantine: Option<Staging> = None;
         let mut batches = sieve.plan(self.session, query).await?.execute_stream().await?;
         while let Some(batch) = batches.try_next().await? {
             let sifted = sieve.sift(&batch)?;
-            passed.push(sifted.passed).await?;
+            passed.take(sifted.passed).await?;
             if let Some(rows) = sifted.quarantined {
                 let staging = quarantine.get_or_insert_with(|| Staging::new(self.runtime, &rows.schema()));
                 staging.push(rows)?;

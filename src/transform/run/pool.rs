@@ -1,5 +1,5 @@
-//! The memory of transforms: a half for operators that can go to disk, an eighth in which sorts merge what they had put
-//! there, and the rest for all that can't.
+//! The memory of transforms: a half for operators that can go to disk, a half for what can't, of which sorts that merge their
+//! runs may have half, each the same share.
 //!
 //! In one pool of DataFusion's, sorts fill all of it before they go to disk, and what merges their runs finds nothing left;
 //! and the first to merge takes as many runs at once as there is room for, so that the next finds none.
@@ -17,24 +17,22 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 /// What DataFusion calls the consumer that merges the runs of a sort.
 const MERGE: &str = "ExternalSorterMerge";
 
-/// What part of all memory is for merging.
-pub const MERGING_SHARE: usize = 8;
-
 /// A pool in parts.
 #[derive(Debug)]
 struct Parts {
     spilling: FairSpillPool,
-    staying: GreedyMemoryPool,
+    staying: Arc<GreedyMemoryPool>,
     merging: Shares,
     bytes: usize,
 }
 
-/// A pool of which each consumer has the same share.
+/// A part of a pool, of which each consumer may have the same share.
 #[derive(Debug)]
 struct Shares {
     /// What each consumer holds.
     held: Mutex<HashMap<usize, usize>>,
     bytes: usize,
+    of: Arc<GreedyMemoryPool>,
 }
 
 /// Memory for the queries of transforms, and temporary files beyond it.
@@ -42,14 +40,16 @@ struct Shares {
 /// # Errors
 /// When there is no folder for these.
 pub fn runtime(bytes: usize) -> Result<Arc<RuntimeEnv>> {
-    let (half, eighth) = (bytes / 2, bytes / MERGING_SHARE);
-    let pool = Parts {
-        spilling: FairSpillPool::new(half),
-        staying: GreedyMemoryPool::new(bytes - half - eighth),
-        merging: Shares { held: Mutex::default(), bytes: eighth },
-        bytes,
-    };
+    let half = bytes / 2;
+    let staying = Arc::new(GreedyMemoryPool::new(bytes - half));
+    let merging = Shares { held: Mutex::default(), bytes: merging_bytes(bytes), of: Arc::clone(&staying) };
+    let pool = Parts { spilling: FairSpillPool::new(half), staying, merging, bytes };
     RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc()
+}
+
+/// How much of all memory sorts may take to merge what they had put on disk.
+pub fn merging_bytes(bytes: usize) -> usize {
+    bytes / 4
 }
 
 impl Parts {
@@ -59,7 +59,7 @@ impl Parts {
         } else if consumer.can_spill() {
             &self.spilling
         } else {
-            &self.staying
+            self.staying.as_ref()
         }
     }
 }
@@ -96,7 +96,7 @@ impl MemoryPool for Parts {
     }
 
     fn reserved(&self) -> usize {
-        self.spilling.reserved() + self.staying.reserved() + self.merging.reserved()
+        self.spilling.reserved() + self.staying.reserved()
     }
 
     fn memory_limit(&self) -> MemoryLimit {
@@ -131,10 +131,12 @@ impl MemoryPool for Shares {
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.of.grow(reservation, additional);
         *self.held().entry(reservation.consumer().id()).or_default() += additional;
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.of.shrink(reservation, shrink);
         if let Some(held) = self.held().get_mut(&reservation.consumer().id()) {
             *held = held.saturating_sub(shrink);
         }
@@ -143,14 +145,14 @@ impl MemoryPool for Shares {
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let mut all = self.held();
         let share = self.bytes / all.len().max(1);
-        let used: usize = all.values().sum();
         let held = all.entry(reservation.consumer().id()).or_default();
-        if *held + additional > share || used + additional > self.bytes {
+        if *held + additional > share {
             let name = reservation.consumer().name();
             return Err(resources_datafusion_err!(
                 "{name} holds {held} bytes of its share of {share}, and wants {additional} more"
             ));
         }
+        self.of.try_grow(reservation, additional)?;
         *held += additional;
         Ok(())
     }

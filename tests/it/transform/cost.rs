@@ -5,11 +5,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::json;
+use sluicebox::catalog::tables::Tables;
 use sluicebox::pipeline::transforms::Transforms;
 use sluicebox::shutdown::Shutdown;
 use sluicebox::transform::run::engine::Refresh;
+use sluicebox::transform::run::output::Output;
 
-use super::lake::{Lake, event};
+use super::lake::{Event, Lake, event, name};
 use crate::counting_store::{Asked, Watched, watch};
 
 const SQL: &str = "SELECT id, seq, status, amount FROM STREAM(bronze.events)";
@@ -114,4 +116,23 @@ async fn a_recompute_opens_the_files_of_its_keys_alone() {
         open.lake.rows("SELECT id FROM silver.leads WHERE events = 2 AND amount = 2 * CAST(id AS BIGINT) - 100").await;
     assert_eq!(twice.len(), 3);
     assert_eq!(open.lake.count("silver.leads").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_value_is_not_passed_over() {
+    let sql = "SELECT status, count(*) AS events FROM STREAM(bronze.events) GROUP BY status";
+    let open = Open::new("mode = \"recompute\"\nkeys = [\"status\"]", sql);
+    let tables = Tables::new(&open.lake.location());
+    let columns = rows(0..1, 0).schema();
+    Output::open_or_create(&tables, &name("bronze.events"), &columns, &["status".to_owned()], Vec::new())
+        .await
+        .expect("the input is made");
+    let without = |seq| Event { status: None, ..event("k", seq, "", 1) };
+    open.lake.append("bronze.events", &[without(0), event("k", 1, "open", 1), event("k", 2, "won", 1)]).await;
+    open.run().await;
+    open.lake.append("bronze.events", &[without(3)]).await;
+    let asked = open.run().await;
+    assert_eq!(Open::of(&asked, "bronze/events"), 2, "those of the partition: {:?}", asked.files);
+    let expected = [r#"{"events":2}"#, r#"{"status":"open","events":1}"#, r#"{"status":"won","events":1}"#];
+    assert_eq!(open.lake.rows("SELECT * FROM silver.leads").await, expected);
 }

@@ -5,5 +5,6 @@ mod cost;
 mod expectations;
 mod keyed;
 mod lake;
+mod memory;
 mod overlaps;
 mod streams;
