@@ -499,3 +499,27 @@ async fn changes_that_a_stream_has_not_read_outlive_vacuum_and_go_afterwards() {
     lake.run().await;
     replayed(&lake, "silver.leads_log", "silver.leads").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_computed_again_as_a_whole_tells_only_what_became_different() {
+    let first = "SELECT id, seq, amount FROM STREAM(bronze.events) ORDER BY seq, id LIMIT 2";
+    let lake = Lake::new(&[("gold.first", BY_ID, first), ("gold.log", LOG, "SELECT * FROM STREAM(gold.first)")]);
+    lake.append("bronze.events", &[event("b", 2, "open", 1), event("c", 3, "open", 1)]).await;
+    lake.run().await;
+    assert_eq!(lake.count("gold.log").await, 2);
+    lake.append("bronze.events", &[event("d", 4, "open", 1)]).await;
+    lake.run().await;
+    assert_eq!(lake.count("gold.log").await, 2, "the first two are the same");
+    lake.append("bronze.events", &[event("a", 1, "open", 1)]).await;
+    lake.run().await;
+    assert_eq!(
+        lake.rows("SELECT id, _change_type FROM gold.log").await,
+        [
+            r#"{"id":"a","_change_type":"insert"}"#,
+            r#"{"id":"b","_change_type":"insert"}"#,
+            r#"{"id":"c","_change_type":"delete"}"#,
+            r#"{"id":"c","_change_type":"insert"}"#,
+        ]
+    );
+    replayed(&lake, "gold.log", "gold.first").await;
+}
