@@ -91,6 +91,10 @@ pub fn table_url(log_store: &LogStoreRef) -> Url {
 /// [`CatalogError::Delta`], [`CatalogError::Kernel`]
 pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, CatalogError> {
     let table = table_url(log_store).to_string();
+    // The kernel would tell of a table that isn't there yet as of an error.
+    if !holds_table(log_store).await? {
+        return Ok(None);
+    }
     let engine = log_store.engine(None);
     let url = table_url(log_store);
     let read = tokio::task::spawn_blocking(move || -> Result<TableHead, kernel::Error> {
@@ -108,12 +112,8 @@ pub async fn read_head(log_store: &LogStoreRef) -> Result<Option<TableHead>, Cat
             transactions,
         })
     });
-    match read.await.expect("reading a log neither panics nor is aborted") {
-        Ok(head) => Ok(Some(head)),
-        // A list of the log more, and only where it has led nowhere.
-        Err(_) if !holds_table(log_store).await? => Ok(None),
-        Err(source) => Err(CatalogError::Kernel { table, source: Box::new(source) }),
-    }
+    let head = read.await.expect("reading a log neither panics nor is aborted");
+    head.map(Some).map_err(|source| CatalogError::Kernel { table, source: Box::new(source) })
 }
 
 /// Writes a checkpoint of the table at `version`, or finds that there is one. It is there whole or not

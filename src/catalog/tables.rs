@@ -6,7 +6,7 @@
 //! | entry `V` | entry `V + 1` | then |
 //! |---|---|---|
 //! | is the one that was read | isn't there | the head is as it was |
-//! | is the one that was read | is there | it is read, and so on, up to [`MOST_FOLLOWED`] |
+//! | is the one that was read | is there | it is read, and so on, up to 64 of them |
 //! | is gone, or another | | all is read anew: the log was cleaned, or the table was made anew |
 
 use std::collections::{HashMap, HashSet};
