@@ -262,9 +262,9 @@ mod tests {
 
     #[test]
     fn a_protocol_is_raised_as_far_as_needed_and_readers_stay() {
-        let store = crate::catalog::log::log_store(
-            &crate::storage::Location::resolve("memory:///x", None).expect("a location"),
-        );
+        let folder = tempfile::tempdir().expect("a folder");
+        let location = crate::storage::Location::resolve(&folder.path().to_string_lossy(), None);
+        let store = crate::catalog::log::log_store(&location.expect("a location"));
         let log = CommitLog::new(store.expect("a store"), "silver.leads".to_owned());
         let metadata = |on: bool| {
             let properties = if on { vec![(PROPERTY.to_owned(), "true".to_owned())] } else { Vec::new() };
