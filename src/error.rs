@@ -54,3 +54,15 @@ impl<E: Classify> From<E> for AnyError {
         Self(Box::new(error))
     }
 }
+
+/// How much of a name from outside a reject's text repeats; longer ones would flood the log.
+const QUOTED_CHARS_MAX: usize = 100;
+
+/// A piece of text from outside, short enough to be repeated.
+pub fn quoted(text: &str) -> String {
+    let mut shown: String = text.chars().take(QUOTED_CHARS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}

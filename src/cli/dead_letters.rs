@@ -497,7 +497,14 @@ fn words_of_replay(done: &Replay) -> String {
         let _ = write!(text, "\n  of these in {table}, by today's routes: {landed}");
     }
     for (table, left) in &done.left_for {
-        let _ = write!(text, "\n  belongs to {table}, which has no place for it: {left}");
+        match done.refused_by.get(table) {
+            Some(why) => {
+                let _ = write!(text, "\n  belongs to {table}, which refuses it: {left}; {}", fit_for_a_screen(why));
+            }
+            None => {
+                let _ = write!(text, "\n  belongs to {table}, which has no place for it: {left}");
+            }
+        }
     }
     if done.filtered > 0 {
         let _ = write!(text, "\n  filtered by today's routes: {}", done.filtered);

@@ -22,6 +22,7 @@
 use crate::avro_container::MAGIC;
 use crate::batch::{Event, RejectClass};
 use crate::config::spec::{Attribute, Format, Framing};
+use crate::error::quoted;
 
 use super::cloud_events::Attributes;
 use super::registry::{IdKind, SchemaId};
@@ -43,9 +44,6 @@ const CONFLUENT_BYTES: usize = 5;
 /// What the Avro specification puts before the eight bytes of the fingerprint.
 const SINGLE_OBJECT_MARKER: [u8; 2] = [0xC3, 0x01];
 const SINGLE_OBJECT_BYTES: usize = 10;
-
-/// How much of a name from outside a reject's text repeats; longer ones would flood the log.
-const QUOTED_CHARS_MAX: usize = 100;
 
 /// What a body holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -287,15 +285,6 @@ fn by_magic_byte(body: &[u8]) -> Option<Frame> {
 fn after_mime(content_type: &str) -> Option<&str> {
     let (mime, id) = media_type(content_type).split_once('+')?;
     mime.trim().eq_ignore_ascii_case(AVRO_MIME).then(|| id.trim())
-}
-
-/// A piece of text from outside, short enough to be repeated.
-pub(super) fn quoted(text: &str) -> String {
-    let mut shown: String = text.chars().take(QUOTED_CHARS_MAX).flat_map(char::escape_debug).collect();
-    if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 fn by_fingerprint(body: &[u8]) -> Option<Frame> {

@@ -215,7 +215,7 @@ impl<'a> Parser<'a> {
             self.pass(b',')?;
         }
         if let Some(name) = twice(&members) {
-            let problem = format!("the name `{}` stands twice in the object", super::framing::quoted(name));
+            let problem = format!("the name `{}` stands twice in the object", crate::error::quoted(name));
             self.at = from;
             return Err(self.wrong(&problem));
         }

@@ -154,6 +154,8 @@ impl Part {
             return Ok(());
         }
         self.staged.batches = gathered(std::mem::take(&mut self.staged.batches), &picked).map_err(FileError::rows)?;
+        // While others wait for memory nothing is free, and rows that nobody counts would be without bound.
+        picked.iter().filter_map(Picked::take_share).for_each(|share| self.reservation.merge(share));
         drop(picked);
         self.reservation.hold(self.staged.memory_bytes(), budget);
         Ok(())

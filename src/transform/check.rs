@@ -111,7 +111,10 @@ fn named_columns(spec: &TransformSpec, schema: &SchemaRef) -> Vec<Problem> {
             };
             if let Some(why) = unfit(&used, field.data_type()) {
                 let message = format!("column {} can't be in `{key}`: {why}", quoted(name));
-                problems.push(Problem::new(place(), message).with_hint("choose a column of one value"));
+                problems.push(
+                    Problem::new(place(), message)
+                        .with_hint("choose a column of whole values: text, integers, decimals, dates, times"),
+                );
             }
         }
     }
@@ -137,6 +140,9 @@ fn unfit(used: &Use, data_type: &DataType) -> Option<&'static str> {
     let is_nested = data_type.is_nested();
     match used {
         Use::Key | Use::Sequence if is_nested => Some("it holds several values"),
+        Use::Key if data_type.is_floating() => {
+            Some("numbers with fractions aren't told apart as keys have to be: NaN, -0.0")
+        }
         Use::Partition if is_nested => Some("it holds several values, and files are laid out by one"),
         Use::Partition if matches!(data_type, DataType::Binary) => Some("bytes are no name of a folder"),
         Use::Partition if data_type.is_floating() => Some("numbers with fractions are no names of folders"),

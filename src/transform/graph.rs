@@ -16,6 +16,8 @@ pub struct Node {
     pub before: BTreeSet<usize>,
     /// Of the tables that it reads, those whose rows their transforms may change.
     pub updated: BTreeSet<TableName>,
+    /// Of the tables that it reads, those to which their transforms only add rows.
+    pub grown: BTreeSet<TableName>,
     /// Whether its table has a change feed: a transform streams its changes, or it is declared.
     pub has_feed: bool,
 }
@@ -71,8 +73,11 @@ impl Graph {
                 .map(|input| input.table.clone())
                 .filter(|table| rewritten.contains(table))
                 .collect();
+            let is_grown =
+                |table: &TableName| transforms.iter().any(|spec| spec.table == *table && !spec.mode.rewrites());
+            let grown = inputs.iter().filter(|table| is_grown(table)).cloned().collect();
             let has_feed = spec.change_feed || (spec.mode.rewrites() && streamed.contains(&spec.table));
-            nodes.push(Node { spec, parsed, before, updated, has_feed });
+            nodes.push(Node { spec, parsed, before, updated, grown, has_feed });
         }
         problems.extend(cycles(&open));
         (Self { nodes }, problems)

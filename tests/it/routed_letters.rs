@@ -134,6 +134,29 @@ async fn a_letter_of_a_table_that_does_not_account_for_it_stays_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_refuses_keeps_no_other_letter_from_its_mark() {
+    let (lake, emulator) = with_letters().await;
+    let routes = with("table = \"bronze.leads\"");
+    declare(&lake, &routes);
+    let log = lake.path().join("lake/bronze/leads/_delta_log");
+    let version = std::fs::read_dir(&log).expect("a log").filter_map(|entry| {
+        let name = entry.expect("an entry").file_name().into_string().expect("text");
+        name.strip_suffix(".json")?.parse::<u64>().ok()
+    });
+    let next = log.join(format!("{:020}.json", version.max().expect("a version") + 1));
+    let protocol = json!({"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["identityColumns"]});
+    std::fs::write(&next, json!({"protocol": protocol}).to_string()).expect("a stranger's commit");
+    let done = replayed(&lake, 1);
+    assert_eq!((&done["replayed"], &done["left_for"]), (&json!(0), &json!({"bronze.leads": 3})), "{done}");
+    let why = done["refused_by"]["bronze.leads"].as_str().expect("words");
+    assert!(why.contains("identityColumns"), "{why}");
+    assert_eq!(listed(&lake)["waiting"], 3);
+    std::fs::remove_file(next).expect("it goes");
+    assert_eq!(replayed(&lake, 0)["replayed_to"], json!({"bronze.leads": 3}));
+    emulator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retention_keeps_the_key_of_a_letter_whose_row_is_elsewhere() {
     let (lake, emulator) = with_letters().await;
     declare(&lake, &with("table = \"bronze.leads\""));

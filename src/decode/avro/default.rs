@@ -56,7 +56,9 @@ pub(super) fn json_of(node: &Node, default: &Json) -> Result<Option<String>, Str
 /// The datum of a default; `None` when it isn't of the node's type, or too large.
 pub(super) fn datum_of(node: &Node, default: &Json) -> Option<Vec<u8>> {
     let mut datum = Vec::new();
-    write(node, default, &mut datum).map(|()| datum)
+    write(node, default, &mut datum)?;
+    // The last value may have been the one too many.
+    (datum.len() <= DATUM_BYTES_MAX).then_some(datum)
 }
 
 /// Writes a value as a datum; `None` when it isn't of the node's type. The depth is that of the plan.

@@ -123,7 +123,7 @@ fn write(node: &Node, value: &Value<'_>, out: &mut Vec<u8>) -> Result<Left, Box<
         (Kind::String, Value::Text(text)) => sized(text.as_bytes(), out),
         (Kind::Enum(symbols), Value::Text(text)) => match symbols.iter().position(|symbol| *symbol == **text) {
             Some(index) => long(index as i64, out),
-            None => return misfit(format!("`{}` is none of the symbols", super::super::framing::quoted(text))),
+            None => return misfit(format!("`{}` is none of the symbols", crate::error::quoted(text))),
         },
         (Kind::Decimal { scale, form, .. }, Value::Number(text)) => decimal(text, *scale, *form, out)?,
         (Kind::Decimal { scale, form, .. }, Value::Text(text)) if is_number(text) => {
@@ -390,7 +390,7 @@ fn duration(members: &[Member<'_>], out: &mut Vec<u8>) -> Result<(), Box<Misfit>
         }
     }
     match members.iter().find(|member| !["months", "days", "millis"].contains(&&*member.name)) {
-        Some(other) => misfit(format!("a duration has no `{}`", super::super::framing::quoted(&other.name))),
+        Some(other) => misfit(format!("a duration has no `{}`", crate::error::quoted(&other.name))),
         None => Ok(()),
     }
 }

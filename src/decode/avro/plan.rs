@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a node without a column ([`Node::data_type`] is `None`) holds no information: nulls, records without fields | Delta has no void columns |
 //! | named types are expanded where they are used | each use is a column of its own |
-//! | recursion is refused, and so are more than [`SCHEMA_NODES_MAX`] nodes or [`DEPTH_MAX`] levels | columns are finite; a few lines of schema may unfold to billions of nodes |
+//! | recursion is refused, and so are more than [`SCHEMA_NODES_MAX`] nodes or [`DEPTH_MAX`] levels, and defaults beyond [`DEFAULTS_BYTES_MAX`] | columns are finite; a few lines of schema may unfold to billions of nodes |
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +23,9 @@ use crate::columns::{self, ColumnNames, Level};
 /// Nodes that a schema may unfold to. Smaller would refuse wide real schemas, larger would let a
 /// few hostile lines take the memory of the process.
 pub const SCHEMA_NODES_MAX: usize = 10_000;
+
+/// What the defaults of all these places may take, as JSON. A record that is used a thousand times has its defaults as often.
+const DEFAULTS_BYTES_MAX: usize = 1 << 20;
 
 /// Levels that a schema may have: bounds the recursion of everything that walks it.
 pub(super) const DEPTH_MAX: usize = 64;
@@ -188,6 +191,8 @@ struct Builder<'s> {
     /// Field names down to the place in hand, for words.
     path: Vec<String>,
     nodes: usize,
+    /// What the defaults take so far.
+    default_bytes: usize,
     depth: usize,
     notes: Vec<String>,
 }
@@ -298,6 +303,10 @@ impl<'s> Builder<'s> {
         let (mut bytes_min, mut null_bytes) = (0_usize, 0_usize);
         for field in &record.fields {
             self.path.push(field.name.clone());
+            self.default_bytes += field.default.as_ref().map_or(0, |default| default.to_string().len());
+            if self.default_bytes > DEFAULTS_BYTES_MAX {
+                return Err(format!("the defaults of its fields unfold to more than {DEFAULTS_BYTES_MAX} bytes"));
+            }
             let node = self.node(&field.schema, name.namespace(), Level::Nested)?;
             match &node.data_type {
                 Some(data_type) => {

@@ -7,7 +7,7 @@ use chrono::DateTime;
 use super::{CloudEvent, VERSION};
 use crate::batch::Event;
 use crate::config::spec::Attribute;
-use crate::decode::framing::quoted;
+use crate::error::quoted;
 
 /// Attributes that each CloudEvent must have.
 const REQUIRED: [Attribute; 4] = [Attribute::Id, Attribute::Source, Attribute::SpecVersion, Attribute::Type];

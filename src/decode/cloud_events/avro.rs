@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{ATTRIBUTES_MAX, CloudEvent, Data};
 use crate::decode::avro::{Step, Texts, Walk};
-use crate::decode::framing::quoted;
+use crate::error::quoted;
 
 /// Levels of the data: the recursion is as deep.
 const DEPTH_MAX: usize = 64;

@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::{ATTRIBUTES_MAX, CloudEvent, Data};
-use crate::decode::framing::quoted;
 use crate::decode::json::{Member, Value, parse};
+use crate::error::quoted;
 
 /// # Errors
 /// Words that say what is wrong with it.

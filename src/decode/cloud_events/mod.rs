@@ -14,8 +14,9 @@ mod json;
 use bytes::Bytes;
 
 pub(super) use self::attributes::{Attributes, Faults, Sound, check_required};
-use super::framing::{content_type_of, media_type, quoted};
+use super::framing::{content_type_of, media_type};
 use crate::batch::Event;
+use crate::error::quoted;
 
 /// What the content type of a structured event begins with.
 const MEDIA_TYPE: &str = "application/cloudevents";

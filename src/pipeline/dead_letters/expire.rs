@@ -100,7 +100,7 @@ pub async fn expire_old(
     };
     let may_be_in = |told: Told| {
         let is_old = told.rejected_since_us.is_none_or(|since| since < old);
-        is_old && !(told.all_expired && told.none_replayed)
+        is_old && !(told.all_expired && told.none_has_row_here)
     };
     let meant = Meant { fate: &fate, may_be_in: &may_be_in };
     expire(project, (pipeline, table), "retention", now_us, &meant, fault_points).await

@@ -126,11 +126,16 @@ impl<'a> Homes<'a> {
 
 /// Of a table that isn't there none is its own.
 fn none_of(parts: &[Replayed]) -> Landed {
-    let mut landed = Landed::default();
+    Landed { not_its_own: tried(parts), ..Landed::default() }
+}
+
+/// All that these are about.
+pub(super) fn tried(parts: &[Replayed]) -> Numbers {
+    let mut numbers = Numbers::new();
     for part in parts {
-        landed.not_its_own.entry(part.partition.clone()).or_default().extend(&part.tried);
+        numbers.entry(part.partition.clone()).or_default().extend(&part.tried);
     }
-    landed
+    numbers
 }
 
 /// Takes out the numbers that have a row already, wherever they belong.

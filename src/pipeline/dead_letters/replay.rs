@@ -58,6 +58,8 @@ pub struct Replay {
     /// Events that today's routes give to a table that doesn't account for them as another's: it hasn't come so far, began
     /// later, or has a dead letter of its own. They stay.
     pub left_for: BTreeMap<String, u64>,
+    /// Tables that refuse what belongs to them, and why, in words. It is among what is left for them.
+    pub refused_by: BTreeMap<String, String>,
     /// Events that today's routes keep out of all tables. They stay.
     pub filtered: u64,
     /// Letters whose events aren't accounted for yet: the pipeline comes first.
@@ -214,6 +216,16 @@ impl Replaying<'_> {
             let table = self.homes.name(at);
             let parts = homes::without(parts, &landed.had_row);
             let adopted = self.homes.land(at, &parts).await;
+            // What one table refuses, whenever it is tried, keeps no other letter from its mark.
+            let adopted = match adopted {
+                Err(error) if error.retry() == Retry::Never => {
+                    tracing::error!(table, error = report(&error), "a table refuses events that are replayed");
+                    self.done.refused_by.insert(table.clone(), report(&error));
+                    self.leave(&table, &homes::tried(&parts));
+                    continue;
+                }
+                adopted => adopted,
+            };
             let Settled::Done(adopted) = self.again_after(adopted).await? else { return Ok(Settled::Outrun) };
             self.count_landed(&adopted);
             *self.done.replayed_to.entry(table.clone()).or_default() += count(&adopted.landed);

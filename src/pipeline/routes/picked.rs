@@ -8,11 +8,12 @@
 //! A batch of a thousand events for fifty tables would be fifty of twenty rows, each of some fifty arrays: making,
 //! encoding and dropping these costs more than decoding does. So a table with a few rows of a batch remembers where they are.
 //!
-//! The batch stays in memory as a whole until the last table has taken its rows out, and so does what it holds of the
-//! budget. [`Pool`] tells how much that is: when it is a good part, all tables take theirs.
+//! The batch stays in memory as a whole until the last table has taken its rows out. What it holds of the budget goes with
+//! the rows, each table's share with the table's. [`Pool`] tells how much is left: when it is a good part, all tables take
+//! theirs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::compute::interleave_record_batch;
@@ -45,13 +46,22 @@ pub struct SharedRows {
 
 #[derive(Debug)]
 struct Held {
-    reservation: Reservation,
+    reservation: Mutex<Reservation>,
     pool: Pool,
+}
+
+impl Held {
+    /// So many bytes of it, or what is left.
+    fn take(&self, bytes: usize) -> Reservation {
+        let share = self.reservation.lock().unwrap_or_else(PoisonError::into_inner).split(bytes);
+        self.pool.0.fetch_sub(share.bytes(), Ordering::Relaxed);
+        share
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.pool.0.fetch_sub(self.reservation.bytes(), Ordering::Relaxed);
+        drop(self.take(usize::MAX));
     }
 }
 
@@ -65,11 +75,11 @@ impl SharedRows {
         self.bytes
     }
 
-    /// What it holds of the budget from now on, until the last table has taken its rows.
+    /// What it holds of the budget from now on, for the tables that take its rows.
     pub fn hold(&self, reservation: Reservation, pool: &Pool) {
         pool.0.fetch_add(reservation.bytes(), Ordering::Relaxed);
         // It is held once: whoever made it does so before it hands it on.
-        let _ = self.held.set(Held { reservation, pool: pool.clone() });
+        let _ = self.held.set(Held { reservation: Mutex::new(reservation), pool: pool.clone() });
     }
 }
 
@@ -90,6 +100,11 @@ impl Picked {
     pub fn bytes(&self) -> usize {
         let share = self.rows.bytes as u64 * self.at.len() as u64 / self.rows.batch.num_rows().max(1) as u64;
         usize::try_from(share).unwrap_or(usize::MAX)
+    }
+
+    /// Its share, for who takes the rows: nobody but him counts them from then on.
+    pub fn take_share(&self) -> Option<Reservation> {
+        self.rows.held.get().map(|held| held.take(self.bytes()))
     }
 }
 
@@ -193,8 +208,12 @@ mod tests {
         assert!(all.iter().flat_map(rows).all(|(number, text)| number.to_string() == text), "rows go as a whole");
 
         drop((late, early, other));
-        assert!(pool.bytes() > 0, "they are held by who has picked of them");
+        let before = pool.bytes();
+        assert!(before > 0, "they are held by who has picked of them");
+        let share = picked[0].take_share().expect("it is held");
+        assert!(share.bytes() > 0 && share.bytes() == picked[0].bytes());
+        assert_eq!((pool.bytes(), budget.in_use()), (before - share.bytes(), before), "a share goes with its rows");
         drop(picked);
-        assert_eq!((pool.bytes(), budget.in_use()), (0, 0));
+        assert_eq!((pool.bytes(), budget.in_use()), (0, share.bytes()));
     }
 }

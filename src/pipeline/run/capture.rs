@@ -474,7 +474,9 @@ impl Pipeline {
             let mut wanted = RangeSet::new();
             gaps.iter().for_each(|gap| wanted.union(&missing_in_any(&self.targets, &partition, gap)));
             let (listing, missing) = (Arc::clone(&listing), Missing::Wanted);
-            self.captures.healing.entry(partition.clone()).or_default().union(&wanted);
+            if !wanted.is_empty() {
+                self.captures.healing.entry(partition.clone()).or_default().union(&wanted);
+            }
             let read = CaptureRead { partition, listing, wanted, generation: lasts, enqueued: lasts, missing };
             self.read_capture(read);
         }

@@ -108,8 +108,11 @@ impl Transforms {
             if active.contains(&number) || entry.due > now {
                 continue;
             }
-            if held_back.contains(&number) || !entry.times.as_mut().is_none_or(Times::has_come) {
-                entry.due = now + entry.pause(&self.graph.nodes()[number].spec.trigger);
+            let is_held_back = held_back.contains(&number);
+            if is_held_back || !entry.times.as_mut().is_none_or(Times::has_come) {
+                let pause = entry.pause(&self.graph.nodes()[number].spec.trigger);
+                // Its time may have come long ago.
+                entry.due = now + if is_held_back { pause.max(FIRST_PAUSE) } else { pause };
                 continue;
             }
             if let Some(times) = &mut entry.times {

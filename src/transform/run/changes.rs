@@ -32,7 +32,7 @@ use super::keyed::{orderable, plain};
 use super::modes::{Planned, Work, write_all};
 use super::stage::{Staged, Staging};
 use crate::catalog::change_data::{DELETE, INSERT, UPDATE_POSTIMAGE, UPDATE_PREIMAGE, file_schema};
-use crate::catalog::data_file::FilesWriter;
+use crate::catalog::data_file::{FilesWriter, delete};
 use crate::catalog::file_table::FileTable;
 use crate::catalog::rewrite::Kind;
 use crate::catalog::state::ActiveFile;
@@ -60,22 +60,19 @@ impl Work<'_> {
         told: Told<'_>,
     ) -> Result<Planned, TransformError> {
         let rows = writer.rows();
+        // Closed before others are opened: each holds row groups in the making.
+        let adds = writer.close().await?;
         let mut planned = Planned { kind: Kind::Rewrite, rows, ..Planned::nothing() };
         if !files.is_empty() {
-            planned.changes = match write(self, told).await {
-                Ok(changes) => changes,
-                Err(error) => {
-                    writer.abort().await;
-                    return Err(error);
-                }
-            };
-            if planned.changes.is_empty() {
-                writer.abort().await;
-                return Ok(planned);
+            let told = write(self, told).await;
+            if !told.as_ref().is_ok_and(|changes| !changes.is_empty()) {
+                delete(self.output.log.store(), &adds).await;
+                return told.map(|_| planned);
             }
+            planned.changes = told?;
         }
         planned.removes = files.iter().map(|file| file.remove(true)).collect();
-        planned.adds = writer.close().await?;
+        planned.adds = adds;
         Ok(planned)
     }
 
@@ -101,8 +98,7 @@ impl Work<'_> {
             Staged::collect(self.runtime, self.session.read_table(held)?.execute_stream().await?).await?
         };
         let (after, quarantined) = self.stage(query, &self.output.schema, sieve).await?;
-        let mut writer = self.output.writer();
-        write_all(&mut writer, self.frame(&after).await?, &self.output.schema).await?;
+        let writer = write_all(self.output.writer(), self.frame(&after).await?, &self.output.schema).await?;
         let planned = self.with_changes(&files, writer, Told { before: &before, after: &after, living: None }).await?;
         Ok((Planned { rows: after.rows(), ..planned }, quarantined))
     }

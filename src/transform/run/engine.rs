@@ -14,15 +14,15 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use serde_json::{Value, json};
 
-use super::TransformError;
 use super::consumed::{Position, refreshed, refreshes};
 use super::expectations::{Sieve, Violations};
 use super::input::{InputTable, News, Part, REFRESH};
 use super::modes::{GivesWay, Planned, Work, grave_schema};
 use super::output::{CONFIG_HASH, Output, with_properties, write};
-use super::pool::merging_bytes;
+use super::pool::{SORTS_AT_ONCE, merging_bytes};
 use super::side::{self, Side};
 use super::stage::Staged;
+use super::{TakenBy, TransformError};
 use crate::catalog::change_data;
 use crate::catalog::data_file::delete;
 use crate::catalog::rewrite::{Change, Kind};
@@ -43,9 +43,8 @@ pub const PART_BYTES: u64 = 64 << 20;
 /// The memory that a partition of a query needs at least to sort, join and group at once.
 const PARTITION_BYTES: usize = 64 << 20;
 
-/// How many sorts a query may have at work at once: where its joins are sorted too, on both sides of them, before windows,
-/// and before rows are written, each in two partitions.
-const SORTS_AT_ONCE: usize = 16;
+/// What a sort holds becomes one batch, and the offsets of its texts have 31 bits.
+const MOST_SORTED_IN_PLACE_BYTES: usize = 1 << 30;
 
 /// Of how many bytes of memory a row is in a batch where joins are sorted: a sort reads some batches of each of its runs.
 const BATCH_SHARE: usize = 64 << 10;
@@ -230,12 +229,21 @@ impl Run<'_> {
         let mut side = Side::open(&self.engine.lake, self.spec, output, &self.note()).await?;
         let intended = side.intended(&self.inputs, &self.parsed, output)?;
         let streamed: Vec<TableName> = self.streamed().cloned().collect();
+        // Rows of a table that was made anew, or of another in its place, say nothing of what only the one before had.
+        let is_other = |id: &String| self.inputs.values().all(|input| input.id() != id);
+        let mut others = super::consumed::inputs(&output.head.transactions).into_iter().filter(is_other);
+        let has_other_inputs =
+            others.any(|id| Position::read(&output.head.transactions, &id).is_ok_and(|held| held != Position::Nothing));
         let mut parts: HashMap<TableName, Part> = HashMap::new();
         let mut before = HashMap::new();
         for name in &streamed {
             let Some(input) = self.inputs.get_mut(name) else { continue };
             let position = Position::read(&output.head.transactions, input.head.metadata.id())?;
             before.insert(name.clone(), position);
+            if input.news == News::Changes && position == Position::Nothing && has_other_inputs {
+                let (table, version, operation) = (name.clone(), input.head.version, "CREATE TABLE".to_owned());
+                return Err(TransformError::RowsTaken { table, version, operation, by: TakenBy::Refresh });
+            }
             let skipped = self.spec.skip_versions.iter().filter(|skipped| skipped.table == *name);
             let skip: Vec<u64> = skipped.map(|skipped| skipped.version).collect();
             let end = intended.as_ref().and_then(|intended| intended.ends.get(name).copied());
@@ -387,7 +395,7 @@ impl Run<'_> {
             options.execution.target_partitions = 2;
             options.optimizer.prefer_hash_join = false;
             // To merge what it holds a sort would make a second form of it, for which nothing is left.
-            options.execution.sort_in_place_threshold_bytes = limit;
+            options.execution.sort_in_place_threshold_bytes = limit.min(MOST_SORTED_IN_PLACE_BYTES);
             let rows = config.batch_size().min(limit / BATCH_SHARE).max(FEWEST_ROWS);
             config = config.with_batch_size(rows);
         }

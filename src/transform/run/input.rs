@@ -40,6 +40,8 @@ pub struct InputTable {
     pub head: TableHead,
     pub schema: SchemaRef,
     pub news: News,
+    /// The version that head and columns are of; a run may be pinned to an older one.
+    pub opened: u64,
     /// Its files at the version that a first run goes through, once they were listed.
     listed: Option<(u64, Vec<ActiveFile>)>,
     /// When the first commit that was passed over for bringing no rows was made, epoch ms.
@@ -69,7 +71,9 @@ impl InputTable {
     pub async fn open(tables: &Tables, name: &TableName) -> Result<Option<Self>, TransformError> {
         let Some(AtHead { log, head, .. }) = tables.at_head(name).await? else { return Ok(None) };
         let schema = arrow_schema(&log, &head.metadata)?;
-        Ok(Some(Self { name: name.clone(), log, head, schema, news: News::Rows, listed: None, skipped_since_ms: None }))
+        let opened = head.version;
+        let (name, news) = (name.clone(), News::Rows);
+        Ok(Some(Self { name, log, head, schema, news, opened, listed: None, skipped_since_ms: None }))
     }
 
     pub fn id(&self) -> &str {
@@ -132,6 +136,10 @@ impl InputTable {
                 version,
                 source: Box::new(source),
             })?;
+            if !files.iter().all(|file| self.has_layout_of(file)) {
+                let (table, operation) = (self.name.clone(), "WRITE".to_owned());
+                return Err(TransformError::RowsTaken { table, version: self.opened, operation, by: TakenBy::Refresh });
+            }
             self.listed = Some((version, self.as_inserted(version, files).await?));
         }
         let all = self.listed.as_ref().map(|(_, files)| files.as_slice()).unwrap_or_default();
@@ -216,17 +224,19 @@ impl InputTable {
         Ok(files.into_iter().map(|file| of.inserted(file)).collect())
     }
 
+    /// Whether a file is laid out by the partitions that the table has now.
+    fn has_layout_of(&self, file: &ActiveFile) -> bool {
+        let names = self.partition_columns();
+        let own = file.partition_values.keys().filter(|name| !change_data::COLUMNS.contains(&name.as_str()));
+        own.clone().count() == names.len() && own.clone().all(|name| names.contains(name))
+    }
+
     async fn changed_files(&self, commit: &ReadCommit) -> Result<Vec<ActiveFile>, TransformError> {
         let files = change_data::changed_files(&self.log, commit).await?;
         // A table that was begun anew may have other columns and partitions than the rows that went: they can't be
         // read as its own any more.
-        let is_of_layout = |file: &ActiveFile| {
-            let names = self.partition_columns();
-            let own = file.partition_values.keys().filter(|name| !change_data::COLUMNS.contains(&name.as_str()));
-            own.clone().count() == names.len() && own.clone().all(|name| names.contains(name))
-        };
         let is_anew = commit.metadata().is_some() && commit.removes_data() && !self.follows(commit.version).await?;
-        if is_anew || !files.iter().all(is_of_layout) {
+        if is_anew || !files.iter().all(|file| self.has_layout_of(file)) {
             let (table, operation) = (self.name.clone(), commit.operation().to_owned());
             return Err(TransformError::RowsTaken { table, version: commit.version, operation, by: TakenBy::Refresh });
         }

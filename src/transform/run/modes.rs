@@ -221,9 +221,9 @@ impl Work<'_> {
             let held = in_table.insert(KeySet::of(self.session, self.runtime, held, &dedupe.by).await?);
             held.rows_beside(self.session, first).await?
         };
-        let mut writer = self.output.writer();
-        write_all(&mut writer, first, &self.output.schema).await?;
-        write_all(&mut writer, rows.filter(Expr::Not(Box::new(known)))?, &self.output.schema).await?;
+        let unknown = rows.filter(Expr::Not(Box::new(known)))?;
+        let writer = write_all(self.output.writer(), first, &self.output.schema).await?;
+        let writer = write_all(writer, unknown, &self.output.schema).await?;
         drop(in_table);
         let rows = writer.rows();
         // It leans on what it found in the table: nothing may come between.
@@ -343,19 +343,15 @@ impl Work<'_> {
         };
         let most = beside.rows() + computed.rows();
         let rows = self.frame(&computed).await?;
-        let (rows, mut writer) = self.laid_out(&beside, rows, &[], most).await?;
-        if let Err(error) = write_all(&mut writer, rows, &self.output.schema).await {
-            writer.abort().await;
-            return Err(error);
-        }
+        let (rows, writer) = self.laid_out(&beside, rows, &[], most).await?;
+        let writer = write_all(writer, rows, &self.output.schema).await?;
         drop(beside);
         let told = before.as_ref().map(|before| Told { before, after: &computed, living: None });
         let planned = self.planned(&files, writer, told).await?;
         let mut gives_way = GivesWay::default();
         if let Some(quarantine) = quarantine {
             let (files, beside) = self.beside(&keys, quarantine).await?;
-            let mut writer = quarantine.writer();
-            write_all(&mut writer, self.frame(&beside).await?, &quarantine.schema).await?;
+            let writer = write_all(quarantine.writer(), self.frame(&beside).await?, &quarantine.schema).await?;
             gives_way.removes = files.iter().map(|file| file.remove(true)).collect();
             gives_way.kept = writer.close().await?;
         }
@@ -522,16 +518,29 @@ pub fn without_history(table: &Schema) -> Schema {
     Schema::new(table.fields().iter().filter(|field| !is_own(field)).cloned().collect::<Vec<_>>())
 }
 
-/// Writes all rows of a frame.
+/// Writes all rows of a frame, and gives the writer back.
 ///
 /// # Errors
-/// Errors of the rows and of storage.
-pub async fn write_all(writer: &mut FilesWriter, rows: DataFrame, schema: &SchemaRef) -> Result<(), TransformError> {
-    let mut batches = rows.execute_stream().await?;
-    while let Some(batch) = batches.try_next().await? {
-        writer.write(&fit(&batch, schema)?).await?;
+/// Errors of the rows and of storage; the files of the writer are deleted then.
+pub async fn write_all(
+    mut writer: FilesWriter,
+    rows: DataFrame,
+    schema: &SchemaRef,
+) -> Result<FilesWriter, TransformError> {
+    let written = async {
+        let mut batches = rows.execute_stream().await?;
+        while let Some(batch) = batches.try_next().await? {
+            writer.write(&fit(&batch, schema)?).await?;
+        }
+        Ok(())
+    };
+    match written.await {
+        Ok(()) => Ok(writer),
+        Err(error) => {
+            writer.abort().await;
+            Err(error)
+        }
     }
-    Ok(())
 }
 
 /// How many rows these files hold, as their statistics say.

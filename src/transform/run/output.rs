@@ -170,6 +170,15 @@ impl Output {
                     return Err(TransformError::Evolved { table: output.name.clone(), problems });
                 }
             };
+            if output.has_feed()
+                && let Some(name) = change_data::reserved(wanted).next()
+            {
+                let told = format!(
+                    "column `{name}` has a name that belongs to the change feed of the table, which is on: `ALTER TABLE … SET \
+                     TBLPROPERTIES (delta.enableChangeDataFeed = false)` turns it off"
+                );
+                return Err(TransformError::Columns(vec![told]));
+            }
             let metadata = with_properties(metadata_with(&output.log, &output.head.metadata, &schema)?, properties)?;
             if metadata == output.head.metadata {
                 return Ok(None);

@@ -17,6 +17,10 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 /// What DataFusion calls the consumer that merges the runs of a sort.
 const MERGE: &str = "ExternalSorterMerge";
 
+/// How many sorts a query may have at work at once: where its joins are sorted too, on both sides of them, before windows,
+/// and before rows are written, each in two partitions.
+pub const SORTS_AT_ONCE: usize = 16;
+
 /// A pool in parts.
 #[derive(Debug)]
 struct Parts {
@@ -144,7 +148,8 @@ impl MemoryPool for Shares {
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let mut all = self.held();
-        let share = self.bytes / all.len().max(1);
+        // Each sort takes a sixteenth before its first row, however many there are; what is left bounds their sum.
+        let share = (self.bytes / all.len().max(1)).max(self.bytes / SORTS_AT_ONCE);
         let held = all.entry(reservation.consumer().id()).or_default();
         if *held + additional > share {
             let name = reservation.consumer().name();

@@ -11,7 +11,7 @@ use datafusion::logical_expr::lit;
 use datafusion::prelude::SessionContext;
 
 use super::engine::Run;
-use super::input::Part;
+use super::input::{InputTable, Part};
 use super::keyed::column;
 use super::touched::Others;
 use super::{TransformError, side, touched};
@@ -49,6 +49,10 @@ impl Run<'_> {
         }
         if !missing.is_empty() {
             return Err(TransformError::Columns(missing));
+        }
+        let fraction = |name: &&String| output.field_with_name(name).is_ok_and(|field| field.data_type().is_floating());
+        if let Some(name) = self.spec.keys.iter().find(fraction) {
+            return Err(TransformError::Columns(vec![format!("column `{name}` has fractions, and is no key")]));
         }
         Ok(table)
     }
@@ -119,10 +123,15 @@ impl Run<'_> {
 
     /// What the other inputs may have lost since rows of this one were read.
     fn others(&self, streamed: &Input) -> Others {
-        let is_updated = |input: &Input| self.node.updated.contains(&input.table);
-        let is_other = |input: &&Input| *input != streamed;
-        let may_lose =
-            self.node.streams_changes(streamed) && self.parsed.inputs.iter().filter(is_other).any(is_updated);
+        // Whoever writes a table that nobody is known to only add to may take rows away.
+        let only_grows = |input: &Input| {
+            let is_append_only = |table: &InputTable| {
+                table.head.metadata.configuration().get("delta.appendOnly").is_some_and(|told| told == "true")
+            };
+            self.node.grown.contains(&input.table) || self.inputs.get(&input.table).is_some_and(is_append_only)
+        };
+        let mut others = self.parsed.inputs.iter().filter(|input| *input != streamed);
+        let may_lose = self.node.streams_changes(streamed) && others.any(|input| !only_grows(input));
         if may_lose { Others::Updated } else { Others::Grow }
     }
 
@@ -167,8 +176,8 @@ impl Run<'_> {
         if let Some(provider) = self.snapshots.get(&(name.clone(), version)) {
             return Ok(Arc::clone(provider));
         }
-        // Without features of readers a table is its files.
-        if table.head.protocol.min_reader_version() <= 1 {
+        // Without features of readers a table is its files; an older version may have other columns and partitions.
+        if table.head.protocol.min_reader_version() <= 1 && table.opened == version {
             let files = self.engine.lake.files(name, &table.log, version).await?;
             let partitions = table.partition_columns();
             let provider = FileTable::open(session, table.log.store(), &table.schema, partitions, &files)?;

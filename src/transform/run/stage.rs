@@ -12,6 +12,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryRese
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SpillFile, SpillWriter};
 use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use futures::TryStreamExt as _;
 
@@ -96,7 +97,7 @@ impl Staging {
 
     fn go_to_disk(&mut self) -> Result<()> {
         let file = self.runtime.disk_manager.create_tmp_file("staged rows")?;
-        let mut writer = ArrowWriter::try_new(file.open_writer()?, Arc::clone(&self.schema), None)?;
+        let mut writer = ArrowWriter::try_new(file.open_writer()?, Arc::clone(&self.schema), Some(written()))?;
         for batch in self.held.drain(..) {
             writer.write(&batch)?;
         }
@@ -128,6 +129,12 @@ impl Staging {
         };
         Ok(Staged { schema: self.schema, held, rows: self.rows })
     }
+}
+
+/// The writer holds a row group in memory until it ends, and the pool doesn't know of it.
+fn written() -> WriterProperties {
+    const ROW_GROUP_BYTES: usize = 16 << 20;
+    WriterProperties::builder().set_max_row_group_bytes(Some(ROW_GROUP_BYTES)).build()
 }
 
 impl Staged {

@@ -71,6 +71,34 @@ fn damaged(text: &str, damage: &[(prop::sample::Index, u8, char)]) -> String {
 /// A datum of the rich schema: one, null, nothing, 0.01, no time, the first symbol, nothing.
 const SOUND: [u8; 19] = [2, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+#[test]
+fn defaults_that_unfold_beyond_all_measure_are_refused() {
+    let sized = |bytes: &[u8]| [encode(&Schema::Long, Value::Long(bytes.len() as i64)), bytes.to_vec()].concat();
+    for (default, fields) in [(900_000, 3_000), (60_000, 3_000), (2_000, 3_000)] {
+        let more: String = (0..fields).map(|at| format!(r#",{{"name":"f{at}","type":"R"}}"#)).collect();
+        let schema = format!(
+            r#"{{"type":"record","name":"T","fields":[{{"name":"f","type":{{"type":"record","name":"R","fields":[
+                {{"name":"s","type":"string","default":"{}"}}]}}}}{more}]}}"#,
+            "x".repeat(default)
+        );
+        let marker = [7; 16];
+        let body = [
+            b"Obj\x01".to_vec(),
+            vec![2],
+            sized(b"avro.schema"),
+            sized(schema.as_bytes()),
+            vec![0],
+            marker.to_vec(),
+            vec![2],
+            sized(&[0]),
+            marker.to_vec(),
+        ];
+        let decoded = each_event_ends_once(&containers(), vec![event(0, None, body.concat())]);
+        let [reject] = decoded.rejects.as_slice() else { panic!("{} rows", decoded.batches.len()) };
+        assert!(reject.text.contains("the defaults of its fields unfold to more than"), "{}", reject.text);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(CASES)))]
 

@@ -523,3 +523,17 @@ async fn what_is_computed_again_as_a_whole_tells_only_what_became_different() {
     );
     replayed(&lake, "gold.log", "gold.first").await;
 }
+
+#[tokio::test]
+async fn a_table_that_was_dropped_and_made_anew_stops_who_streams_its_changes() {
+    let copied = "SELECT * FROM STREAM(silver.leads) WHERE _change_type <> 'update_preimage'";
+    let lake = Lake::new(&[("silver.leads", MERGE, SQL), ("gold.leads", MERGED, copied)]);
+    lake.append("bronze.events", &[event("a", 1, "open", 1), event("b", 1, "open", 2)]).await;
+    lake.run().await;
+    std::fs::remove_dir_all(lake.path().join("lake/silver/leads")).expect("it goes");
+    let failed = lake.run_with(Refresh::No).await;
+    assert_eq!(failed[0].outcome, "committed", "{failed:?}");
+    assert!(matches!(failed[1].failure, Some(TransformError::RowsTaken { .. })), "{failed:?}");
+    lake.run_with(Refresh::Full).await;
+    assert_eq!(lake.count("gold.leads").await, 2);
+}

@@ -68,7 +68,8 @@ pub struct Told {
     /// None of them was rejected before, epoch µs.
     pub rejected_since_us: Option<i64>,
     pub all_replayed: bool,
-    pub none_replayed: bool,
+    /// None of them has a row here: they weren't replayed, or into another table.
+    pub none_has_row_here: bool,
     pub all_expired: bool,
 }
 
@@ -82,7 +83,8 @@ impl Told {
         Self {
             rejected_since_us: least.map(|at| at.timestamp_micros()),
             all_replayed: nulls(rows::REPLAYED_AT) == Some(0),
-            none_replayed: has_none(rows::REPLAYED_AT),
+            none_has_row_here: has_none(rows::REPLAYED_AT)
+                || nulls(rows::REPLAYED_AT).is_some() && nulls(rows::REPLAYED_AT) == nulls(rows::REPLAYED_TO),
             all_expired: nulls(rows::EXPIRED_AT) == Some(0),
         }
     }

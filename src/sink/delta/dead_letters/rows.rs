@@ -44,7 +44,7 @@ const TRIED_AT: &str = "tried_at";
 
 /// The columns of which the log tells the least and the greatest value. No text that an event has a part in is among
 /// them: the log remembers for weeks what the table has let go.
-pub const INDEXED: [&str; 9] = [
+pub const INDEXED: [&str; 10] = [
     bronze::SOURCE,
     bronze::PARTITION,
     bronze::SEQUENCE_NUMBER,
@@ -53,6 +53,7 @@ pub const INDEXED: [&str; 9] = [
     REJECTED_AT,
     TRIED_AT,
     REPLAYED_AT,
+    REPLAYED_TO,
     EXPIRED_AT,
 ];
 

@@ -13,6 +13,7 @@ use super::way::{Defaults, RecordWay, Source, Way, value_of};
 use crate::batch::bronze;
 use crate::columns::{Level, type_name};
 use crate::config::spec::OnSchemaChange;
+use crate::error::quoted;
 
 /// Schemas of batches whose ways are remembered. A table meets a handful; containers may bring any number.
 const SCHEMAS_MAX: usize = 256;
@@ -172,7 +173,7 @@ fn rescued_field(batch: &RecordBatch) -> Option<String> {
     let rescued = batch.column_by_name(bronze::RESCUED)?.as_string_opt::<i32>()?;
     let left = rescued.iter().flatten().next()?;
     let members: serde_json::Map<String, serde_json::Value> = serde_json::from_str(left).unwrap_or_default();
-    Some(members.keys().next().cloned().unwrap_or_else(|| bronze::RESCUED.to_owned()))
+    Some(members.keys().next().map_or_else(|| bronze::RESCUED.to_owned(), |name| quoted(name)))
 }
 
 fn can_be_held(schema: &Schema) -> bool {
