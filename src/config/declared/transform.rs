@@ -28,7 +28,7 @@ pub(in crate::config) struct TransformTable {
     /// The team that answers for it: one of `teams` in `sluice.toml`.
     #[schemars(extend("x-default-words" = "`owner` of `[pipeline]` in the same file"))]
     pub owner: Option<NameText>,
-    /// The columns of the query that tell rows apart. `merge`, `history` and `recompute` need them.
+    /// The columns of the query that tell rows apart; none with fractions. `merge`, `history` and `recompute` need them.
     pub keys: Option<Vec<String>>,
     /// The columns of the query that say which of two rows with the same keys is the later one, the first column first.
     /// `merge` and `history` need them.
