@@ -537,3 +537,31 @@ async fn a_table_that_was_dropped_and_made_anew_stops_who_streams_its_changes() 
     lake.run_with(Refresh::Full).await;
     assert_eq!(lake.count("gold.leads").await, 2);
 }
+
+#[tokio::test]
+async fn keys_are_found_though_somebody_took_what_their_rows_were_joined_to() {
+    let joined = "SELECT l.id, n.amount FROM STREAM(silver.leads) l JOIN other.names n ON l.status = n.status";
+    let lake = Lake::new(&[("silver.leads", MERGE, SQL), ("gold.named", BY_ID, joined)]);
+    lake.append("other.names", &[event("x", 1, "open", 7), event("y", 1, "won", 8)]).await;
+    lake.append("bronze.events", &[event("a", 1, "open", 1), event("b", 1, "won", 2)]).await;
+    lake.run().await;
+    assert_eq!(lake.count("gold.named").await, 2);
+
+    let mut names = lake.head("other.names").await;
+    let change = Change {
+        kind: Kind::Rewrite,
+        adds: Vec::new(),
+        removes: names.files().await.expect("listed").iter().map(|file| file.remove(true)).collect(),
+        transactions: Vec::new(),
+        metadata: None,
+        changes: Vec::new(),
+        protocol: None,
+        operation: write(SaveMode::Overwrite),
+        note: Value::Null,
+    };
+    names.put(change).await.expect("a log").expect("nobody else writes");
+    lake.append("other.names", &[event("y", 1, "won", 8)]).await;
+    lake.append("bronze.events", &[event("a", 2, "deleted", 1)]).await;
+    lake.run().await;
+    assert_eq!(lake.rows("SELECT id, amount FROM gold.named").await, [r#"{"id":"b","amount":8}"#]);
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use sluicebox::transform::run::TransformError;
 use sluicebox::transform::run::engine::Refresh;
 
 use super::lake::{Event, Lake, event};
@@ -329,4 +330,18 @@ async fn a_replacement_is_made_when_an_input_has_other_rows() {
         "SELECT status, 7 + count(*) AS n FROM bronze.events GROUP BY status",
     )]);
     assert_eq!(lake.run().await[0].outcome, "committed", "the query is another one");
+}
+
+#[tokio::test]
+async fn numbers_with_fractions_are_no_keys() {
+    for mode in ["merge", "recompute"] {
+        let keys = format!("mode = \"{mode}\"\nkeys = [\"half\"]\n");
+        let keys = if mode == "merge" { format!("{keys}sequence_by = [\"seq\"]") } else { keys };
+        let sql = "SELECT CAST(amount AS DOUBLE) / 2 AS half, max(seq) AS seq FROM STREAM(bronze.events) GROUP BY half";
+        let lake = Lake::new(&[("silver.halves", &keys, sql)]);
+        lake.append("bronze.events", &[event("a", 1, "open", 1)]).await;
+        let failed = lake.run_with(Refresh::No).await;
+        let Some(TransformError::Columns(why)) = &failed[0].failure else { panic!("{failed:?}") };
+        assert!(why[0].contains("`half` has fractions"), "{why:?}");
+    }
 }
