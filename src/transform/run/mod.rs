@@ -161,7 +161,7 @@ impl Classify for TransformError {
             Self::Sql(problems) => problems.iter().find_map(|problem| problem.hint.clone()),
             Self::Evolved { .. } => Some(ANEW.to_owned()),
             Self::RowsTaken { table, by: TakenBy::Refresh, .. } => {
-                Some(format!("`{table}` was begun anew by `--full-refresh`: begin this one anew, too"))
+                Some(format!("`{table}` was begun or made anew: begin this one anew, too, by `--full-refresh`"))
             }
             Self::RowsTaken { table, by: TakenBy::Update, .. } => Some(format!(
                 "`{table}` is updated in place; its changes can be streamed by the project that declares it: read it as a table, \

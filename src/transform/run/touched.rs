@@ -173,22 +173,7 @@ impl New {
             // The mark is needed above, and where it is false nothing was met.
             (JoinType::LeftMark, false) | (JoinType::RightMark, true) => return Ok(None),
         };
-        let joined = Join::try_new(
-            left.into(),
-            right.into(),
-            join.on,
-            join.filter,
-            kind,
-            join.join_constraint,
-            join.null_equality,
-            false,
-        )?;
-        let joined = LogicalPlan::Join(joined);
-        if joined.schema().columns() == join.schema.columns() {
-            return Ok(Some(joined));
-        }
-        let columns = join.schema.columns().into_iter().map(Expr::Column).collect::<Vec<_>>();
-        LogicalPlanBuilder::from(joined).project(columns)?.build().map(Some)
+        as_kind(join, (left, right), kind).map(Some)
     }
 
     /// Each row of the side with new rows, with nulls for those that it may have met.
@@ -209,22 +194,7 @@ impl New {
             }
             _ => return Ok(None),
         };
-        let joined = Join::try_new(
-            left.into(),
-            right.into(),
-            join.on,
-            None,
-            kind,
-            join.join_constraint,
-            join.null_equality,
-            false,
-        )?;
-        let joined = LogicalPlan::Join(joined);
-        if joined.schema().columns() == join.schema.columns() {
-            return Ok(Some(joined));
-        }
-        let columns = join.schema.columns().into_iter().map(Expr::Column).collect::<Vec<_>>();
-        LogicalPlanBuilder::from(joined).project(columns)?.build().map(Some)
+        as_kind(Join { filter: None, ..join }, (left, right), kind).map(Some)
     }
 
     /// Whether each window over new rows is parted by the very columns that become the keys, which are these in
@@ -385,4 +355,16 @@ fn has_subquery(plan: &LogicalPlan) -> Result<bool> {
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
+}
+
+/// The join over other sides and of another kind, with the columns that it had.
+fn as_kind(join: Join, (left, right): (LogicalPlan, LogicalPlan), kind: JoinType) -> Result<LogicalPlan> {
+    let Join { on, filter, join_constraint, null_equality, schema, .. } = join;
+    let joined = Join::try_new(left.into(), right.into(), on, filter, kind, join_constraint, null_equality, false)?;
+    let joined = LogicalPlan::Join(joined);
+    if joined.schema().columns() == schema.columns() {
+        return Ok(joined);
+    }
+    let columns = schema.columns().into_iter().map(Expr::Column).collect::<Vec<_>>();
+    LogicalPlanBuilder::from(joined).project(columns)?.build()
 }
